@@ -1,4 +1,4 @@
-//! `pilothouse user …` while a server runs.
+//! `pilothouse user …` and `pilothouse grant …` while a server runs.
 
 use serde_json::json;
 
@@ -57,6 +57,46 @@ async fn user_commands_apply_to_a_running_server() {
 }
 
 #[tokio::test]
+async fn grant_commands_apply_to_a_running_server() {
+    let server = Server::fresh().await;
+    let install = &server.install;
+    let run = |arguments: &[&str]| {
+        let output = install.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let added = install.run_with(&["user", "add", "judy", "--role", "none", "--password-stdin"], PASSWORD);
+    assert!(added.status.success());
+    let judy = server.client().sign_in("judy", PASSWORD).await;
+    let roles = async || {
+        let mine = judy.get("/api/access/mine").await.data();
+        mine["rights"].as_array().unwrap().iter().map(|right| right["role"].clone()).collect::<Vec<_>>()
+    };
+    assert!(roles().await.is_empty());
+
+    let made = run(&[
+        "grant",
+        "add",
+        "judy",
+        "--role",
+        "editor",
+        "--clusters",
+        "all",
+        "--namespaces",
+        "shop-*,bank",
+    ]);
+    let (first, warning) = made.split_once('\n').unwrap();
+    let id = first.strip_prefix("made grant ").expect("an id");
+    assert!(warning.starts_with("warning: ") && warning.contains("through pods"), "{warning}");
+    assert_eq!(roles().await, ["editor"]);
+    let list = run(&["grant", "list"]);
+    assert!(["judy", "editor", "bank,shop-*"].iter().all(|text| list.contains(text)), "{list}");
+    run(&["grant", "revoke", id, "--reason", "left the team"]);
+    assert!(roles().await.is_empty());
+    assert!(!run(&["grant", "list"]).contains("judy"));
+}
+
+#[tokio::test]
 async fn refused_user_commands_exit_with_2_and_one_message() {
     let install = Server::fresh().await.stop().await;
     for (arguments, input) in [
@@ -65,6 +105,10 @@ async fn refused_user_commands_exit_with_2_and_one_message() {
         (&["user", "add", "admin", "--role", "viewer"], ""),
         (&["user", "add", "ivan", "--role", "king"], ""),
         (&["user", "add", "ivan", "--role", "viewer", "--password-stdin"], "short"),
+        (&["grant", "add", "nobody", "--role", "viewer", "--clusters", "all", "--whole-cluster"], ""),
+        (&["grant", "add", "admin", "--role", "absent", "--clusters", "all", "--whole-cluster"], ""),
+        (&["grant", "add", "admin", "--role", "viewer", "--clusters", "x!=y", "--namespaces", "a"], ""),
+        (&["grant", "revoke", "999999"], ""),
     ] {
         let output = install.run_with(arguments, input);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

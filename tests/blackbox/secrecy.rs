@@ -282,11 +282,33 @@ async fn no_secret_is_in_files_responses_or_log() {
     for path in ["users", "sessions", "me"] {
         admin.get(format!("/api/auth/{path}")).await.data();
     }
+    let question = "verb=list&resource=secrets";
+    for path in
+        ["roles", "grants", "requests", "mine", &format!("explain?{question}"), &format!("who?{question}")]
+    {
+        admin.get(format!("/api/access/{path}")).await.data();
+    }
     for path in ["/livez", "/readyz", "/api/openapi.json"] {
         admin.get(path).await;
     }
     let while_running = server.install.data();
+    let rules = json!([{"verbs": ["list"], "resources": ["secrets"]}]);
+    let scope = json!({"role": "viewer", "clusters": {"all": true}, "namespaces": null});
+    let with = |more: Value| {
+        let mut body = scope.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
     for (path, body) in [
+        ("access/roles", json!({"name": "lister", "rules": rules})),
+        ("access/roles/update", json!({"name": "lister", "description": "lists"})),
+        ("access/roles/delete", json!({"name": "lister"})),
+        ("access/grants", with(json!({"subject": {"type": "user", "id": ann}}))),
+        ("access/grants/revoke", json!({"id": i64::MAX})),
+        ("access/requests", with(json!({"duration_seconds": 60, "reason": "tests"}))),
+        ("access/requests/approve", json!({"id": i64::MAX})),
+        ("access/requests/deny", json!({"id": i64::MAX})),
+        ("access/requests/withdraw", json!({"id": i64::MAX})),
         ("auth/users/update", json!({"id": ann, "display_name": "Ann"})),
         ("auth/users/delete", json!({"id": ann})),
         ("k8s/clusters/delete", json!({"id": hostile_id})),

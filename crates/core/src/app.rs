@@ -11,6 +11,7 @@ use crate::{
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
+    grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
@@ -20,7 +21,7 @@ use crate::{
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
-        Sessions, TokenCodec,
+        Sessions, TokenCodec, UserRights,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
@@ -40,6 +41,8 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
+    /// Ports of grants, own roles and requests.
+    pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
     /// Ports of the objects in clusters.
@@ -102,6 +105,7 @@ pub struct App {
     pub audit: Audit,
     pub sessions: Sessions,
     pub users: Users,
+    pub grants: Grants,
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
@@ -118,11 +122,11 @@ pub struct App {
 impl App {
     /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: AppSettings) -> Self {
-        let Ports { runtime, audit_writer, audit, users, clusters, objects, idempotency } = ports;
+        let Ports { runtime, audit_writer, audit, users, rights, clusters, objects, idempotency } = ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
-        // all reads and changes of sessions, and all changes of users and clusters, pass through these wrappers
+        // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let session_cache = sessions.session_cache();
         let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
@@ -130,12 +134,34 @@ impl App {
             session_cache: session_cache.clone(),
             spawner: spawner.clone(),
         });
+        let rights = RightsPorts {
+            roles: Arc::new(Invalidating {
+                registry: rights.roles,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            grants: Arc::new(Invalidating {
+                registry: rights.grants,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            requests: Arc::new(Invalidating {
+                registry: rights.requests,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            source: rights.source,
+        };
         let registry =
             Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
         let sessions: Arc<dyn SessionStore> = sessions;
-        let live =
-            LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
+        let live = LiveSessions {
+            store: sessions.clone(),
+            clock: clock.clone(),
+            idle: settings.lifetimes.idle,
+            rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
+        };
         let gate = Gate::new(
             audit_writer,
             Arc::new(RegistryNames(clusters.registry.clone())),
@@ -164,8 +190,15 @@ impl App {
                 rng: rng.clone(),
                 lifetimes: settings.lifetimes,
             },
+            grants: Grants {
+                gate: gate.clone(),
+                ports: rights.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+            },
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
-            clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls),
+            clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
+                .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()),
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {

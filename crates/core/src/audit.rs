@@ -42,7 +42,7 @@ pub use key_rotation::{KeyRotation, TrailKeys};
 #[cfg(any(test, feature = "testing"))]
 pub use retention::MockTrailPruner;
 pub use retention::{Archive, Part, Retained, TrailPruner, TrailStart};
-pub use row::{OperationPage, OperationQuery, OperationRow};
+pub use row::{AuditedClusters, OperationPage, OperationQuery, OperationRow};
 pub use usecase::{Audit, AuditPorts};
 pub use verified::{TrailFollower, Trusted, VerifiedTrail};
 pub use verify::{Verdict, verify};

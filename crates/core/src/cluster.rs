@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
-    access::Permit,
+    access::{Caller, Permit},
     connection::{AuthType, Connection, StoredConnection},
     error::{Reason, Result},
     ids::ClusterId,
@@ -18,6 +18,7 @@ use crate::{
 
 mod cached;
 mod credential_input;
+mod labels;
 mod names;
 mod probe;
 mod usecase;
@@ -129,7 +130,8 @@ pub struct Cluster {
     pub status: Health,
     /// The `cause` of the last probe's error; null unless the last probe failed.
     pub status_reason: Option<String>,
-    /// Nodes at the last successful probe; null before the first.
+    /// Nodes at the last successful probe; null before the first. This count and the next two are null for a caller
+    /// without a right on the whole cluster.
     pub node_count: Option<i64>,
     /// Pods at the last successful probe.
     pub pod_count: Option<i64>,
@@ -194,6 +196,19 @@ impl Cluster {
                 self.status = Health::Offline;
                 self.status_reason = Some(cause.as_str().to_owned());
             }
+        }
+    }
+}
+
+impl Cluster {
+    /// The row for a caller: without the counts of the whole cluster, unless the caller has a right with the reach
+    /// `cluster` in it.
+    #[must_use]
+    pub fn shown_to(self, caller: &Caller) -> Self {
+        if caller.rights.reaches_cluster(self.id) {
+            self
+        } else {
+            Self { node_count: None, pod_count: None, namespace_count: None, ..self }
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Grants of rights, own roles and requests for grants: rows and ports. [`crate::rights`] decides by them.
+//! Grants of rights, own roles and requests for grants: rows, ports and use cases. [`crate::rights`] decides by them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,15 +14,22 @@ use crate::{
     rows::{Cell, Field, Filter, ListRow},
 };
 
+mod query;
 mod request;
 mod role;
+mod usecase;
 
+pub use query::GrantQuery;
 #[cfg(any(test, feature = "testing"))]
 pub use request::MockRequestRegistry;
 pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, RequestState};
 #[cfg(any(test, feature = "testing"))]
 pub use role::MockRoleRegistry;
 pub use role::{MAX_OWN_ROLES, OwnRole, RolePatch, RoleRecord, RoleRegistry, RoleRow};
+pub use usecase::{
+    AccessQuestion, Explained, GrantRefRow, Grants, LayerRow, MissingRow, MyRight, MyRights, NewRequest,
+    SubjectGrants,
+};
 
 /// Rights stamp: another value after each change of grants, own roles, labels of clusters, or roles of users. Rights
 /// that were compiled under an equal stamp are current.
@@ -51,6 +58,16 @@ pub trait RightsSource: Send + Sync {
     /// # Errors
     /// `StoreUnavailable`.
     async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows>;
+}
+
+/// Ports of grants, own roles and requests.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct RightsPorts {
+    pub source: Arc<dyn RightsSource>,
+    pub roles: Arc<dyn RoleRegistry>,
+    pub grants: Arc<dyn GrantRegistry>,
+    pub requests: Arc<dyn RequestRegistry>,
 }
 
 /// Subject of a grant as displayed. Fields that the type does not have are null.

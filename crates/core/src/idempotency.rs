@@ -29,7 +29,6 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     ids::UserId,
     rng::{Rng, uuid_v7},
-    role::Role,
     spawn::{Spawner, detached},
 };
 
@@ -82,13 +81,13 @@ impl IdempotencyKey {
 pub struct RequestDigest(pub [u8; 32]);
 
 impl RequestDigest {
-    /// Digest of a request to `route` (method and path) with this role. The body is normalised: the order of keys and
-    /// whitespace have no effect. The role is included, so that a user who lost a role cannot read a response given to
-    /// that role.
-    pub fn of(route: &str, role: Option<Role>, mut body: Value) -> Self {
+    /// Digest of a request to `route` (method and path) that this right allows. The body is normalised: the order of keys
+    /// and whitespace have no effect. The right, as the text of a role or of a grant, is included, so that a user who lost
+    /// it cannot read a response given to it.
+    pub fn of(route: &str, right: &str, mut body: Value) -> Self {
         body.sort_all_objects();
         let mut hash = Sha256::new();
-        for part in [route, role.map_or("", Role::as_str), &body.to_string()] {
+        for part in [route, right, &body.to_string()] {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
@@ -43,6 +44,38 @@ pub struct Listing {
     pub stale: bool,
     /// Warnings for the caller.
     pub warnings: Vec<Warning>,
+}
+
+/// Page of a list, with the part of the request that the caller's rights reach.
+#[derive(Clone, Debug)]
+pub struct ListPage {
+    /// The page.
+    pub listing: Listing,
+    /// The part of the request that it covers.
+    pub scope: ListedScope,
+}
+
+/// The part of a requested list that a page covers: rows outside the caller's rights are not in it, nor in its totals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ListedScope {
+    /// Whether the caller's rights reach all namespaces that were requested.
+    pub complete: bool,
+    /// The patterns of the namespaces that the caller's rights reach; null if `complete`.
+    pub namespaces: Option<Vec<String>>,
+}
+
+impl ListedScope {
+    /// The scope of rows read under this permit.
+    pub fn of(permit: &Permit) -> Self {
+        let namespaces = match permit.namespaces() {
+            NamespaceScope::Set(set) if !permit.is_complete() => {
+                Some(set.patterns().iter().map(ToString::to_string).collect())
+            }
+            _ => None,
+        };
+        Self { complete: permit.is_complete(), namespaces }
+    }
 }
 
 /// Number of rows of a list, by status.
@@ -165,20 +198,22 @@ impl Lists {
         Self { gate, inventory }
     }
 
-    /// Returns a page of `list` in `cluster`.
+    /// Returns a page of `list` in `cluster`, cut to the namespaces that the caller's rights reach.
     ///
     /// # Errors
-    /// `NotFound` if the cluster does not exist; otherwise as [`Inventory::page`].
+    /// `RoleTooLow` if they reach none of the requested ones; `NotFound` if the cluster does not exist or the caller has
+    /// no right in it; otherwise as [`Inventory::page`].
     pub async fn page(
         &self,
         caller: &Caller,
         cluster: ClusterId,
         list: List,
         query: &ListQuery,
-    ) -> Result<Listing> {
+    ) -> Result<ListPage> {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let permit = self.gate.allow(caller, access).await?;
-        self.inventory.page(&permit, list, query).await
+        let listing = self.inventory.page(&permit, list, query).await?;
+        Ok(ListPage { listing, scope: ListedScope::of(&permit) })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     ids::ClusterId,
     kind::Kind,
     name::Namespace,
+    namespaces::NamespaceScope,
     object::{Labels, Metadata, or_default},
     quota::{QuotaRow, QuotaSummary},
     rows::{Cell, Field, Filter, ListRow, Row, Table},
@@ -71,11 +72,15 @@ impl NamespaceRow {
         }
     }
 
-    /// Sets the merged quotas of this namespace from the table of quotas.
+    /// Sets the merged quotas of this namespace from the table of quotas, if it is one of `namespaces`, whose quotas may
+    /// be read.
     ///
     /// # Errors
     /// `Internal` if the rows of the table are not quotas.
-    pub fn with_quotas(self, quotas: &Table) -> Result<Self> {
+    pub fn with_quotas(self, quotas: &Table, namespaces: &NamespaceScope) -> Result<Self> {
+        if !namespaces.contains(Some(&self.name)) {
+            return Ok(self);
+        }
         let own = quotas.rows_in(&self.name).map(Row::parse).collect::<Result<Vec<QuotaRow>>>()?;
         Ok(Self { resource_quota: QuotaSummary::merge(&own), ..self })
     }
@@ -132,7 +137,8 @@ impl Namespaces {
         Self { gate, api }
     }
 
-    /// Creates a namespace.
+    /// Creates a namespace. Labels take the right to update namespaces besides: they can be rights themselves, as those of
+    /// the Pod Security admission.
     ///
     /// # Errors
     /// As [`Gate::change`] and [`NamespaceApi::create`].
@@ -143,11 +149,15 @@ impl Namespaces {
         namespace: &Namespace,
         labels: Labels,
     ) -> Result<Changed<NamespaceRow>> {
+        let granted = self.gate.grant(caller, access(Verb::Create, cluster, namespace)).await?;
+        if !labels.is_empty()
+            && let Err(refusal) = caller.judge(&access(Verb::Update, cluster, namespace))
+        {
+            return self.gate.refuse_granted(&granted, refusal).await;
+        }
         let api = self.api.clone();
-        let access = access(Verb::Create, cluster, namespace);
-        self.gate
-            .change(caller, access, async move |permit| Ok(api.create(&permit, &labels).await?.into()))
-            .await
+        let work = async move |permit: Permit| Ok(api.create(&permit, &labels).await?.into());
+        self.gate.change_granted(granted, work, Vec::new).await
     }
 
     /// Deletes a namespace and all objects in it.

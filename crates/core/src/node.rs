@@ -160,9 +160,9 @@ impl NodeRow {
 }
 
 impl NodeRow {
-    /// Sets the number of pods on the node that have not terminated.
-    pub fn with_pods(self, pods: &Table) -> Self {
-        let counted = pods.counted_by(OCCUPIES_NODE, &self.name, &NamespaceScope::All);
+    /// Sets the number of pods on the node that have not terminated, of the pods in these namespaces.
+    pub fn with_pods(self, pods: &Table, namespaces: &NamespaceScope) -> Self {
+        let counted = pods.counted_by(OCCUPIES_NODE, &self.name, namespaces);
         Self { pods: i64::try_from(counted).ok(), ..self }
     }
 }
@@ -214,7 +214,7 @@ mod tests {
             let labels = json!({"node-role.kubernetes.io/control-plane": "", "node-role.kubernetes.io/": "", "x": "y"});
             let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"conditions": conditions,
                 "addresses": [{"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "10.0.0.1"}]}});
-            NodeRow::project(serde_json::from_value(object).unwrap()).with_pods(&pods)
+            NodeRow::project(serde_json::from_value(object).unwrap()).with_pods(&pods, &NamespaceScope::All)
         };
         let ready = |status: &str| json!([{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": status}]);
         let a = row("a", ready("True"));

@@ -27,6 +27,7 @@ mod cached;
 mod invalidating;
 mod live;
 mod login_throttle;
+mod rights;
 mod usecase;
 
 pub use address::ClientAddress;
@@ -36,6 +37,7 @@ pub(crate) use live::LiveSessions;
 #[cfg(any(test, feature = "testing"))]
 pub use login_throttle::MockLoginThrottle;
 pub use login_throttle::{LoginThrottle, ThrottleKey};
+pub(crate) use rights::UserRights;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session as stored.

@@ -15,7 +15,7 @@ use crate::{
     ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
-    role::Role,
+    rights::{RightResource, RightVerb},
 };
 
 mod detail;
@@ -174,8 +174,9 @@ impl Workloads {
         Self { gate, api, clock }
     }
 
-    /// Returns a workload with the objects that belong to it. For viewers, literal values of environment variables are
-    /// masked; the names are visible.
+    /// Returns a workload with the objects that belong to it and that the caller may list. Literal values of environment
+    /// variables are masked for callers who may neither update the workload nor run commands in its namespace; the names
+    /// are visible.
     ///
     /// # Errors
     /// `NotFoundInCluster`; and the errors of every call to a cluster.
@@ -188,7 +189,8 @@ impl Workloads {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
         let found = self.api.get(&permit, &workload.name).await?;
         let mut detail = found.ok_or_else(|| permit.object_not_found())?;
-        if caller.role.is_none_or(|role| role <= Role::Viewer) {
+        let has_right = |verb| caller.has_right(verb, RightResource::Workloads, cluster, &workload.namespace);
+        if ![RightVerb::Update, RightVerb::Exec].into_iter().any(has_right) {
             detail.mask_environment();
         }
         Ok(detail)

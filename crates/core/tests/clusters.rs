@@ -34,7 +34,7 @@ struct Fixture {
 }
 
 fn caller(role: Role) -> Caller {
-    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), ..Caller::system().with_role(role) }
 }
 
 fn token() -> CredentialInput {
@@ -381,7 +381,7 @@ fn reads_write_no_row_and_unknown_cluster_is_not_found() {
     let (viewer, before) = (caller(Role::Viewer), fixture.rows().len());
     let pairs = [("cluster_id".to_owned(), id.to_string()), ("namespace".to_owned(), "*".to_owned())];
     let query = List::Workloads.parse_page(&pairs).unwrap();
-    let page = block_on(fixture.app.lists.page(&viewer, id, List::Workloads, &query)).unwrap();
+    let page = block_on(fixture.app.lists.page(&viewer, id, List::Workloads, &query)).unwrap().listing;
     assert_eq!((page.rows.len(), page.pagination.total), (1, 1));
     let unknown_cluster = block_on(fixture.app.lists.page(&viewer, ClusterId(99), List::Workloads, &query));
     assert_eq!(cause(unknown_cluster), Cause::NotFound);

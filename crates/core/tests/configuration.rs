@@ -26,7 +26,7 @@ use serde_json::json;
 const CANARY: &str = "Y2FuYXJ5";
 
 fn caller(role: Role) -> Caller {
-    Caller { role: Some(role), ..Caller::system() }
+    Caller::system().with_role(role)
 }
 
 fn shop() -> Namespace {

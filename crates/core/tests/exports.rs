@@ -198,7 +198,7 @@ fn k8s_format_matches_api_server_audit_events() {
 fn viewers_cannot_verify_or_export_and_exports_are_limited() {
     use pilothouse_core::{Cause, role::Role};
     let app = App::new(Fake::default().ports(), AppSettings::default());
-    let viewer = Caller { role: Some(Role::Viewer), ..Caller::system() };
+    let viewer = Caller::system().with_role(Role::Viewer);
     assert_eq!(block_on(app.audit.verify(&viewer)).unwrap_err().cause, Cause::RoleTooLow);
     let refused = block_on(app.audit.export(&viewer, ExportQuery::default())).err().unwrap();
     assert_eq!(refused.cause, Cause::RoleTooLow);

@@ -58,7 +58,7 @@ struct Fixture {
 }
 
 fn caller(role: Role) -> Caller {
-    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), ..Caller::system().with_role(role) }
 }
 
 fn shop() -> Namespace {

@@ -199,7 +199,7 @@ fn unarchived_recent_and_pending_entries_are_not_removed() {
         "the intent is removed, the outcome may remain"
     );
 
-    let ops = Caller { role: Some(Role::OpsAdmin), ..Caller::system() };
+    let ops = Caller::system().with_role(Role::OpsAdmin);
     let refused =
         block_on(fixture.app.audit.prune(&ops, fixture.now(), Retained::Archived(&MemoryArchive::default())));
     assert_eq!(refused.unwrap_err().cause, Cause::RoleTooLow);

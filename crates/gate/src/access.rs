@@ -1,10 +1,9 @@
-//! Authorisation: the rule table, and the permit required by every port towards a cluster and by every change to
-//! Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
+//! Authorisation: callers and their rights, access requests, and the permit required by every port towards a cluster and
+//! by every change to Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use pilothouse_types::{
-    error::{Error, Result},
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
     name::Namespace,
@@ -12,8 +11,13 @@ use pilothouse_types::{
     role::Role,
 };
 
+use crate::rights::Rights;
+
+mod judge;
 mod permit;
 
+pub use judge::Allowed;
+pub(crate) use judge::cluster_not_found;
 pub use permit::Permit;
 
 /// Verb of an operation: the `operation_type` of the audit trail.
@@ -42,6 +46,11 @@ pub enum Verb {
     Backup,
     Restore,
     Prune,
+    Grant,
+    Request,
+    Approve,
+    Deny,
+    Withdraw,
 }
 
 impl Verb {
@@ -70,6 +79,11 @@ impl Verb {
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Prune => "prune",
+            Self::Grant => "grant",
+            Self::Request => "request",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+            Self::Withdraw => "withdraw",
         }
     }
 
@@ -96,6 +110,12 @@ pub enum Resource {
     Session,
     /// The audit trail.
     Operation,
+    /// A grant of rights.
+    Grant,
+    /// A role: built-in, or defined by a super admin.
+    Role,
+    /// A request for a grant.
+    Request,
     /// The master key that encrypts stored secrets.
     MasterKey,
     /// The whole database.
@@ -111,19 +131,27 @@ impl Resource {
             Self::User | Self::OwnAccount => "user",
             Self::Session => "session",
             Self::Operation => "operation",
+            Self::Grant => "grant",
+            Self::Role => "role",
+            Self::Request => "request",
             Self::MasterKey => "master_key",
             Self::Database => "database",
         }
     }
 }
 
-/// Rule table: the lowest role that may do `verb` to `resource`.
+/// The weakest of the roles viewer, ops_admin and super_admin that may do `verb` to `resource`: for the documentation, and
+/// `required_role` of refusals. [`crate::rights`] decides; a test compares the two.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
         Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
+        // the use cases judge each grant and each request by its scope
+        Resource::Grant | Resource::Request => Role::Viewer,
+        Resource::Role if verb.reads() => Role::Viewer,
+        Resource::Role => Role::SuperAdmin,
         Resource::NewCluster => Role::OpsAdmin,
         Resource::Cluster if matches!(verb, Verb::Test) => Role::Viewer,
         Resource::Cluster | Resource::Kind(_) => {
@@ -136,8 +164,8 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     }
 }
 
-/// Related kinds that a permit for `verb` on `resource` also lets the adapter read: the details of a workload include
-/// its pods, a scale checks for an autoscaler.
+/// Related kinds that a permit for `verb` on `resource` also lets the adapter read, as far as the caller may list them:
+/// the details of a workload include its pods, a scale checks for an autoscaler.
 const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
     use Kind::{ControllerRevision, Event, HorizontalPodAutoscaler, Node, Pod, ReplicaSet, ResourceQuota};
     match (verb, resource) {
@@ -164,14 +192,16 @@ pub struct Origin {
 }
 
 /// Caller: the user on whose behalf an operation runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// User id. None for the system, the command line and a failed login.
     pub user_id: Option<UserId>,
     /// User name, `cli:<user>`, or `system`.
     pub username: String,
-    /// Role when the request arrived. None before a login.
+    /// Role when the request arrived, for display and for the few rules that name a role. None before a login.
     pub role: Option<Role>,
+    /// Rights when the request arrived: those of the role and of the caller's grants. They decide, not the role.
+    pub rights: Arc<Rights>,
     /// Session of the request.
     pub session: Option<SessionId>,
     /// Origin of the request.
@@ -181,13 +211,8 @@ pub struct Caller {
 impl Caller {
     /// The server itself, for scheduled probes and at startup.
     pub fn system() -> Self {
-        Self {
-            user_id: None,
-            username: "system".to_owned(),
-            role: Some(Role::SuperAdmin),
-            session: None,
-            origin: Origin::default(),
-        }
+        let nobody = Self::anonymous("system", Origin::default());
+        nobody.with_role(Role::SuperAdmin)
     }
 
     /// An operator at the command line, with all rights: this user can read the database and the key in any case.
@@ -197,20 +222,26 @@ impl Caller {
 
     /// A caller who is not signed in; `username` is the one in the login attempt.
     pub fn anonymous(username: impl Into<String>, origin: Origin) -> Self {
-        Self { user_id: None, username: username.into(), role: None, session: None, origin }
+        Self {
+            user_id: None,
+            username: username.into(),
+            role: None,
+            rights: Rights::preset(Role::None),
+            session: None,
+            origin,
+        }
     }
 
-    /// Whether the caller may do `verb` to `resource`.
-    ///
-    /// # Errors
-    /// `RoleTooLow`, with the required role.
-    pub fn check(&self, verb: Verb, resource: Resource) -> Result<()> {
-        let required = required_role(verb, resource);
-        if self.role.is_some_and(|role| role >= required) {
-            Ok(())
-        } else {
-            Err(Error::role_too_low(required))
-        }
+    /// The caller with this role and no grants.
+    #[must_use]
+    pub fn with_role(self, role: Role) -> Self {
+        self.with_rights(role, Rights::preset(role))
+    }
+
+    /// The caller with this role and these rights, which include those of the role.
+    #[must_use]
+    pub fn with_rights(self, role: Role, rights: Arc<Rights>) -> Self {
+        Self { role: Some(role), rights, ..self }
     }
 }
 
@@ -275,7 +306,7 @@ impl AccessRequest {
     }
 
     /// Adds a parameter for the audit trail. The trail stores only parameters added here: an allowlist. The value is a
-    /// text, number or boolean; values that are more expensive to build are added after the role check
+    /// text, number or boolean; values that are more expensive to build are added after the check of the right
     /// ([`Granted::with`]).
     pub fn with(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
         self.params.insert(name, value.into().0);
@@ -299,13 +330,15 @@ macro_rules! scalars {
 
 scalars! { &str String bool i32 i64 u32 u64 }
 
-/// Access request that passed the role check but is not recorded yet. Only the gate creates it
+/// Access request that passed the check of the right but is not recorded yet. Only the gate creates it
 /// ([`crate::gate::Gate::grant`]), so a function that takes a `Granted` may read the content of the request: the
-/// role was checked before.
+/// right was checked before.
 #[derive(Clone, Debug)]
 pub struct Granted {
     pub(crate) caller: Caller,
+    /// The request, with the namespaces that the caller's rights reach.
     pub(crate) access: AccessRequest,
+    pub(crate) allowed: Allowed,
 }
 
 impl Granted {

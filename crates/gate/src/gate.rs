@@ -15,13 +15,13 @@ use futures_util::{FutureExt, TryFutureExt};
 use pilothouse_types::{
     clock::Clock,
     error::{Cause, Code, Error, ErrorSource, Result},
-    ids::{OperationId, UserId},
+    ids::{GrantId, OperationId, UserId},
     rng::{Rng, uuid_v7},
     spawn::{Spawner, detached},
 };
 
 use crate::{
-    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+    access::{AccessRequest, Allowed, Caller, Granted, Permit, Resource, Verb, cluster_not_found},
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
 
@@ -35,7 +35,7 @@ mod warning;
 use refusals::{RefusalKey, Refusals};
 
 pub use all_clusters::ClusterPermits;
-pub use ports::{ClusterNames, SessionCheck};
+pub use ports::{ClusterNames, CurrentRights, SessionCheck};
 #[cfg(any(test, feature = "testing"))]
 pub use ports::{MockClusterNames, MockSessionCheck};
 pub use warning::{Changed, Warning};
@@ -102,23 +102,25 @@ impl Gate {
         &*self.spawner
     }
 
-    /// Checks the role before any field of the request is read and before the names of its objects are looked up. Only
+    /// Checks the right before any field of the request is read and before the names of its objects are looked up. Only
     /// a refusal is recorded.
     ///
     /// # Errors
     /// As [`Gate::allow`]; for a change, `NotFound` of a missing cluster is recorded.
     pub async fn grant(&self, caller: &Caller, access: AccessRequest) -> Result<Granted> {
-        let access = self.authorise(caller, access).await?;
-        Ok(Granted { caller: caller.clone(), access })
+        let (access, allowed) = self.authorise(caller, access).await?;
+        Ok(Granted { caller: caller.clone(), access, allowed })
     }
 
-    /// Authorises a read. Only a refusal is recorded.
+    /// Authorises a read, of the part of the requested namespaces that the caller's rights reach. Only a refusal is
+    /// recorded.
     ///
     /// # Errors
-    /// `RoleTooLow`; `NotFound` when the cluster does not exist; `AuditUnavailable` when a refusal cannot be recorded.
+    /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in it;
+    /// `AuditUnavailable` when a refusal cannot be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
-        let access = self.authorise(caller, access).await?;
-        Ok(Permit::new(access, None))
+        let (access, allowed) = self.authorise(caller, access).await?;
+        Ok(Permit::new(access, allowed, None))
     }
 
     /// Runs a change to a cluster. The intent is durable before `work` runs, and the outcome is stored after it, even
@@ -272,7 +274,7 @@ impl Gate {
         .await
     }
 
-    /// Refuses a request by a rule other than the role, and records the reason. The role is checked first.
+    /// Refuses a request by a rule other than the caller's rights, and records the reason. The rights are checked first.
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
@@ -292,7 +294,7 @@ impl Gate {
 
     /// Records a refusal, subject to the rate limit of [`Refusals`].
     async fn record_denied(&self, caller: &Caller, access: &AccessRequest, refusal: &Error) -> Result<()> {
-        let operation = self.operation(caller, access);
+        let operation = self.operation(caller, access, None);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
         self.record_refusal(caller.user_id, &RefusalKey::of(access), operation, outcome).await
     }
@@ -333,43 +335,54 @@ impl Gate {
 
     /// Checks that changes are accepted now, and creates the record of the operation and its permit.
     fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
-        let Granted { caller, access } = granted;
+        let Granted { caller, access, allowed } = granted;
         if self.pending_outcomes.load(Ordering::Acquire) > 0 {
             return Err(Error::new(Cause::AuditUnavailable).retry_after(OUTCOME_RETRY_INTERVAL));
         }
         if !restricts_a_user(&access) {
             self.capacity_for(access.verb)?;
         }
-        let operation = self.operation(&caller, &access);
-        Ok((Permit::new(access, Some(operation.clone())), operation))
+        let grant = allowed.grant().and_then(|grant| grant.id);
+        let operation = self.operation(&caller, &access, grant);
+        Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the rule table, then that the cluster exists; adds the cluster name for the audit trail.
-    async fn authorise(&self, caller: &Caller, mut access: AccessRequest) -> Result<AccessRequest> {
-        let allowed = caller.check(access.verb, access.resource);
-        if let Some(id) = access.cluster {
+    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights reach,
+    /// and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is not
+    /// looked up: neither the response nor the record of the refusal shows that it exists.
+    async fn authorise(
+        &self,
+        caller: &Caller,
+        mut access: AccessRequest,
+    ) -> Result<(AccessRequest, Allowed)> {
+        let judged = caller.judge(&access);
+        if let Some(id) = access.cluster.filter(|id| caller.rights.sees(*id)) {
             access.cluster_name = self.clusters.name(id).await?;
             if access.resource == Resource::Cluster {
                 access.name = access.cluster_name.clone();
             }
         }
-        let refusal = match (allowed, access.cluster) {
-            (Err(refusal), _) => refusal,
-            (Ok(()), Some(id)) if access.cluster_name.is_none() => {
-                let not_found = Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
-                if access.verb.reads() {
-                    return Err(not_found);
-                }
-                not_found
+        let refusal = match (judged, access.cluster) {
+            (Ok(_), Some(id)) if access.cluster_name.is_none() => cluster_not_found(id),
+            (Ok(allowed), _) => {
+                access.namespaces = allowed.namespaces.clone();
+                return Ok((access, allowed));
             }
-            (Ok(()), _) => return Ok(access),
+            (Err(refusal), _) => refusal,
         };
-        self.record_denied(caller, &access, &refusal).await?;
+        if refusal.cause != Cause::NotFound || !access.verb.reads() {
+            self.record_denied(caller, &access, &refusal).await?;
+        }
         Err(refusal)
     }
 
-    /// The record of an operation that begins now, with an id of its own.
-    pub(crate) fn operation(&self, caller: &Caller, access: &AccessRequest) -> Operation {
+    /// The record of an operation that begins now, with an id of its own. `grant` allows the operation.
+    pub(crate) fn operation(
+        &self,
+        caller: &Caller,
+        access: &AccessRequest,
+        grant: Option<GrantId>,
+    ) -> Operation {
         let now = self.clock.now();
         Operation {
             id: OperationId(uuid_v7(now, &*self.rng)),
@@ -382,6 +395,7 @@ impl Gate {
             user_id: caller.user_id,
             username: caller.username.clone(),
             role: caller.role.filter(|_| caller.user_id.is_some()),
+            grant_id: grant,
             source_ip: caller.origin.source_ip,
             request_id: caller.origin.request_id.clone(),
             params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
@@ -438,8 +452,8 @@ impl Gate {
     }
 }
 
-/// Whether a failure is a refusal for which nothing was sent, and which a caller can repeat at no cost: the role is too
-/// low, Pilothouse has no such object, the circuit breaker is open, or the server is at its concurrency limit.
+/// Whether a failure is a refusal for which nothing was sent, and which a caller can repeat at no cost: a right is
+/// missing, Pilothouse has no such object, the circuit breaker is open, or the server is at its concurrency limit.
 fn is_refusal(error: &Error) -> bool {
     let by_server = error.cause.source() == ErrorSource::Server
         && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use pilothouse_types::{
     error::{Error, Result},
-    ids::{ClusterId, OperationId, UserId},
+    ids::{ClusterId, GrantId, OperationId, UserId},
     role::Role,
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Operation {
     pub username: String,
     /// Role of the user when the operation began.
     pub role: Option<Role>,
+    /// The grant that allowed the operation. None if the role did, or if it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<GrantId>,
     /// Client IP address.
     pub source_ip: Option<IpAddr>,
     /// Request id.

@@ -11,15 +11,15 @@ use crate::{
     operation::MockAuditWriter,
 };
 
-/// Creates a permit with its operation, without authorisation.
+/// Creates a permit with its operation, without authorisation, for the whole request and all its related kinds.
 pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
     permit_with(FakeRuntime::default(), caller, access)
 }
 
 /// As [`permit`], with the operation's id and time from this runtime.
 pub fn permit_with(runtime: FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
-    let operation = gate(runtime).operation(caller, &access);
-    Permit::new(access, Some(operation))
+    let operation = gate(runtime).operation(caller, &access, None);
+    Permit::of_server(access, Some(operation))
 }
 
 /// A gate whose ports expect no call.

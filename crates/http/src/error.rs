@@ -8,7 +8,7 @@ use actix_web::{
 };
 use pilothouse_core::{
     Cause, Code, Error,
-    error::{ErrorSource, Reason},
+    error::{ErrorSource, MissingRight, Reason},
     role::Role,
 };
 use serde::Serialize;
@@ -114,6 +114,10 @@ pub(crate) struct ErrorContext {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Role, required = false, nullable = false)]
     required_role: Option<&'static str>,
+    /// The right that the caller lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = MissingRightReply, required = false, nullable = false)]
+    missing: Option<MissingRightReply>,
     /// The refused verb, as in RBAC.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
@@ -136,6 +140,19 @@ pub(crate) struct ErrorContext {
     pod: Option<String>,
 }
 
+/// A right that the caller lacks.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MissingRightReply {
+    /// The verb: `list`, `scale`.
+    verb: String,
+    /// The resource: `workloads`.
+    resource: String,
+    /// The cluster; null for a right on all clusters.
+    cluster_id: Option<i64>,
+    /// The namespace; null unless the request was for one.
+    namespace: Option<String>,
+}
+
 /// A refused field.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FieldReply {
@@ -144,6 +161,13 @@ pub(crate) struct FieldReply {
     /// The reason, one of a closed list.
     #[schema(schema_with = reasons)]
     reason: &'static str,
+}
+
+impl From<MissingRight> for MissingRightReply {
+    fn from(right: MissingRight) -> Self {
+        let MissingRight { verb, resource, cluster_id, namespace } = right;
+        Self { verb, resource, cluster_id: cluster_id.map(|id| id.0), namespace }
+    }
 }
 
 fn codes() -> Object {
@@ -189,6 +213,7 @@ impl ApiError {
                 source: cause.source().as_str(),
                 fields: fields.collect(),
                 required_role: context.required_role.map(pilothouse_core::role::Role::as_str),
+                missing: context.missing.clone().map(MissingRightReply::from),
                 verb: context.verb.clone(),
                 resource: context.resource.clone(),
                 namespace: context.namespace.clone(),

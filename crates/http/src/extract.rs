@@ -12,7 +12,13 @@ use actix_web::{
     web::Data,
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use pilothouse_core::{Cause, Error, access::Origin, role::Role, session::SignedIn};
+use pilothouse_core::{
+    Cause, Error,
+    access::{Caller, Origin, Resource, Verb},
+    rights::{Extent, Needs, RightResource, RightVerb, needs, weakest_preset},
+    role::Role,
+    session::SignedIn,
+};
 use secrecy::SecretString;
 
 use crate::{
@@ -24,22 +30,41 @@ use crate::{
 };
 
 /// The authentication that a route requires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequiredAuth {
     /// None.
     Public,
     /// The session cookie.
     Cookie,
-    /// A signed-in user with this role or a higher one.
-    Role(Role),
+    /// A signed-in user. The response contains what the user has a right on.
+    SignedIn,
+    /// A signed-in user with this right.
+    Right(RightVerb, RightResource),
 }
 
 impl RequiredAuth {
-    /// Whether a caller with this role is permitted.
-    pub(crate) fn allows(self, role: Option<Role>) -> bool {
+    /// What an operation requires, by the gate's mapping of operations to rights.
+    pub(crate) fn of(verb: Verb, resource: Resource) -> Self {
+        match needs(verb, resource) {
+            Needs::SignIn | Needs::AnyRight => Self::SignedIn,
+            Needs::Right(verb, resource) => Self::Right(verb, resource),
+        }
+    }
+
+    /// The weakest of the roles viewer, ops_admin and super_admin that is permitted, if a user must be signed in.
+    pub(crate) fn role(&self) -> Option<Role> {
         match self {
-            Self::Public | Self::Cookie => true,
-            Self::Role(required) => role >= Some(required),
+            Self::Public | Self::Cookie => None,
+            Self::SignedIn => Some(Role::Viewer),
+            Self::Right(verb, resource) => Some(weakest_preset(*verb, resource)),
+        }
+    }
+
+    /// Whether a caller is permitted in some cluster and namespace.
+    pub(crate) fn allows(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Public | Self::Cookie | Self::SignedIn => true,
+            Self::Right(verb, resource) => caller.rights.extent(*verb, resource) != Extent::None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Idempotency: a change with an `Idempotency-Key` is executed once, and a retry gets the stored response. Applies to
 //! the routes of [`crate::routes`] that `change` declares; their handlers do not depend on it.
 
+mod right;
+
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -15,13 +17,13 @@ use pilothouse_core::{
     Error,
     error::Reason,
     idempotency::{Execution, IdempotencyKey, Reply, RequestDigest},
-    session::SignedIn,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tracing::Instrument;
 use utoipa::ToSchema;
 
+use self::right::right;
 use crate::{
     api::Api,
     body::Body,
@@ -42,7 +44,7 @@ pub(crate) struct IdempotentBody<T> {
     context: RequestContext,
 }
 
-/// The key and the request that it belongs to. The caller's role is part of the comparison too (see [`execute`]).
+/// The key and the request that it belongs to. The caller's right is part of the comparison too (see [`execute`]).
 struct KeyedRequest {
     key: IdempotencyKey,
     route: String,
@@ -86,8 +88,8 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
     }
 }
 
-/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the role of `auth` no key
-/// is stored or compared with an earlier request, because the handler refuses the request.
+/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right to the change no
+/// key is stored or compared with an earlier request, because the handler refuses the request.
 pub(crate) async fn execute<T, A, H, F>(
     api: Data<Api>,
     Authenticated(signed_in, IdempotentBody { body, keyed, context }): Authenticated<IdempotentBody<T>>,
@@ -99,13 +101,24 @@ where
     H: FnOnce(Data<Api>, Authenticated<Body<T>>) -> F,
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    let Some(KeyedRequest { key, route, json }) = keyed.filter(|_| auth.allows(signed_in.caller.role)) else {
+    let keyed = match keyed {
+        Some(KeyedRequest { key, route, json }) => {
+            // the content is parsed and hashed only for a caller with the right
+            match right(&signed_in.caller, &auth, &json) {
+                Some(right) => {
+                    let body_json: Value = serde_json::from_slice(&json)
+                        .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
+                    Some((key, RequestDigest::of(&route, &right, body_json)))
+                }
+                None => None,
+            }
+        }
+        None => None,
+    };
+    let Some((key, request)) = keyed else {
         return Ok(KeyedResponse::Fresh(handler(api, Authenticated(signed_in, body)).await?));
     };
-    let body_json: Value =
-        serde_json::from_slice(&json).map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
-    let SignedIn { caller, .. } = &signed_in;
-    let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, body_json));
+    let caller = signed_in.caller.clone();
     let work = handler(api.clone(), Authenticated(signed_in, body));
     // the field `allow` of `ApiError` is dropped: it is only set for a 405, which no handler returns
     let work = async move { work.await.map_err(|api_error| api_error.error) }.in_current_span();

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     gate::Warning,
+    inventory::ListedScope,
     rows::{DigestKey, Pagination, Row},
 };
 use serde::Serialize;
@@ -51,6 +52,8 @@ pub(crate) struct ListResponse {
     pub(crate) pagination: Pagination,
     /// `as_of` and `stale`; none for a list of Pilothouse's own rows.
     pub(crate) freshness: Option<(Timestamp, bool)>,
+    /// The part of the request that the page covers; none for a list of Pilothouse's own rows.
+    pub(crate) scope: Option<ListedScope>,
     /// Warnings, in the order in which they are sent.
     pub(crate) warnings: Vec<Warning>,
 }
@@ -121,6 +124,9 @@ impl ListResponse {
             member(&mut body, "as_of", &as_of)?;
             member(&mut body, "stale", &stale)?;
         }
+        if let Some(scope) = &self.scope {
+            member(&mut body, "scope", scope)?;
+        }
         if !self.warnings.is_empty() {
             let warnings: Vec<_> = self.warnings.iter().map(|warning| catalog.warning(warning)).collect();
             member(&mut body, "warnings", &warnings)?;
@@ -150,6 +156,13 @@ impl ListResponse {
             hash.update([0]);
             hash.update(warning.subject());
             hash.update([0]);
+        }
+        if let Some(ListedScope { complete, namespaces }) = &self.scope {
+            hash.update([1, u8::from(*complete)]);
+            for pattern in namespaces.iter().flatten() {
+                hash.update(pattern);
+                hash.update([0]);
+            }
         }
         ETag(hash.finish())
     }
@@ -216,6 +229,8 @@ mod tests {
         as_of: Option<Timestamp>,
         #[serde(skip_serializing_if = "Option::is_none")]
         stale: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scope: Option<ListedScope>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         warnings: Vec<String>,
     }
@@ -231,8 +246,14 @@ mod tests {
             rows: samples(names).iter().map(|sample| Row::of(sample).unwrap()).collect(),
             pagination: Pagination { page: 2, per_page: 3, total: 10, pages: 4 },
             freshness: None,
+            scope: None,
             warnings: Vec::new(),
         }
+    }
+
+    fn scope(patterns: Option<&[&str]>) -> ListedScope {
+        let namespaces = patterns.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+        ListedScope { complete: patterns.is_none(), namespaces }
     }
 
     fn body_text(page: &ListResponse, language: Language) -> String {
@@ -250,12 +271,16 @@ mod tests {
                 for warnings in [&[][..], &warnings] {
                     for language in [Language::Chinese, Language::English] {
                         let message = language.catalog().message(Message::Done);
-                        let page = ListResponse { freshness, warnings: warnings.to_vec(), ..page(names) };
+                        let scope =
+                            freshness.map(|(_, stale)| scope(stale.then_some(&["shop", "team-*"][..])));
+                        let page =
+                            ListResponse { freshness, scope, warnings: warnings.to_vec(), ..page(names) };
                         let data = Data {
                             samples: samples(names),
                             pagination: page.pagination,
                             as_of: freshness.map(|(as_of, _)| as_of),
                             stale: freshness.map(|(_, stale)| stale),
+                            scope: page.scope.clone(),
                             warnings: warnings.iter().map(|one| language.catalog().warning(one)).collect(),
                         };
                         let expected =
@@ -290,11 +315,14 @@ mod tests {
             tag(&ListResponse { warnings: vec![Warning::NotServed("ingresses")], ..base() }),
             tag(&ListResponse { warnings: vec![Warning::NotServed("pods")], ..base() }),
             tag(&ListResponse { warnings: vec![Warning::NotCached("pods")], ..base() }),
+            tag(&ListResponse { scope: Some(scope(None)), ..base() }),
+            tag(&ListResponse { scope: Some(scope(Some(&["shop"]))), ..base() }),
+            tag(&ListResponse { scope: Some(scope(Some(&["shop", "team-*"]))), ..base() }),
         ];
         let mut all: Vec<_> = others.into_iter().chain([tag(&base())]).map(ETag::opaque).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 14);
+        assert_eq!(all.len(), 17);
     }
 
     #[test]

@@ -94,16 +94,20 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         examples.complete(&mut parameter, &docs.data);
         parameter
     });
-    let role = match route.auth {
-        RequiredAuth::Public => "No authentication.".to_owned(),
-        RequiredAuth::Cookie => "Requires the session cookie.".to_owned(),
-        RequiredAuth::Role(Role::Viewer) => "Any signed-in user.".to_owned(),
-        RequiredAuth::Role(role) => format!("Role: {} or higher.", role.as_str()),
+    let role = route.auth.role().filter(|role| *role > Role::Viewer);
+    let required = match (&route.auth, role) {
+        (RequiredAuth::Public, _) => "No authentication.".to_owned(),
+        (RequiredAuth::Cookie, _) => "Requires the session cookie.".to_owned(),
+        (RequiredAuth::SignedIn, _) => "Any signed-in user.".to_owned(),
+        (RequiredAuth::Right(verb, resource), None) => format!("Right: {verb} {resource}."),
+        (RequiredAuth::Right(verb, resource), Some(role)) => {
+            format!("Right: {verb} {resource}. Role: {} or higher, or a grant.", role.as_str())
+        }
     };
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": route.summary,
-        "description": role,
+        "description": required,
         "tags": [tag(route.path)],
         "parameters": own.chain(shared).collect::<Vec<_>>(),
         "responses": responses::of(route, docs, schemas, examples),
@@ -111,13 +115,14 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         "security": match route.auth {
             RequiredAuth::Public => json!([]),
             RequiredAuth::Cookie => json!([{"session": []}]),
-            RequiredAuth::Role(_) => json!([{"bearer": [], "session": []}]),
+            RequiredAuth::SignedIn | RequiredAuth::Right(..) => json!([{"bearer": [], "session": []}]),
         },
     });
-    if let RequiredAuth::Role(role) = route.auth
-        && role > Role::Viewer
-    {
+    if let Some(role) = role {
         operation["x-required-role"] = role.as_str().into();
+    }
+    if let RequiredAuth::Right(verb, resource) = &route.auth {
+        operation["x-required-right"] = json!({"verb": verb, "resource": resource});
     }
     if let Some(body) = &docs.body {
         let example = examples.request(body);
@@ -141,7 +146,7 @@ fn tag(path: &str) -> &str {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next(), parts.next()) {
         (Some("api"), Some("k8s"), Some(subject)) => subject,
-        (Some("api"), Some("auth"), _) => "auth",
+        (Some("api"), Some(subject @ ("auth" | "access")), _) => subject,
         _ => "service",
     }
 }

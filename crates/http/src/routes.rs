@@ -4,10 +4,11 @@
 //! A `change` is a POST that supports an `Idempotency-Key`. A plain `post` ignores the header, and its response is not
 //! stored: it returns a secret (tokens, revealed values) or changes nothing.
 //!
-//! The role column is documentation: core's gate enforces the roles, and the access test checks that both agree. For a
-//! caller below the role, the `Idempotency-Key` is ignored. The error codes are documentation too; those that follow
+//! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that both
+//! agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are documentation too; those that follow
 //! from method and authentication are omitted ([`Route::may_return`]).
 
+mod access;
 mod audit;
 mod auth;
 mod clusters;
@@ -28,17 +29,25 @@ use actix_web::{FromRequest, Responder, http::Method, web::Data};
 use pilothouse_core::{
     Code,
     inventory::LISTS,
-    role::Role::{OpsAdmin, SuperAdmin, Viewer},
+    rights::{
+        RightResource::{Audit, Clusters, Config, Grants, Namespaces, Secrets, Users, Workloads},
+        RightVerb::{Create, Delete, Get, List, Logs, Restart, Reveal, Scale, Update},
+    },
+    role::Role::Viewer,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
+use self::access::{questions, requests};
 use crate::{
     api::Api,
     body::Body,
     docs::{Docs, Documented},
     error::Result,
-    extract::{Authenticated, RequiredAuth},
+    extract::{
+        Authenticated, RequiredAuth,
+        RequiredAuth::{Cookie, Public, Right, SignedIn},
+    },
     idempotency::execute,
     response::Response,
 };
@@ -51,6 +60,9 @@ const CLUSTER: &[Code] = &[
     Code::ConnectionError,
     Code::TimeoutError,
 ];
+
+/// Error codes of questions about rights in a cluster.
+const QUESTION: &[Code] = &[Code::PermissionDenied, Code::ResourceNotFound];
 
 /// Error codes of log reads: those of [`CLUSTER`], and a conflict when the container has not started.
 const LOGS: &[Code] = &[
@@ -66,50 +78,63 @@ const LOGS: &[Code] = &[
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
     let routes = vec![
-        get( "/livez",                           RequiredAuth::Public,           &[],     health::live,           "Liveness: the process runs"),
-        get( "/readyz",                          RequiredAuth::Public,           &[],     health::ready,          "Readiness: database, keys, migrations"),
-        get( "/api/openapi.json",                RequiredAuth::Public,           &[],     health::openapi,        "This document"),
+        get( "/livez",                           Public,                    &[],     health::live,           "Liveness: the process runs"),
+        get( "/readyz",                          Public,                    &[],     health::ready,          "Readiness: database, keys, migrations"),
+        get( "/api/openapi.json",                Public,                    &[],     health::openapi,        "This document"),
 
-        post("/api/auth/login",                  RequiredAuth::Public,           &[],     auth::login,            "Sign in"),
-        post("/api/auth/refresh",                RequiredAuth::Cookie,           &[],     auth::refresh,          "Get a new pair of tokens"),
-        post("/api/auth/logout",                 RequiredAuth::Cookie,           &[],     auth::logout,           "Sign out"),
-        get( "/api/auth/me",                     RequiredAuth::Role(Viewer),     &[],     auth::me,               "The signed-in user"),
-        change("/api/auth/password",             RequiredAuth::Role(Viewer),     &[],     auth::password,         "Change one's own password; ends one's other sessions"),
-        change("/api/auth/sessions/revoke",      RequiredAuth::Role(Viewer),     &[],     sessions::revoke,       "End a session: one's own, or any as a super admin"),
-        change("/api/auth/users",                RequiredAuth::Role(SuperAdmin), &[],     users::create,          "Create a user"),
-        change("/api/auth/users/update",         RequiredAuth::Role(SuperAdmin), &[],     users::update,          "Change a user's role or display name, disable or enable it"),
-        change("/api/auth/users/delete",         RequiredAuth::Role(SuperAdmin), &[],     users::delete,          "Delete a user"),
-        change("/api/auth/users/reset-password", RequiredAuth::Role(SuperAdmin), &[],     users::reset_password,  "Set another user's password; ends that user's sessions"),
+        post("/api/auth/login",                  Public,                    &[],     auth::login,            "Sign in"),
+        post("/api/auth/refresh",                Cookie,                    &[],     auth::refresh,          "Get a new pair of tokens"),
+        post("/api/auth/logout",                 Cookie,                    &[],     auth::logout,           "Sign out"),
+        get( "/api/auth/me",                     SignedIn,                  &[],     auth::me,               "The signed-in user"),
+        change("/api/auth/password",             SignedIn,                  &[],     auth::password,         "Change one's own password; ends one's other sessions"),
+        change("/api/auth/sessions/revoke",      SignedIn,                  &[],     sessions::revoke,       "End a session: one's own, or any as a super admin"),
+        change("/api/auth/users",                Right(Create, Users),      &[],     users::create,          "Create a user"),
+        change("/api/auth/users/update",         Right(Update, Users),      &[],     users::update,          "Change a user's role or display name, disable or enable it"),
+        change("/api/auth/users/delete",         Right(Delete, Users),      &[],     users::delete,          "Delete a user"),
+        change("/api/auth/users/reset-password", Right(Update, Users),      &[],     users::reset_password,  "Set another user's password; ends that user's sessions"),
 
-        change("/api/k8s/clusters",              RequiredAuth::Role(OpsAdmin),   CLUSTER, clusters::create,       "Register a cluster, after a connection test"),
-        change("/api/k8s/clusters/update",       RequiredAuth::Role(OpsAdmin),   CLUSTER, clusters::update,       "Change a cluster; a new connection is tested first"),
-        change("/api/k8s/clusters/delete",       RequiredAuth::Role(OpsAdmin),   CLUSTER, clusters::delete,       "Remove a cluster and its credential"),
-        post("/api/k8s/clusters/test",           RequiredAuth::Role(Viewer),     CLUSTER, clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
-        get( "/api/k8s/clusters/status",         RequiredAuth::Role(Viewer),     CLUSTER, clusters::status,       "The current status of a cluster, from a probe"),
+        change("/api/access/roles",              Right(Update, Users),      &[],     access::create_role,    "Create an own role"),
+        change("/api/access/roles/update",       Right(Update, Users),      &[],     access::update_role,    "Change an own role, and with it the rights of its grants"),
+        change("/api/access/roles/delete",       Right(Update, Users),      &[],     access::delete_role,    "Delete an own role that no live grant and no pending request names"),
+        change("/api/access/grants",             Right(Create, Grants),     &[],     access::create_grant,   "Make a grant; nobody gives more than they have"),
+        change("/api/access/grants/revoke",      Right(Delete, Grants),     &[],     access::revoke_grant,   "Revoke a grant"),
+        get( "/api/access/mine",                 SignedIn,                  &[],     questions::mine,        "One's own rights"),
+        get( "/api/access/explain",              SignedIn,                  QUESTION, questions::explain,   "Whether a right is there, and why: one's own, or with list grants another user's"),
+        get( "/api/access/who",                  Right(List, Grants),       QUESTION, questions::who,       "All who have a right"),
+        change("/api/access/requests",           SignedIn,                  &[],     requests::create,       "Ask for a grant for a limited time"),
+        change("/api/access/requests/approve",   Right(Create, Grants),     &[],     requests::approve,      "Approve another user's request, which makes the grant"),
+        change("/api/access/requests/deny",      Right(Create, Grants),     &[],     requests::deny,         "Deny a request"),
+        change("/api/access/requests/withdraw",  SignedIn,                  &[],     requests::withdraw,     "Withdraw one's own request"),
 
-        change("/api/k8s/namespaces",            RequiredAuth::Role(OpsAdmin),   CLUSTER, namespaces::create,     "Create a namespace"),
-        change("/api/k8s/namespaces/delete",     RequiredAuth::Role(OpsAdmin),   CLUSTER, namespaces::delete,     "Delete a namespace and everything in it"),
-        get( "/api/k8s/workloads/detail",        RequiredAuth::Role(Viewer),     CLUSTER, workloads::detail,      "A workload with its related objects"),
-        change("/api/k8s/workloads/scale",       RequiredAuth::Role(OpsAdmin),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
-        change("/api/k8s/workloads/restart",     RequiredAuth::Role(OpsAdmin),   CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
-        get( "/api/k8s/pods/logs",               RequiredAuth::Role(Viewer),     LOGS,    pods::logs,             "The end of a container's log"),
-        get( "/api/k8s/pods/logs/stream",        RequiredAuth::Role(Viewer),     LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
-        change("/api/k8s/configmaps",            RequiredAuth::Role(OpsAdmin),   CLUSTER, configmaps::create,     "Create a ConfigMap"),
-        get( "/api/k8s/configmaps/detail",       RequiredAuth::Role(Viewer),     CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
-        change("/api/k8s/configmaps/update",     RequiredAuth::Role(OpsAdmin),   CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
-        change("/api/k8s/configmaps/delete",     RequiredAuth::Role(OpsAdmin),   CLUSTER, configmaps::delete,     "Delete a ConfigMap"),
-        change("/api/k8s/secrets",               RequiredAuth::Role(OpsAdmin),   CLUSTER, secrets::create,        "Create a Secret"),
-        get( "/api/k8s/secrets/detail",          RequiredAuth::Role(Viewer),     CLUSTER, secrets::detail,        "A Secret without its values"),
-        post("/api/k8s/secrets/reveal",          RequiredAuth::Role(OpsAdmin),   CLUSTER, secrets::reveal,        "A Secret's values; recorded before they are read"),
-        change("/api/k8s/secrets/update",        RequiredAuth::Role(OpsAdmin),   CLUSTER, secrets::update,        "Replace the values, or the labels, of a Secret"),
-        change("/api/k8s/secrets/delete",        RequiredAuth::Role(OpsAdmin),   CLUSTER, secrets::delete,        "Delete a Secret"),
+        change("/api/k8s/clusters",              Right(Create, Clusters),   CLUSTER, clusters::create,       "Register a cluster, after a connection test"),
+        change("/api/k8s/clusters/update",       Right(Update, Clusters),   CLUSTER, clusters::update,       "Change a cluster; a new connection is tested first"),
+        change("/api/k8s/clusters/delete",       Right(Delete, Clusters),   CLUSTER, clusters::delete,       "Remove a cluster and its credential"),
+        post("/api/k8s/clusters/test",           SignedIn,                  CLUSTER, clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
+        get( "/api/k8s/clusters/status",         SignedIn,                  CLUSTER, clusters::status,       "The current status of a cluster, from a probe"),
 
-        get( "/api/k8s/search",                  RequiredAuth::Role(Viewer),     CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
-        get( "/api/k8s/overview",                RequiredAuth::Role(Viewer),     CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
-        get( "/api/k8s/watch",                   RequiredAuth::Role(Viewer),     CLUSTER, fleet::watch,           "A list and its changes, as server-sent events"),
+        change("/api/k8s/namespaces",            Right(Create, Namespaces), CLUSTER, namespaces::create,     "Create a namespace"),
+        change("/api/k8s/namespaces/delete",     Right(Delete, Namespaces), CLUSTER, namespaces::delete,     "Delete a namespace and everything in it"),
+        get( "/api/k8s/workloads/detail",        Right(Get, Workloads),     CLUSTER, workloads::detail,      "A workload with its related objects"),
+        change("/api/k8s/workloads/scale",       Right(Scale, Workloads),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
+        change("/api/k8s/workloads/restart",     Right(Restart, Workloads), CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
+        get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
+        get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
+        change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
+        change("/api/k8s/configmaps/delete",     Right(Delete, Config),     CLUSTER, configmaps::delete,     "Delete a ConfigMap"),
+        change("/api/k8s/secrets",               Right(Create, Secrets),    CLUSTER, secrets::create,        "Create a Secret"),
+        get( "/api/k8s/secrets/detail",          Right(Get, Secrets),       CLUSTER, secrets::detail,        "A Secret without its values"),
+        post("/api/k8s/secrets/reveal",          Right(Reveal, Secrets),    CLUSTER, secrets::reveal,        "A Secret's values; recorded before they are read"),
+        change("/api/k8s/secrets/update",        Right(Update, Secrets),    CLUSTER, secrets::update,        "Replace the values, or the labels, of a Secret"),
+        change("/api/k8s/secrets/delete",        Right(Delete, Secrets),    CLUSTER, secrets::delete,        "Delete a Secret"),
 
-        get( "/api/k8s/audit/verify",            RequiredAuth::Role(OpsAdmin),   CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
-        get( "/api/k8s/audit/export",            RequiredAuth::Role(OpsAdmin),   CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),
+        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
+        get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, as server-sent events"),
+
+        get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
+        get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),
     ];
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }
@@ -132,11 +157,12 @@ impl Route {
     /// support.
     pub(crate) fn may_return(&self, code: Code) -> bool {
         let post = self.method == Method::POST;
-        let signed_in = matches!(self.auth, RequiredAuth::Role(_));
+        let role = self.auth.role();
+        let signed_in = role.is_some();
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Role(role) if role > Viewer),
+            Code::PermissionDenied => role > Some(Viewer),
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,
@@ -196,7 +222,14 @@ where
     A: Serialize + ToSchema + Send + 'static,
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    post(path, auth, codes, move |api, request| execute(api, request, auth, handler.clone()), summary)
+    let required = auth.clone();
+    post(
+        path,
+        auth,
+        codes,
+        move |api, request| execute(api, request, required.clone(), handler.clone()),
+        summary,
+    )
 }
 
 fn route<E, R>(

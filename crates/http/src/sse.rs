@@ -104,7 +104,7 @@ fn encode<T: SseEvent>(event: &StreamEvent<T>, catalog: &Catalog) -> Vec<u8> {
 impl SseEvent for Vec<LogLine> {
     const EVENTS: &'static str = "Server-sent events. `log`: data is one line, id is sent back as `Last-Event-ID` to go on after it. \
         `end`, always the last event: data is JSON, `{\"reason\", \"error_code\", \"details\"}`; reason is `completed`, \
-        `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
+        `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `rights_changed`, `connection_lost`; error_code \
         is null except for an error. A comment is sent every 15 seconds.";
 
     /// A carriage return also ends a line of an event stream, so a text that contains one is sent as several `data`
@@ -129,11 +129,11 @@ impl SseEvent for Vec<LogLine> {
 
 impl SseEvent for WatchEvent {
     const EVENTS: &'static str = "Server-sent events. `added`, `changed`, `removed`: data is a row, as in the list of its kind. \
-        The existing rows come first as `added`, then `synced`: data is `{\"total\", \"as_of\", \"stale\", \"warnings\"}`; \
+        The existing rows come first as `added`, then `synced`: data is `{\"total\", \"as_of\", \"stale\", \"scope\", \"warnings\"}`; \
         later events are changes after it. `freshness`: data is `{\"as_of\", \"stale\"}`. \
         `end`, always the last event: data is `{\"reason\", \"error_code\", \"details\"}`; reason is `lagged` (too many changes \
         at once: reconnect), `connection_changed` (the cluster or its connection changed), `server_stopping`, `too_slow`, or the cause of an \
-        error such as `session_ended`; error_code is null except for an error. A comment is sent every 15 seconds.";
+        error such as `session_ended`, `rights_changed`; error_code is null except for an error. A comment is sent every 15 seconds.";
 
     /// A row is one line of JSON, serialised when it was projected; only the event framing is written around it.
     fn write(&self, buffer: &mut Vec<u8>, catalog: &Catalog) {
@@ -149,9 +149,12 @@ impl SseEvent for WatchEvent {
                 }
                 return;
             }
-            Self::Synced { total, as_of, stale, warnings } => {
+            Self::Synced { total, as_of, stale, scope, warnings } => {
                 let warnings: Vec<_> = warnings.iter().map(|warning| catalog.warning(warning)).collect();
-                ("synced", json!({"total": total, "as_of": as_of, "stale": stale, "warnings": warnings}))
+                (
+                    "synced",
+                    json!({"total": total, "as_of": as_of, "stale": stale, "scope": scope, "warnings": warnings}),
+                )
             }
             Self::Freshness { as_of, stale } => ("freshness", json!({"as_of": as_of, "stale": stale})),
         };
@@ -212,7 +215,7 @@ mod tests {
     use pilothouse_core::{
         Cause,
         gate::Warning,
-        inventory::ChangeKind,
+        inventory::{ChangeKind, ListedScope},
         rows::{Cell, Field, ListRow, Row},
     };
     use serde::Serialize;
@@ -275,13 +278,15 @@ mod tests {
         assert_eq!(encoded(WatchEvent::Rows(rows.into())), expected);
         let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
         let warnings = vec![Warning::NotServed("ingresses")];
-        let synced = encoded(WatchEvent::Synced { total: 3, as_of, stale: false, warnings });
+        let scope = ListedScope { complete: false, namespaces: Some(vec!["team-*".to_owned()]) };
+        let synced = encoded(WatchEvent::Synced { total: 3, as_of, stale: false, scope, warnings });
         let data = synced.strip_prefix("event: synced\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
         let warning = Language::English.catalog().warning(&Warning::NotServed("ingresses"));
         assert_eq!(
             data,
-            json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false, "warnings": [warning]})
+            json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false,
+                "scope": {"complete": false, "namespaces": ["team-*"]}, "warnings": [warning]})
         );
         let older = encoded(WatchEvent::Freshness { as_of, stale: true });
         assert_eq!(older, "event: freshness\ndata: {\"as_of\":\"2026-01-01T00:00:00Z\",\"stale\":true}\n\n");

@@ -103,6 +103,11 @@ impl<'a> ClusterClient<'a> {
         }
     }
 
+    /// The permit of the request.
+    pub(crate) fn permit(&self) -> &'a Permit {
+        self.permit
+    }
+
     /// The meter of this client's reads.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
@@ -283,6 +288,7 @@ impl<'a> ClusterClient<'a> {
     fn check(&self, call: &Call) -> Result<()> {
         let Some(kind) = call.kind else { return Ok(()) };
         let scope = self.permit.namespaces_of(kind)?;
+        let scope = scope.ok_or_else(|| Error::internal(format!("the caller may not list {kind}")))?;
         let namespace = match kind {
             Kind::Namespace => call.name.as_ref().map(pilothouse_core::name::ObjectName::as_str),
             _ => call.namespace.as_ref().map(pilothouse_core::name::Namespace::as_str),

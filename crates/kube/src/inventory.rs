@@ -15,7 +15,7 @@ impl KubeClusters {
     async fn read_uncached(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         let client = self.client(permit, self.deadlines().read).await?;
         let as_of = self.now();
-        let (mut rows, warnings) = uncached::rows(&client, list.info(), permit.namespaces(), query).await?;
+        let (mut rows, warnings) = uncached::rows(&client, list.info(), query).await?;
         rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })

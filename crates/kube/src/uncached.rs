@@ -6,6 +6,7 @@ use http::StatusCode;
 use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Error, Result,
+    access::Permit,
     gate::Warning,
     inventory::{Join, ListInfo, ListOwner, Project},
     kind::Kind,
@@ -18,25 +19,25 @@ use serde_json::value::RawValue;
 
 use crate::{client::ClusterClient, error::Failure, list, workload::MetadataOnly};
 
-/// The rows for `query`, not yet filtered by it, and warnings. For a set of namespaces, these are the rows of all
-/// namespaces.
+/// The rows for `query`, not yet filtered by it, and warnings. Under a permit for a set of namespaces, these are the rows
+/// of all namespaces.
 ///
 /// # Errors
 /// As every call to a cluster; `NotFoundInCluster` when the owner in the query does not exist.
 pub(crate) async fn rows(
     client: &ClusterClient<'_>,
     info: &ListInfo,
-    scope: &NamespaceScope,
     query: &ListQuery,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
     let project = projection(info)?;
+    let scope = client.permit().namespaces();
     let kinds = if query.kinds.is_empty() { info.kinds } else { &query.kinds[..] };
     let all_objects = ListParams::default();
     match (info.join, info.owner.zip(query.owner.as_ref())) {
         (Some(join), _) => {
             let rows = rows_of_kinds(client, kinds, scope, &all_objects, project);
             let (rows, table) = try_join!(rows, joined_table(client, join))?;
-            apply_join(rows, join, table)
+            apply_join(rows, join, table, client.permit())
         }
         (None, Some((owner, name))) => rows_of_owner(client, kinds, scope, project, owner, name).await,
         (None, None) => rows_of_kinds(client, kinds, scope, &all_objects, project).await,
@@ -118,8 +119,13 @@ pub(crate) fn owner_not_found(kind: Kind, scope: &NamespaceScope, name: &ObjectN
     }
 }
 
-/// The rows of the joined list; none without the permission to read them.
-async fn joined_table(client: &ClusterClient<'_>, join: Join) -> Result<Option<Table>> {
+/// The rows of the joined list, and the namespaces in which the caller may list them; none if the caller or the
+/// credential may not read them.
+async fn joined_table<'a>(
+    client: &ClusterClient<'a>,
+    join: Join,
+) -> Result<Option<(Table, &'a NamespaceScope)>> {
+    let Some(namespaces) = client.permit().namespaces_of(join.kind())? else { return Ok(None) };
     let info = join.with.info();
     let project = projection(info)?;
     let all_objects = ListParams::default();
@@ -132,7 +138,7 @@ async fn joined_table(client: &ClusterClient<'_>, join: Join) -> Result<Option<T
             Err(failure) => return Err(failure.into()),
         }
     }
-    Ok(Some(table_of(info, rows_by_kind)))
+    Ok(Some((table_of(info, rows_by_kind), namespaces)))
 }
 
 /// A table of the rows of several kinds. Each kind is a source of its own, because the rows of a source replace the
@@ -142,23 +148,25 @@ fn table_of(info: &ListInfo, rows_by_kind: Vec<Vec<Row>>) -> Table {
     (0..).zip(rows_by_kind).fold(empty, |table, (source, rows)| table.replace_all(source, rows).0)
 }
 
-/// Adds the fields of the joined list. Without the joined list, the rows are returned unchanged, with a warning.
+/// Adds the fields of the joined list. Without the joined list, the rows are returned unchanged, with a warning; with a
+/// part of it, they have the part, with a warning.
 fn apply_join(
     (rows, mut warnings): (Vec<Row>, Vec<Warning>),
     join: Join,
-    table: Option<Table>,
+    joined: Option<(Table, &NamespaceScope)>,
+    permit: &Permit,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let Some(table) = table else {
+    if joined.is_none() || !permit.is_complete_for(join.kind()) {
         warnings.push(unreadable(join));
-        return Ok((rows, warnings));
-    };
-    let rows = rows.iter().map(|row| (join.row)(row, &table)).collect::<Result<_>>()?;
+    }
+    let Some((table, namespaces)) = joined else { return Ok((rows, warnings)) };
+    let rows = rows.iter().map(|row| (join.row)(row, &table, namespaces)).collect::<Result<_>>()?;
     Ok((rows, warnings))
 }
 
-/// The warning for a joined list that the credential may not read.
+/// The warning for a joined list that the caller or the credential may not read, or a part of it.
 pub(crate) fn unreadable(join: Join) -> Warning {
-    Warning::Unreadable(join.with.info().kinds.first().map_or("", |kind| kind.info().plural))
+    Warning::Unreadable(join.kind().info().plural)
 }
 
 #[cfg(test)]

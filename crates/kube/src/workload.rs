@@ -176,6 +176,9 @@ impl OwnedObjects<'_> {
         selection: &ListParams,
         project: fn(&RawValue) -> Result<T>,
     ) -> Result<(Vec<Controlled<T>>, Option<Warning>)> {
+        if !is_readable(self.client, kind)? {
+            return Ok((Vec::new(), Some(unreadable(kind))));
+        }
         let controlled = move |object: &RawValue| {
             let MetadataOnly { metadata } = parse(object)?;
             let Some(owner) = metadata.controller() else { return Ok(None) };
@@ -188,6 +191,9 @@ impl OwnedObjects<'_> {
 
     /// The events about the workload.
     async fn events(&self) -> Result<(Vec<EventRow>, Option<Warning>)> {
+        if !is_readable(self.client, Kind::Event)? {
+            return Ok((Vec::new(), Some(unreadable(Kind::Event))));
+        }
         let about = format!("involvedObject.uid={}", self.fields.metadata.uid);
         let selection = ListParams::default().fields(&about).limit(MAX_EVENTS);
         let row = |object: &RawValue| Ok(Some(Projected(EventRow::project(parse(object)?))));
@@ -207,13 +213,21 @@ pub(crate) struct MetadataOnly {
     pub(crate) metadata: Metadata,
 }
 
+/// Whether the caller may list a related kind of the permit's object.
+fn is_readable(client: &ClusterClient<'_>, kind: Kind) -> Result<bool> {
+    Ok(client.permit().namespaces_of(kind)?.is_some())
+}
+
+/// The warning for a kind that the caller or the credential may not read.
+fn unreadable(kind: Kind) -> Warning {
+    Warning::Unreadable(kind.info().plural)
+}
+
 /// A list; empty with a warning where the credential may not read it.
 fn readable<T>(kind: Kind, listed: Result<Vec<T>, Failure>) -> Result<(Vec<T>, Option<Warning>)> {
     match listed {
         Ok(objects) => Ok((objects, None)),
-        Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
-            Ok((Vec::new(), Some(Warning::Unreadable(kind.info().plural))))
-        }
+        Err(refused) if refused.is(StatusCode::FORBIDDEN) => Ok((Vec::new(), Some(unreadable(kind)))),
         Err(failure) => Err(failure.into()),
     }
 }
@@ -307,13 +321,14 @@ async fn autoscaler_warning(
         Ok(autoscaler.map(|autoscaler| Projected(autoscaler.metadata.name)))
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
+    if !matches!(is_readable(client, autoscalers), Ok(true)) {
+        return Some(unreadable(autoscalers));
+    }
     // served from the API server's watch cache: concurrently with a write, a list of the newest state waits up to 100
     // ms for that cache
     match list::first(client, autoscalers, &scope, &ListParams::default().match_any(), is_target).await {
         Ok(names) => names.into_iter().next().map(|Projected(name)| Warning::Autoscaled(name)),
-        Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
-            Some(Warning::Unreadable(autoscalers.info().plural))
-        }
+        Err(refused) if refused.is(StatusCode::FORBIDDEN) => Some(unreadable(autoscalers)),
         Err(_) => None,
     }
 }

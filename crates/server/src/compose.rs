@@ -10,6 +10,7 @@ use pilothouse_core::{
     clock::Clock,
     cluster::{CachedClusters, ClusterPorts},
     coordinator::Coordinator,
+    grant::RightsPorts,
     streams::StreamLimits,
 };
 use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng};
@@ -154,6 +155,12 @@ async fn compose(
             hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
             initial_password: Arc::new(InitialPasswordFile::new(settings)),
             tokens: keyring.clone(),
+        },
+        rights: RightsPorts {
+            source: store_port.clone(),
+            roles: store_port.clone(),
+            grants: store_port.clone(),
+            requests: store_port.clone(),
         },
         clusters: ClusterPorts {
             registry: cached_clusters.clone(),

@@ -10,6 +10,7 @@ mod compose;
 mod config;
 mod durable;
 mod export_file;
+mod grants;
 mod initial_password;
 mod lease;
 mod metrics;
@@ -48,6 +49,9 @@ enum Command {
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
+    /// Manage grants of rights without signing in
+    #[command(subcommand)]
+    Grant(grants::GrantCommand),
     /// Verify, export and prune the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -130,6 +134,7 @@ async fn main() -> ExitCode {
             Command::Serve => serve::serve(configuration.settings).await,
             Command::Config(command) => config::config(&configuration, &command),
             Command::User(command) => commands::user(configuration.settings, command).await,
+            Command::Grant(command) => grants::grant(configuration.settings, command).await,
             Command::Audit(command) => audit::audit(configuration.settings, command).await,
             Command::Rekey => rekey::rekey(configuration.settings).await,
             Command::Backup(arguments) => backup::backup(configuration.settings, arguments).await,

@@ -9,7 +9,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::role::Role;
+use crate::{ids::ClusterId, role::Role};
 
 /// Result type of Pilothouse's crates.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -163,8 +163,10 @@ causes! {
     /// The refresh token is unknown or already used.
     RefreshRejected = "refresh_rejected", AuthenticationError, Server;
 
-    /// The caller's role is too low; [`Context::required_role`] is the lowest sufficient role.
+    /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
+    /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
+    RightsChanged = "rights_changed", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
     /// The cluster's RBAC refuses the stored credential.
@@ -355,6 +357,19 @@ pub struct FieldError {
     pub reason: Reason,
 }
 
+/// Right that a refused caller lacks: `context.missing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingRight {
+    /// Verb of the right: `list`, `scale`.
+    pub verb: String,
+    /// Resource of the right: `workloads`.
+    pub resource: String,
+    /// Cluster in which the right is missing. `None` for a right on all clusters.
+    pub cluster_id: Option<ClusterId>,
+    /// Namespace, if the request was for one.
+    pub namespace: Option<String>,
+}
+
 /// Context of an error. All fields are optional; none is secret or translated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
@@ -362,6 +377,8 @@ pub struct Context {
     pub fields: Vec<FieldError>,
     /// Lowest sufficient role, when the caller's role is too low.
     pub required_role: Option<Role>,
+    /// The right that the caller lacks.
+    pub missing: Option<MissingRight>,
     /// Refused verb, as named by RBAC.
     pub verb: Option<String>,
     /// Kind of the object, in lower case and singular, as in the audit trail.
@@ -434,6 +451,12 @@ impl Error {
         let mut error = Self::new(Cause::RoleTooLow);
         error.context.required_role = Some(role);
         error
+    }
+
+    /// Sets the right that the caller lacks.
+    pub fn missing(mut self, right: MissingRight) -> Self {
+        self.context.missing = Some(right);
+        self
     }
 
     /// The public code.

@@ -88,7 +88,7 @@ impl Deployments {
 
 /// A caller whom the program has authenticated by its own means.
 fn caller(id: i64, name: &str, role: Role) -> Caller {
-    Caller { user_id: Some(UserId(id)), role: Some(role), ..Caller::anonymous(name, Origin::default()) }
+    Caller { user_id: Some(UserId(id)), ..Caller::anonymous(name, Origin::default()).with_role(role) }
 }
 
 #[tokio::main]

@@ -89,8 +89,11 @@ impl AuditWriter for Memory {
 impl AuditQuery for Memory {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
         let wanted = |row: &&OperationRow| {
-            query.user_id.is_none_or(|user| row.user_id == Some(user))
-                && query.from.is_none_or(|from| row.created_at >= from)
+            query.user_id.is_none_or(|user| {
+                let namespace = row.namespace.as_deref();
+                row.user_id == Some(user)
+                    || query.audited.iter().any(|part| part.contains(row.cluster_id, namespace))
+            }) && query.from.is_none_or(|from| row.created_at >= from)
                 && query.to.is_none_or(|to| row.created_at < to)
                 && query.before.is_none_or(|before| row.id < before)
         };

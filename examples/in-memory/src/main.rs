@@ -111,7 +111,7 @@ impl ClusterProbe for Toy {
 
 /// A caller whom this service has authenticated by its own means.
 fn caller(id: i64, name: &str, role: Role) -> Caller {
-    Caller { user_id: Some(UserId(id)), role: Some(role), ..Caller::anonymous(name, Origin::default()) }
+    Caller { user_id: Some(UserId(id)), ..Caller::anonymous(name, Origin::default()).with_role(role) }
 }
 
 #[tokio::main]
@@ -153,8 +153,8 @@ async fn main() -> Result<()> {
         println!("bob is refused: {refused}");
     }
 
-    let listing = lists.page(&bob, cluster.id, List::Namespaces, &ListQuery::default()).await?;
-    for row in &listing.rows {
+    let page = lists.page(&bob, cluster.id, List::Namespaces, &ListQuery::default()).await?;
+    for row in &page.listing.rows {
         println!("namespace {}: {}", row.name(), row.json());
     }
 

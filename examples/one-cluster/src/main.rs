@@ -94,7 +94,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         ("sort".to_owned(), "name".to_owned()),
     ];
     let query = List::Workloads.parse_page(&query)?;
-    for row in pilothouse.lists.page(&caller, cluster.id, List::Workloads, &query).await?.rows {
+    for row in pilothouse.lists.page(&caller, cluster.id, List::Workloads, &query).await?.listing.rows {
         let fields: serde_json::Value = row.parse()?;
         println!("{} {}: {} wanted, {}", fields["type"], row.name(), fields["replicas"], fields["status"]);
     }

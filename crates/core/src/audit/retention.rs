@@ -178,7 +178,7 @@ impl Audit {
     /// `RoleTooLow`; `AuditUnavailable`, `StoreUnavailable`; the errors of the archive. Parts removed before the error
     /// stay removed.
     pub async fn prune(&self, caller: &Caller, before: Timestamp, retained: Retained<'_>) -> Result<u64> {
-        caller.check(Verb::Prune, Resource::Operation)?;
+        caller.judge(&AccessRequest::to(Verb::Prune, Resource::Operation))?;
         let mut removed = 0;
         while let Some((checkpoint, keys)) = self.removable(before, retained.max_sequence()).await? {
             let trail_start = TrailStart::head_of(&*self.ports.reader).await?.sequence;

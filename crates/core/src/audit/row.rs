@@ -10,6 +10,7 @@ use crate::{
     clock::parse_timestamp,
     error::{Error, Reason, Result},
     ids::{ClusterId, OperationId, UserId},
+    namespaces::NamespaceSet,
     operation::{Operation, Outcome, Status},
     role::Role,
     rows::{Cell, Field, Filter, ListQuery, ListRow, Pagination, QuerySpec, fields_of, number},
@@ -20,14 +21,36 @@ use crate::{
 pub struct OperationQuery {
     /// Page, search, sort and filters on row fields.
     pub list: ListQuery,
-    /// Only operations of this user.
+    /// Only operations of this user, and those in `audited`.
     pub user_id: Option<UserId>,
+    /// What is added to the operations of `user_id`. Without a `user_id`, it has no effect.
+    pub audited: Vec<AuditedClusters>,
     /// Only operations created at or after this time.
     pub from: Option<Timestamp>,
     /// Only operations created before this time.
     pub to: Option<Timestamp>,
     /// Cursor: only rows with a smaller id.
     pub before: Option<i64>,
+}
+
+/// Clusters in which a caller may read the operations of other users, in the same namespaces of each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AuditedClusters {
+    /// The clusters.
+    pub clusters: Vec<ClusterId>,
+    /// The namespaces of the objects concerned. `None`: all operations in these clusters, also those without a namespace.
+    pub namespaces: Option<NamespaceSet>,
+}
+
+impl AuditedClusters {
+    /// Whether an operation is in these clusters and namespaces.
+    pub fn contains(&self, cluster: Option<ClusterId>, namespace: Option<&str>) -> bool {
+        let in_namespaces = match &self.namespaces {
+            None => true,
+            Some(set) => namespace.is_some_and(|namespace| set.contains(namespace)),
+        };
+        cluster.is_some_and(|cluster| self.clusters.contains(&cluster)) && in_namespaces
+    }
 }
 
 impl OperationQuery {
@@ -44,7 +67,7 @@ impl OperationQuery {
             refused.extend(error.context.fields);
             ListQuery::default()
         });
-        let mut query = Self { list, user_id: None, from: None, to: None, before: None };
+        let mut query = Self { list, user_id: None, audited: Vec::new(), from: None, to: None, before: None };
         let mut seen = HashSet::new();
         for (name, value) in &own {
             let mut refuse = |reason| refused.push(crate::error::FieldError { name: name.clone(), reason });

@@ -5,16 +5,18 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    AuditMaintenance, AuditQuery, Checkpoint, CheckpointSigner, CheckpointSink, Export, ExportQuery,
-    OperationPage, OperationQuery, PublicKey, Signatures, TrailKeys, TrailPruner, TrailReader, Verdict,
-    export::Sources, slots::SlotPool, verify,
+    AuditMaintenance, AuditQuery, AuditedClusters, Checkpoint, CheckpointSigner, CheckpointSink, Export,
+    ExportQuery, OperationPage, OperationQuery, PublicKey, Signatures, TrailKeys, TrailPruner, TrailReader,
+    Verdict, export::Sources, slots::SlotPool, verify,
 };
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Clock,
     error::{Error, Result},
     gate::Gate,
-    role::Role,
+    ids::{ClusterId, UserId},
+    namespaces::{NamespaceScope, NamespaceSet},
+    rights::{Ask, Decision, RightResource, RightVerb, Rights, decide},
 };
 
 /// Use cases of the audit trail.
@@ -74,14 +76,18 @@ impl Audit {
         self.clock.now().min(wall + self.clock.monotonic().saturating_sub(monotonic))
     }
 
-    /// Returns a page of operations. A caller whose role is viewer or lower sees only their own operations.
+    /// Returns a page of operations: the caller's own, and those in the clusters and namespaces in which the caller may
+    /// list the audit trail. With that right on all clusters, the page is of the whole trail.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn operations(&self, caller: &Caller, mut query: OperationQuery) -> Result<OperationPage> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Operation)).await?;
-        if caller.role <= Some(Role::Viewer) {
-            query.user_id = caller.user_id;
+        let whole_trail = AccessRequest::to(Verb::Export, Resource::Operation);
+        if caller.judge(&whole_trail).is_err() {
+            // ids begin at 1: a caller without an id has no operations of their own
+            query.user_id = Some(caller.user_id.unwrap_or(UserId(0)));
+            query.audited = audited(&caller.rights);
         }
         self.ports.query.operations(&query).await
     }
@@ -202,5 +208,79 @@ impl Audit {
     pub async fn is_truncated(&self) -> Result<bool> {
         let (_, head) = self.ports.reader.head().await?;
         Ok(self.ports.checkpoint_sink.last()?.is_some_and(|last| last.sequence > head.sequence))
+    }
+}
+
+/// The clusters and namespaces in which a caller may list the audit trail.
+fn audited(rights: &Rights) -> Vec<AuditedClusters> {
+    let mut audited: Vec<AuditedClusters> = Vec::new();
+    for cluster in rights.visible_clusters() {
+        let Some(namespaces) = audited_namespaces(rights, cluster) else { continue };
+        match audited.iter_mut().find(|part| part.namespaces == namespaces) {
+            Some(part) => part.clusters.push(cluster),
+            None => audited.push(AuditedClusters { clusters: vec![cluster], namespaces }),
+        }
+    }
+    audited
+}
+
+/// The namespaces of a cluster in which a caller may list the audit trail: `Some(None)` for the whole cluster, `None` for
+/// none of it.
+fn audited_namespaces(rights: &Rights, cluster: ClusterId) -> Option<Option<NamespaceSet>> {
+    let decision = |namespaces| {
+        let (verb, resource) = (RightVerb::List, RightResource::Audit);
+        decide(rights, &Ask { verb, resource, cluster: Some(cluster), namespaces })
+    };
+    if decision(NamespaceScope::Unscoped).is_allowed() {
+        return Some(None);
+    }
+    match decision(NamespaceScope::All) {
+        Decision::Allow { scope: NamespaceScope::Set(set), .. } => Some(Some(set)),
+        // all namespaces, but not what has none
+        Decision::Allow { .. } => Some(Some(NamespaceSet::all())),
+        Decision::Deny { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        namespaces::NamespacePattern,
+        rights::{
+            BuiltInRole, ClusterLabels, ClusterScope, EffectiveGrant, GrantRef, Labels, Reach, RoleRules,
+        },
+    };
+
+    #[test]
+    fn rows_are_those_of_clusters_and_namespaces_with_the_right() {
+        let grant = |rules: RoleRules, ids: &[i64], reach| EffectiveGrant {
+            grant: GrantRef { id: None, role: "admin".to_owned(), via_group: None, until: None },
+            rules: Arc::new(rules),
+            clusters: ClusterScope::Ids(ids.iter().copied().map(ClusterId).collect()),
+            reach,
+            from: Timestamp::UNIX_EPOCH,
+            revoked: false,
+        };
+        let team = NamespacePattern::parse("team-*").unwrap();
+        let grants = [
+            grant(BuiltInRole::Admin.rules(), &[1, 3], Reach::try_from(vec![team.clone()]).unwrap()),
+            grant(BuiltInRole::Admin.rules(), &[2], Reach::Cluster),
+            grant(BuiltInRole::Editor.rules(), &[4], Reach::Cluster),
+        ];
+        let labels = ClusterLabels::from([1, 2, 3, 4].map(|id| (ClusterId(id), Labels::new())));
+        let rights = Rights::compile(&grants, &labels, Timestamp::UNIX_EPOCH);
+        let in_team = AuditedClusters {
+            clusters: vec![ClusterId(1), ClusterId(3)],
+            namespaces: Some(NamespaceSet::new([team])),
+        };
+        let whole = AuditedClusters { clusters: vec![ClusterId(2)], namespaces: None };
+        assert_eq!(audited(&rights), [in_team.clone(), whole.clone()]);
+        assert!(in_team.contains(Some(ClusterId(3)), Some("team-a")));
+        assert!(!in_team.contains(Some(ClusterId(3)), Some("shop")));
+        assert!(!in_team.contains(Some(ClusterId(3)), None) && !in_team.contains(None, Some("team-a")));
+        assert!(whole.contains(Some(ClusterId(2)), None));
     }
 }

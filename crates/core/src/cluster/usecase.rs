@@ -14,12 +14,14 @@ use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::Clock,
     connection::{AuthType, Connection, Credential, check_token},
-    error::{Cause, Error, Reason, Result},
+    error::{Cause, Error, MissingRight, Reason, Result},
     gate::{Changed, Gate, Warning},
+    grant::RightsPorts,
     ids::ClusterId,
     kubeconfig::Kubeconfig,
     name::is_invisible,
     object::{Labels, check_labels},
+    rights::{RightResource, RightVerb},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
     spawn::computed,
@@ -66,7 +68,7 @@ pub struct ClusterTest {
     pub version: String,
     /// Latency of `GET /version`, in milliseconds.
     pub latency_ms: u64,
-    /// Nodes; null if the credential may not list them.
+    /// Nodes; null if the credential may not list them, and for a caller without a right on the whole cluster.
     pub node_count: Option<i64>,
     /// The user name that the cluster reports for the credential.
     pub identity: Option<String>,
@@ -100,30 +102,40 @@ pub struct Clusters {
     pub(crate) ports: ClusterPorts,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) allow_insecure_tls: bool,
+    /// Grants, which may be by the labels of clusters. None where there are no grants.
+    pub(super) rights: Option<RightsPorts>,
 }
 
 impl Clusters {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`]. `allow_insecure_tls` is
     /// as in [`crate::app::AppSettings`].
     pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
-        Self { gate, ports, clock, allow_insecure_tls }
+        Self { gate, ports, clock, allow_insecure_tls, rights: None }
     }
 
-    /// A page of clusters.
+    /// Adds the grants: a change of labels is then judged by the grants whose clusters it changes.
+    #[must_use]
+    pub fn with_rights(self, rights: RightsPorts) -> Self {
+        Self { rights: Some(rights), ..self }
+    }
+
+    /// A page of the clusters in which the caller has any right.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Cluster)).await?;
-        let rows = self.ports.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
+        let clusters = self.ports.registry.list().await?.into_iter();
+        let visible = clusters.filter(|cluster| caller.rights.sees(cluster.id));
+        let rows = visible.map(|cluster| Row::of(&cluster.shown_to(caller))).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
 
-    /// Registers a cluster after a connection test.
+    /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant.
     ///
     /// # Errors
-    /// `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if the
-    /// cluster cannot be reached, in which case nothing is stored.
+    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
+    /// the cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
@@ -132,6 +144,7 @@ impl Clusters {
             .new_cluster(cluster.name.as_str())
             .named(cluster.name.as_str());
         let granted = self.gate.grant(caller, access).await?;
+        let granted = self.granted_with_labels(granted, None, None, &cluster.labels).await?;
         let (auth_type, connection) = self.connection(&granted, cluster.credential).await?;
         let granted =
             granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
@@ -179,6 +192,10 @@ impl Clusters {
         }
         let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(id);
         let mut granted = self.gate.grant(caller, access).await?;
+        if let Some(labels) = &labels {
+            let before = self.ports.registry.find(id).await?.map(|cluster| cluster.labels);
+            granted = self.granted_with_labels(granted, Some(id), before.as_ref(), labels).await?;
+        }
         let connection = self.updated_connection(&granted, id, credential).await?;
         if let Some(name) = &name {
             granted = granted.with("name", name.as_str());
@@ -225,7 +242,7 @@ impl Clusters {
         self.gate.change_local(caller, access, work).await
     }
 
-    /// Tests a registered cluster.
+    /// Tests a registered cluster. Nodes and identity are left out for a caller without a right on the whole cluster.
     ///
     /// # Errors
     /// `NotFound`; the cause of the failed test.
@@ -236,7 +253,12 @@ impl Clusters {
             let stored = this.ports.connections.connection(id).await?.ok_or_else(|| not_found(id))?;
             this.test_connection(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
         };
-        self.gate.record_read(caller, access, work).await
+        let test = self.gate.record_read(caller, access, work).await?;
+        if caller.rights.reaches_cluster(id) {
+            Ok(test)
+        } else {
+            Ok(ClusterTest { node_count: None, identity: None, ..test })
+        }
     }
 
     /// Tests a connection that is not registered; nothing is stored.
@@ -257,7 +279,8 @@ impl Clusters {
     }
 
     /// Probes a cluster and stores the result. A cluster that does not respond is a success with status `offline`.
-    /// Concurrent callers share one probe, and a result less than one second old is reused.
+    /// Concurrent callers share one probe, and a result less than one second old is reused. Counts, nodes, identity and
+    /// certificates are left out for a caller without a right on the whole cluster.
     ///
     /// # Errors
     /// `NotFound`, `StoreUnavailable`; `Overloaded` if no request was sent to the cluster. While its circuit is open
@@ -278,12 +301,15 @@ impl Clusters {
             // the caller that stores the result may not have stored it yet
             cluster.observe(&probe_result);
         }
+        let checked_at = probe_result.at;
         let report = probe_result.result.ok();
+        let latency_ms = report.as_ref().map(|report| millis(report.latency));
+        let report = report.filter(|_| caller.rights.reaches_cluster(id));
         Ok(ClusterStatus {
-            cluster,
+            cluster: cluster.shown_to(caller),
             nodes: report.as_ref().and_then(|report| report.nodes),
-            latency_ms: report.as_ref().map(|report| millis(report.latency)),
-            checked_at: probe_result.at,
+            latency_ms,
+            checked_at,
             identity: report.as_ref().and_then(|report| report.identity.clone()),
             certificates: report.map_or_else(Vec::new, |report| report.certificates),
         })
@@ -412,7 +438,14 @@ impl Clusters {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
         if insecure && granted.caller().role != Some(Role::SuperAdmin) {
-            let refusal = Error::role_too_low(Role::SuperAdmin);
+            // a rule of its own: the right to manage users is one that super admins alone have
+            let missing = MissingRight {
+                verb: RightVerb::Update.to_string(),
+                resource: RightResource::Users.to_string(),
+                cluster_id: None,
+                namespace: None,
+            };
+            let refusal = Error::role_too_low(Role::SuperAdmin).missing(missing);
             return self.gate.refuse_granted(granted, refusal).await;
         }
         connection.insecure_skip_tls_verify = insecure;

@@ -95,7 +95,7 @@ fn caller() -> Caller {
 }
 
 fn digest(replicas: u32) -> RequestDigest {
-    RequestDigest::of("POST /scale", Some(Role::OpsAdmin), json!({"replicas": replicas}))
+    RequestDigest::of("POST /scale", "ops_admin", json!({"replicas": replicas}))
 }
 
 /// Response to a result: the number, or the cause.
@@ -321,15 +321,15 @@ fn keys_are_visible_ascii_of_limited_length() {
 #[test]
 fn request_digest_ignores_formatting_and_covers_content() {
     let body = |text: &str| serde_json::from_str(text).unwrap();
-    let of = |route, role, text| RequestDigest::of(route, Some(role), body(text));
-    let first = of("POST /a", Role::OpsAdmin, r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#);
-    assert_eq!(first, of("POST /a", Role::OpsAdmin, r#" { "b": "\u0063", "a": {"y": [1, 2], "x": 1} } "#));
+    let of = |route, right, text| RequestDigest::of(route, right, body(text));
+    let first = of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#);
+    assert_eq!(first, of("POST /a", "ops_admin", r#" { "b": "\u0063", "a": {"y": [1, 2], "x": 1} } "#));
     for other in [
-        of("POST /b", Role::OpsAdmin, r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#),
-        of("POST /a", Role::SuperAdmin, r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#),
-        of("POST /a", Role::OpsAdmin, r#"{"a":{"x":1,"y":[2,1]},"b":"c"}"#),
-        of("POST /a", Role::OpsAdmin, r#"{"a":{"x":1,"y":[1,2]},"b":null}"#),
-        of("POST /a", Role::OpsAdmin, r#"{"a":{"x":1,"y":[1,2]}}"#),
+        of("POST /b", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#),
+        of("POST /a", "super_admin", r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#),
+        of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[2,1]},"b":"c"}"#),
+        of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":null}"#),
+        of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]}}"#),
     ] {
         assert_ne!(first, other);
     }

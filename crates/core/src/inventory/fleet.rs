@@ -1,4 +1,5 @@
-//! Fleet search and fleet overview: queries over all clusters.
+//! Fleet search and fleet overview: queries over all clusters in which the caller has a right, each cut to what the
+//! caller's rights reach there.
 //!
 //! All clusters are queried concurrently, and each contributes its own result. A slow, failing or unreachable cluster
 //! does not affect the others: a result that does not arrive within [`DEADLINE`] is `pending`. Its read continues in
@@ -73,6 +74,8 @@ pub struct ClusterResult {
     pub error_code: Option<&'static str>,
     /// Number of its matching rows, on all pages.
     pub total: Option<u64>,
+    /// Whether the caller's rights reach all that was searched in the cluster.
+    pub complete: bool,
     /// Last time at which the rows were known to be current.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub as_of: Option<Timestamp>,
@@ -85,7 +88,7 @@ pub struct SearchResults {
     pub rows: Vec<(usize, Row)>,
     /// The position of the page among all rows found in the clusters that responded.
     pub pagination: Pagination,
-    /// All clusters, ordered by id.
+    /// All clusters in which the caller has a right, ordered by id.
     pub clusters: Vec<ClusterResult>,
 }
 
@@ -113,8 +116,10 @@ pub struct ClusterOverview {
     /// Error code if one of its kinds could not be read.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub error_code: Option<&'static str>,
-    /// Object counts, by kind; only kinds that could be read.
+    /// Object counts, by kind; only kinds that could be read, and that the caller may list.
     pub kinds: BTreeMap<String, KindCounts>,
+    /// Whether the caller's rights reach all that was counted in the cluster.
+    pub complete: bool,
     /// Last time at which the least recent of these counts was known to be current.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub as_of: Option<Timestamp>,
@@ -128,7 +133,7 @@ pub struct ClusterOverview {
 pub struct Overview {
     /// Object counts by kind, over all clusters that could be read.
     pub totals: BTreeMap<String, KindCounts>,
-    /// All clusters, ordered by id.
+    /// All clusters in which the caller has a right, ordered by id.
     pub clusters: Vec<ClusterOverview>,
 }
 
@@ -165,8 +170,8 @@ impl Fleet {
     /// cluster.
     ///
     /// # Errors
-    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow`]. An error of a cluster
-    /// is part of the result.
+    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow_in_all_clusters`]. An error
+    /// of a cluster is part of the result.
     pub async fn search(&self, caller: &Caller, list: List, query: &ListQuery) -> Result<SearchResults> {
         let window = query.page.saturating_mul(query.per_page);
         if window > MAX_RESULT_WINDOW {
@@ -176,26 +181,34 @@ impl Fleet {
         let all = self.gate.allow_in_all_clusters(caller, &[to_list(list, &query.namespaces)]).await?;
         let first = Arc::new(ListQuery { page: 1, per_page: window, ..query.clone() });
         let mut clusters = Vec::with_capacity(all.len());
-        let mut requests: Vec<FleetQuery<Listing>> = Vec::with_capacity(all.len());
-        for ClusterPermits { cluster, name, permits } in all {
-            for permit in permits {
+        let mut requests: Vec<FleetQuery<Option<Listing>>> = Vec::with_capacity(all.len());
+        for part in all {
+            let complete = part.is_complete();
+            let ClusterPermits { cluster, name, permits } = part;
+            let permit = permits.into_iter().flatten().next();
+            clusters.push((cluster, name, complete, permit.is_some()));
+            if let Some(permit) = permit {
                 let (inventory, first) = (self.inventory.clone(), first.clone());
-                let request = async move { inventory.page(&permit, list, &first).await };
+                let request = async move { inventory.page(&permit, list, &first).await.map(Some) };
                 requests.push((cluster, request.boxed()));
             }
-            clusters.push((cluster, name));
         }
-        let responses = self.run_all(requests).await;
+        let mut responses = self.run_all(requests).await.into_iter();
 
         let (mut results, mut runs, mut total) = (Vec::new(), Vec::new(), 0);
-        for ((id, name), response) in clusters.into_iter().zip(responses) {
+        for (id, name, complete, is_readable) in clusters {
+            let response = if is_readable { responses.next().flatten() } else { Some(Ok(None)) };
             let (status, error_code) =
-                result_status(response.as_ref().map(|response| response.as_ref().map(|page| page.stale)));
+                result_status(response.as_ref().map(|response| {
+                    response.as_ref().map(|page| page.as_ref().is_some_and(|page| page.stale))
+                }));
             let page = response.and_then(Result::ok);
-            let count = page.as_ref().map(|page| page.pagination.total);
+            // nothing that the caller may read matches in a cluster without a permit
+            let count = page.as_ref().map(|page| page.as_ref().map_or(0, |page| page.pagination.total));
             total += count.unwrap_or_default();
+            let page = page.flatten();
             let as_of = page.as_ref().map(|page| page.as_of);
-            results.push(ClusterResult { id, name, status, error_code, total: count, as_of });
+            results.push(ClusterResult { id, name, status, error_code, total: count, complete, as_of });
             runs.push(page.map(|page| page.rows).unwrap_or_default());
         }
         let rows = merge(runs, query.sort).skip(query.offset()).take(query.limit()).collect();
@@ -205,7 +218,7 @@ impl Fleet {
     /// Counts the objects of these lists by status, per cluster. Empty `lists` selects all [`countable_lists`].
     ///
     /// # Errors
-    /// As [`crate::gate::Gate::allow`]. An error of a cluster is part of the result.
+    /// As [`crate::gate::Gate::allow_in_all_clusters`]. An error of a cluster is part of the result.
     pub async fn overview(&self, caller: &Caller, lists: &[List]) -> Result<Overview> {
         let infos: Vec<_> =
             countable_lists().filter(|info| lists.is_empty() || lists.contains(&info.list)).collect();
@@ -213,29 +226,35 @@ impl Fleet {
         let all = self.gate.allow_in_all_clusters(caller, &reads).await?;
         let mut clusters = Vec::with_capacity(all.len());
         let mut requests: Vec<FleetQuery<Counts>> = Vec::with_capacity(all.len() * infos.len());
-        for ClusterPermits { cluster, name, permits } in all {
-            for (info, permit) in infos.iter().zip(permits) {
+        for part in all {
+            let complete = part.is_complete();
+            let ClusterPermits { cluster, name, permits } = part;
+            let mut readable = Vec::with_capacity(infos.len());
+            for (&info, permit) in infos.iter().zip(permits) {
+                let Some(permit) = permit else { continue };
                 let (inventory, list) = (self.inventory.clone(), info.list);
                 let request = async move { inventory.count(&permit, list).await };
                 requests.push((cluster, request.boxed()));
+                readable.push(info);
             }
-            clusters.push((cluster, name));
+            clusters.push((cluster, name, complete, readable));
         }
         let mut responses = self.run_all(requests).await.into_iter();
 
         let mut totals: BTreeMap<String, KindCounts> =
             infos.iter().map(|info| (info.key.to_owned(), KindCounts::default())).collect();
-        let clusters = clusters.into_iter().map(|(id, name)| {
+        let clusters = clusters.into_iter().map(|(id, name, complete, readable)| {
             let mut overview = ClusterOverview {
                 id,
                 name,
                 status: ClusterResultStatus::Ok,
                 error_code: None,
                 kinds: BTreeMap::new(),
+                complete,
                 as_of: None,
                 stale: false,
             };
-            for (info, response) in infos.iter().zip(responses.by_ref()) {
+            for (info, response) in readable.into_iter().zip(responses.by_ref()) {
                 let (status, code) = result_status(
                     response.as_ref().map(|response| response.as_ref().map(|counts| counts.stale)),
                 );

@@ -14,8 +14,10 @@ use crate::{
     endpoint::{EndpointRow, SERVICE_LABEL},
     error::Result,
     event::EventRow,
+    grant::{GrantQuery, GrantRequest, GrantRow, RoleRow},
     kind::Kind,
     namespace::NamespaceRow,
+    namespaces::NamespaceScope,
     network::{IngressRow, ServiceRow},
     node::NodeRow,
     object::parse,
@@ -36,6 +38,9 @@ pub enum List {
     Clusters,
     Users,
     Sessions,
+    Roles,
+    Grants,
+    Requests,
     Operations,
     Namespaces,
     Workloads,
@@ -113,8 +118,8 @@ pub struct Join {
     pub with: List,
     /// The joined field of the row; null before the join.
     pub field: &'static str,
-    /// Evaluates the join for one row.
-    pub row: fn(row: &Row, with: &Table) -> Result<Row>,
+    /// Evaluates the join for one row, over the rows of `with` in these namespaces.
+    pub row: fn(row: &Row, with: &Table, namespaces: &NamespaceScope) -> Result<Row>,
 }
 
 /// All lists.
@@ -138,6 +143,36 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
+        default_sort: "-created_at",
+        ..local::<RoleRow>(
+            List::Roles,
+            Resource::Role,
+            "/api/access/roles",
+            "roles",
+            "Roles that grants give, built-in and own",
+        )
+    },
+    ListInfo {
+        default_sort: GrantQuery::DEFAULT_SORT,
+        ..local::<GrantRow>(
+            List::Grants,
+            Resource::Grant,
+            "/api/access/grants",
+            "grants",
+            "One's own grants, and those in a scope in which one may list grants",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<GrantRequest>(
+            List::Requests,
+            Resource::Request,
+            "/api/access/requests",
+            "requests",
+            "One's own requests for grants, and those in a scope in which one may list or make grants",
+        )
+    },
+    ListInfo {
         default_sort: OperationRow::DEFAULT_SORT,
         ..local::<OperationRow>(
             List::Operations,
@@ -153,7 +188,9 @@ pub static LISTS: &[ListInfo] = &[
         join: Some(Join {
             with: List::ResourceQuotas,
             field: "resource_quota",
-            row: |row, quotas| Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas)?),
+            row: |row, quotas, namespaces| {
+                Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas, namespaces)?)
+            },
         }),
         ..of::<NamespaceRow>(
             List::Namespaces,
@@ -189,7 +226,7 @@ pub static LISTS: &[ListInfo] = &[
         join: Some(Join {
             with: List::Pods,
             field: "pods",
-            row: |row, pods| Row::of(&row.parse::<NodeRow>()?.with_pods(pods)),
+            row: |row, pods, namespaces| Row::of(&row.parse::<NodeRow>()?.with_pods(pods, namespaces)),
         }),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", "Nodes", &[Kind::Node])
     },
@@ -346,6 +383,14 @@ const fn of<R: EntryRow>(
 ) -> ListInfo {
     let resource = Resource::Kind(kinds[0]);
     ListInfo { scope: ListScope::Namespaced, kinds, ..local::<R>(list, resource, path, key, summary) }
+}
+
+impl Join {
+    /// The kind of the joined objects.
+    pub fn kind(&self) -> Kind {
+        // a list of cluster objects has a kind, and one kind is all that a join reads
+        self.with.info().kinds[0]
+    }
 }
 
 impl List {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{Inventory, List, ListEvent, WatchSnapshot, to_list};
+use super::{Inventory, List, ListEvent, ListedScope, WatchSnapshot, to_list};
 use crate::{
     access::Caller,
     error::Result,
@@ -34,6 +34,8 @@ pub enum WatchEvent {
         as_of: Timestamp,
         /// Whether the cluster could not be reached since `as_of`.
         stale: bool,
+        /// The part of the request that the stream covers.
+        scope: ListedScope,
         /// Warnings for the caller.
         warnings: Vec<Warning>,
     },
@@ -91,7 +93,7 @@ impl Watches {
         Self { gate, inventory, spawner, streams }
     }
 
-    /// Streams the matching rows of `list` in `cluster`, then their changes. Joined fields ([`super::ListInfo::join`])
+    /// Streams the matching rows of `list` in `cluster` that the caller's rights reach, then their changes. Joined fields ([`super::ListInfo::join`])
     /// are null.
     ///
     /// # Errors
@@ -106,15 +108,21 @@ impl Watches {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let (permit, revoked) = self.gate.follow(caller, access).await?;
         let query = query.within(permit.namespaces()).into_owned();
+        let scope = ListedScope::of(&permit);
         let slot = self.streams.enter(caller.user_id)?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
-            forward(watched, query, reader)
+            forward(watched, query, scope, reader)
         }))
     }
 }
 
-async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<WatchEvent>) -> StreamEnd {
+async fn forward(
+    watched: WatchSnapshot,
+    query: ListQuery,
+    scope: ListedScope,
+    mut reader: Reader<WatchEvent>,
+) -> StreamEnd {
     let WatchSnapshot { rows, as_of, stale, warnings, mut events } = watched;
     let total = rows.len() as u64;
     let mut rows = rows.into_iter().map(|row| (ChangeKind::Added, row));
@@ -127,7 +135,7 @@ async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<Wa
             return StreamEnd::TooSlow;
         }
     }
-    if !reader.send(WatchEvent::Synced { total, as_of, stale, warnings }).await {
+    if !reader.send(WatchEvent::Synced { total, as_of, stale, scope, warnings }).await {
         return StreamEnd::TooSlow;
     }
     while let Some(event) = events.next().await {

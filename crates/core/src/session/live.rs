@@ -5,13 +5,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Claims, FoundSession, SecretHash, Session, SessionStore};
+use super::{Claims, FoundSession, SecretHash, Session, SessionStore, UserRights};
 use crate::{
     clock::Clock,
     error::{Cause, Error, Result},
-    gate::SessionCheck,
+    gate::{CurrentRights, SessionCheck},
     ids::SessionId,
-    role::Role,
 };
 
 /// Finds live sessions: neither ended nor expired, of users who are not disabled.
@@ -21,6 +20,8 @@ pub(crate) struct LiveSessions {
     pub(crate) clock: Arc<dyn Clock>,
     /// Idle timeout of a session.
     pub(crate) idle: Duration,
+    /// Rights of the users.
+    pub(crate) rights: Arc<UserRights>,
 }
 
 impl LiveSessions {
@@ -65,8 +66,9 @@ impl LiveSessions {
 
 #[async_trait]
 impl SessionCheck for LiveSessions {
-    async fn current_role(&self, session: SessionId) -> Result<Role> {
-        Ok(self.require_live(self.store.get(session).await?)?.user.role)
+    async fn current_rights(&self, session: SessionId) -> Result<CurrentRights> {
+        let found = self.require_live(self.store.get(session).await?)?;
+        Ok(CurrentRights { role: found.user.role, rights: self.rights.of(&found).await? })
     }
 }
 
@@ -76,8 +78,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        grant::RightsStamp,
+        grant::{MockRightsSource, RightsRows, RightsStamp},
         ids::UserId,
+        rights::ClusterLabels,
+        role::Role,
         session::MockSessionStore,
         testing::fake::FakeRuntime,
         user::{User, Username},
@@ -121,8 +125,14 @@ mod tests {
             assert_eq!(id, SessionId(3));
             Ok(stored.clone())
         });
-        let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
-        block_on(live.current_role(SessionId(3))).map_err(|error| error.cause)
+        let mut source = MockRightsSource::new();
+        source.expect_rights().returning(|_, _| {
+            Ok(RightsRows { stamp: RightsStamp(1), grants: Vec::new(), labels: ClusterLabels::new() })
+        });
+        let clock = runtime.clock.clone();
+        let rights = Arc::new(UserRights::new(Arc::new(source), clock.clone()));
+        let live = LiveSessions { store: Arc::new(store), clock, idle: IDLE, rights };
+        block_on(live.current_rights(SessionId(3))).map(|current| current.role).map_err(|error| error.cause)
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Sessions {
 
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
-        let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous.clone() };
+        let caller = Caller { user_id: Some(user.id), ..anonymous.clone().with_role(user.role) };
         let permit = self.gate.permit_login(&caller);
         let record = SessionRecord {
             user_id: user.id,
@@ -218,16 +218,17 @@ impl Sessions {
         Err(refusal)
     }
 
-    /// Authenticates a request. Bearer token and cookie must both be valid and belong to the same session. The role
-    /// is read from the database, not from the token: current if this process changed it, otherwise at most one
-    /// second old.
+    /// Authenticates a request. Bearer token and cookie must both be valid and belong to the same session. Role and
+    /// rights are read from the database, not from the token: current if this process changed them, otherwise at most
+    /// one second old.
     ///
     /// # Errors
     /// Errors with code `AuthenticationError`; `StoreUnavailable`.
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.claims(bearer, now).await?;
-        let FoundSession { session, user, .. } = self.live.by_cookie_and_token(cookie, &claims).await?;
+        let found = self.live.by_cookie_and_token(cookie, &claims).await?;
+        let (session, user) = (&found.session, &found.user);
         if claims.session_id != session.id || claims.user_id != user.id {
             return Err(Error::new(Cause::SessionMismatch));
         }
@@ -239,7 +240,10 @@ impl Sessions {
             // if this write fails the session expires earlier; authentication itself requires no write
             let _ = self.ports.store.touch(session.id, now).await;
         }
-        Ok(SignedIn { caller: caller(&user, &session, origin), session, user })
+        let rights = self.live.rights.of(&found).await?;
+        let caller = caller(user, session, origin).with_rights(user.role, rights);
+        let FoundSession { session, user, .. } = found;
+        Ok(SignedIn { caller, session, user })
     }
 
     /// The claims of an access token.
@@ -405,13 +409,12 @@ impl Sessions {
     }
 }
 
+/// The user of a session, without grants: enough for operations on the session itself.
 fn caller(user: &User, session: &Session, origin: Origin) -> Caller {
     Caller {
         user_id: Some(user.id),
-        username: user.username.to_string(),
-        role: Some(user.role),
         session: Some(session.id),
-        origin,
+        ..Caller::anonymous(user.username.as_str(), origin).with_role(user.role)
     }
 }
 

@@ -106,7 +106,8 @@ pub const STORE: &[Case] = cases! {
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
-        pages_match_the_reference, time_range_and_cursor_limit_the_list;
+        pages_match_the_reference, time_range_and_cursor_limit_the_list,
+        audited_clusters_add_rows_of_other_users;
     monitor: stored_objects_are_counted;
 };
 
@@ -261,7 +262,8 @@ impl StorePorts {
     pub async fn operations(&self) -> Vec<OperationRow> {
         let oldest_first = [("sort".to_owned(), "id".to_owned()), ("per_page".to_owned(), "500".to_owned())];
         let list = List::Operations.parse_page(&oldest_first).unwrap();
-        let query = OperationQuery { list, user_id: None, from: None, to: None, before: None };
+        let query =
+            OperationQuery { list, user_id: None, audited: Vec::new(), from: None, to: None, before: None };
         self.query.operations(&query).await.unwrap().logs
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     app::{ObjectPorts, Ports, RuntimePorts, UserPorts},
     audit::AuditPorts,
     cluster::ClusterPorts,
+    grant::RightsPorts,
 };
 
 /// All fakes. Tests read and set their state.
@@ -60,6 +61,12 @@ impl Fake {
                 hasher: Arc::new(PlainHasher),
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
+            },
+            rights: RightsPorts {
+                source: store.clone(),
+                roles: store.clone(),
+                grants: store.clone(),
+                requests: store.clone(),
             },
             clusters: ClusterPorts {
                 registry: store.clone(),

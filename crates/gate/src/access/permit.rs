@@ -10,7 +10,7 @@ use pilothouse_types::{
     namespaces::NamespaceScope,
 };
 
-use super::{AccessRequest, Resource, Verb, related};
+use super::{AccessRequest, Allowed, Resource, Verb, judge::RelatedKind, related};
 use crate::operation::Operation;
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
@@ -19,18 +19,25 @@ use crate::operation::Operation;
 /// ```compile_fail,E0624
 /// use pilothouse_gate::access::{AccessRequest, Permit, Resource, Verb};
 ///
-/// Permit::new(AccessRequest::to(Verb::Get, Resource::Database), None);
+/// Permit::new(AccessRequest::to(Verb::Get, Resource::Database), todo!(), None);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Permit {
     access: AccessRequest,
+    allowed: Arc<Allowed>,
     operation: Option<Arc<Operation>>,
 }
 
 impl Permit {
     /// Creates a permit. Called by the gate after its check, and by the feature `testing`.
-    pub(crate) fn new(access: AccessRequest, operation: Option<Operation>) -> Self {
-        Self { access, operation: operation.map(Arc::new) }
+    pub(crate) fn new(access: AccessRequest, allowed: Allowed, operation: Option<Operation>) -> Self {
+        Self { access, allowed: Arc::new(allowed), operation: operation.map(Arc::new) }
+    }
+
+    /// Creates the permit of the server itself for a whole request, not decided by the rights of a caller.
+    pub(crate) fn of_server(access: AccessRequest, operation: Option<Operation>) -> Self {
+        let allowed = Allowed::whole(&access);
+        Self::new(access, allowed, operation)
     }
 
     /// The permitted verb.
@@ -51,9 +58,14 @@ impl Permit {
         self.access.cluster.ok_or_else(|| Error::internal("the permit names no cluster"))
     }
 
-    /// The permitted namespaces.
+    /// The permitted namespaces: the part of the requested ones that the caller's rights reach.
     pub fn namespaces(&self) -> &NamespaceScope {
-        &self.access.namespaces
+        &self.allowed.namespaces
+    }
+
+    /// Whether the permitted namespaces are all that were requested.
+    pub fn is_complete(&self) -> bool {
+        self.allowed.complete
     }
 
     /// The single permitted namespace.
@@ -61,7 +73,7 @@ impl Permit {
     /// # Errors
     /// `Internal` when the permit is not for one namespace.
     pub fn namespace(&self) -> Result<&Namespace> {
-        let one = self.access.namespaces.one();
+        let one = self.allowed.namespaces.one();
         one.ok_or_else(|| Error::internal("the permit names no namespace"))
     }
 
@@ -84,37 +96,50 @@ impl Permit {
         error
     }
 
-    /// Checks that objects of `kind` may be read under this permit: the kind itself or one related to it.
+    /// Checks that the permit is about objects of `kind`: the kind itself or one related to it. What may be read of a
+    /// related kind is in [`Permit::namespaces_of`].
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind.
     pub fn covers(&self, kind: Kind) -> Result<()> {
-        let own = self.access.resource == Resource::Kind(kind);
-        if own || related(self.access.verb, self.access.resource).contains(&kind) {
+        if self.is_of(kind) || related(self.access.verb, self.access.resource).contains(&kind) {
             Ok(())
         } else {
             Err(Error::internal(format!("the permit does not cover {kind}")))
         }
     }
 
-    /// The namespaces in which objects of `kind` may be read under this permit: the permit's own. Under a permit for
-    /// an object that belongs to no namespace, such as a node, objects of a related kind, such as its pods, may be read
-    /// in all namespaces.
+    /// The namespaces in which objects of `kind` may be read under this permit. For the permit's own kind, its own
+    /// namespaces. For a related kind, those of the request in which the caller may list that kind; under a permit for
+    /// an object that belongs to no namespace, such as a node, of all namespaces. `None` if the caller may list the
+    /// related kind in none of them: an adapter then leaves it out, with the warning `unreadable`.
     ///
     /// # Errors
     /// As [`Permit::covers`].
-    pub fn namespaces_of(&self, kind: Kind) -> Result<&NamespaceScope> {
-        static ALL: NamespaceScope = NamespaceScope::All;
+    pub fn namespaces_of(&self, kind: Kind) -> Result<Option<&NamespaceScope>> {
         self.covers(kind)?;
-        let in_namespace = matches!(self.access.resource, Resource::Kind(own) if own.belongs_to_namespace());
-        match &self.access.namespaces {
-            NamespaceScope::Unscoped if !in_namespace && kind.belongs_to_namespace() => Ok(&ALL),
-            own => Ok(own),
+        if self.is_of(kind) {
+            return Ok(Some(&self.allowed.namespaces));
         }
+        Ok(self.related_kind(kind).and_then(|related| related.namespaces.as_ref()))
+    }
+
+    /// Whether all objects of a related kind may be read that are about the permitted ones. Otherwise what an adapter
+    /// reads of it is a part, to be marked with the warning `unreadable`.
+    pub fn is_complete_for(&self, kind: Kind) -> bool {
+        self.is_of(kind) || self.related_kind(kind).is_some_and(|related| related.complete)
+    }
+
+    fn is_of(&self, kind: Kind) -> bool {
+        self.access.resource == Resource::Kind(kind)
+    }
+
+    fn related_kind(&self, kind: Kind) -> Option<&RelatedKind> {
+        self.allowed.related.iter().find(|related| related.kind == kind)
     }
 
     /// Derives the system permit under which the shared list cache lists this kind: read-only, in the same cluster, in
-    /// all namespaces. Each reader's own permit decides which of the cached objects are returned. For the list cache
+    /// all namespaces, whatever the caller may list. Each reader's own permit decides which of the cached objects are returned. For the list cache
     /// only (`kube/src/cache.rs`): rows read under this permit must never be returned without a check of the reader's
     /// permit.
     ///
@@ -126,7 +151,7 @@ impl Permit {
             return Err(Error::internal("the cache needs a permit to list"));
         }
         let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
-        Ok(Self::new(access.within(NamespaceScope::All), None))
+        Ok(Self::of_server(access.within(NamespaceScope::All), None))
     }
 
     /// The recorded operation. None for plain reads.
@@ -152,29 +177,48 @@ mod tests {
             Some(namespaces) => access.within(namespaces),
             None => access,
         };
-        Permit::new(access, None)
+        Permit::of_server(access, None)
     }
 
     #[test]
     fn request_without_namespaces_permits_no_namespace() {
+        let unscoped = Some(&NamespaceScope::Unscoped);
         let pods = permit(Verb::List, Kind::Pod, None);
-        assert_eq!(pods.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::Unscoped);
+        assert_eq!(pods.namespaces_of(Kind::Pod).unwrap(), unscoped);
         assert!(pods.namespace().is_err());
         let workload = permit(Verb::Get, Kind::Deployment, None);
-        assert_eq!(workload.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::Unscoped);
+        assert_eq!(workload.namespaces_of(Kind::Pod).unwrap(), unscoped);
         let namespaces = permit(Verb::List, Kind::Namespace, None);
-        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), &NamespaceScope::Unscoped);
+        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), unscoped);
+    }
+
+    #[test]
+    fn related_kind_without_a_right_is_covered_but_not_readable() {
+        let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Node)).in_cluster(ClusterId(1));
+        let mut allowed = Allowed::whole(&access);
+        for related in &mut allowed.related {
+            (related.namespaces, related.complete) = (None, false);
+        }
+        let nodes = Permit::new(access, allowed, None);
+        assert_eq!(nodes.namespaces_of(Kind::Pod).unwrap(), None);
+        assert!(nodes.is_complete_for(Kind::Node) && !nodes.is_complete_for(Kind::Pod));
+        let for_cache = nodes.for_cache(Kind::Pod).unwrap();
+        assert_eq!(
+            for_cache.namespaces_of(Kind::Pod).unwrap(),
+            Some(&NamespaceScope::All),
+            "the cache is filled for all callers"
+        );
     }
 
     #[test]
     fn related_kinds_have_the_scope_of_the_permit_or_all_namespaces() {
         let nodes = permit(Verb::List, Kind::Node, None);
-        assert_eq!(nodes.namespaces_of(Kind::Node).unwrap(), &NamespaceScope::Unscoped);
-        assert_eq!(nodes.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::All);
+        assert_eq!(nodes.namespaces_of(Kind::Node).unwrap(), Some(&NamespaceScope::Unscoped));
+        assert_eq!(nodes.namespaces_of(Kind::Pod).unwrap(), Some(&NamespaceScope::All));
         assert!(nodes.namespaces_of(Kind::Secret).is_err());
         let set = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]));
         let namespaces = permit(Verb::List, Kind::Namespace, Some(set.clone()));
-        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), &set);
+        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), Some(&set));
         assert!(namespaces.namespace().is_err());
         assert_eq!(
             namespaces.for_cache(Kind::ResourceQuota).unwrap().namespaces(),

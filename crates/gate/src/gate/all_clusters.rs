@@ -11,35 +11,41 @@ pub struct ClusterPermits {
     pub cluster: ClusterId,
     /// Cluster name.
     pub name: String,
-    /// One permit for each access request, in the order of the requests.
-    pub permits: Vec<Permit>,
+    /// One entry for each access request, in the order of the requests: `None` if the caller may read nothing of it in
+    /// this cluster.
+    pub permits: Vec<Option<Permit>>,
+}
+
+impl ClusterPermits {
+    /// Whether the permits cover all that was requested in this cluster.
+    pub fn is_complete(&self) -> bool {
+        self.permits.iter().all(|permit| permit.as_ref().is_some_and(Permit::is_complete))
+    }
 }
 
 impl Gate {
-    /// Authorises reads in every registered cluster, sorted by id, with one read of the cluster registry. A role is
-    /// valid in all clusters. If grants for single clusters are added, this is the place that omits clusters the caller
-    /// may not read.
+    /// Authorises reads in every registered cluster in which the caller has any right, sorted by id, with one read of the
+    /// cluster registry. In each cluster, each request is cut to the namespaces that the caller's rights reach there.
+    /// What the caller may not read is left out, not refused.
     ///
     /// # Errors
-    /// `RoleTooLow`; `StoreUnavailable`; `AuditUnavailable` when a refusal cannot be recorded.
+    /// `StoreUnavailable`.
     pub async fn allow_in_all_clusters(
         &self,
         caller: &Caller,
         reads: &[AccessRequest],
     ) -> Result<Vec<ClusterPermits>> {
-        let mut allowed = Vec::with_capacity(reads.len());
-        for access in reads {
-            allowed.push(self.authorise(caller, access.clone()).await?);
-        }
         let mut clusters = self.clusters.all().await?;
+        clusters.retain(|(id, _)| caller.rights.sees(*id));
         clusters.sort_by_key(|(id, _)| *id);
-        let within = clusters.into_iter().map(|(id, name)| {
+        let permits = clusters.into_iter().map(|(id, name)| {
             let in_cluster = |access: &AccessRequest| {
                 let access = access.clone().in_cluster(id);
-                Permit::new(AccessRequest { cluster_name: Some(name.clone()), ..access }, None)
+                let allowed = caller.judge(&access).ok()?;
+                Some(Permit::new(AccessRequest { cluster_name: Some(name.clone()), ..access }, allowed, None))
             };
-            ClusterPermits { cluster: id, permits: allowed.iter().map(in_cluster).collect(), name }
+            ClusterPermits { cluster: id, permits: reads.iter().map(in_cluster).collect(), name }
         });
-        Ok(within.collect())
+        Ok(permits.collect())
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::BoxFuture};
 use pilothouse_types::error::{Cause, Code, Error, Result};
 
-use super::Gate;
-use crate::access::{AccessRequest, Caller, Permit};
+use super::{CurrentRights, Gate};
+use crate::access::{AccessRequest, Allowed, Caller, Permit, cluster_not_found};
 
 /// Interval between two checks of a stream's authorisation.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -16,7 +16,8 @@ const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 impl Gate {
     /// Authorises a stream. Returns the permit and a future that resolves with the reason when the authorisation ends:
     /// within seconds of the end of the caller's session (revoked, expired, idle for too long, the user disabled or
-    /// with another role) or of the cluster's registration. An open stream does not count as a use of the session.
+    /// with another role), of a change of what the caller's rights reach (`RightsChanged`), or of the cluster's
+    /// registration. An open stream does not count as a use of the session.
     ///
     /// # Errors
     /// As [`Gate::allow`].
@@ -25,17 +26,18 @@ impl Gate {
         caller: &Caller,
         access: AccessRequest,
     ) -> Result<(Permit, BoxFuture<'static, Error>)> {
-        let access = self.authorise(caller, access).await?;
-        let revoked = self.clone().revoked(caller.clone(), access.clone());
-        Ok((Permit::new(access, None), revoked.boxed()))
+        let asked = access.clone();
+        let (access, allowed) = self.authorise(caller, access).await?;
+        let revoked = self.clone().revoked(caller.clone(), asked, allowed.clone());
+        Ok((Permit::new(access, allowed, None), revoked.boxed()))
     }
 
     /// Resolves with the reason when the caller is no longer authorised.
-    async fn revoked(self, caller: Caller, access: AccessRequest) -> Error {
+    async fn revoked(self, caller: Caller, asked: AccessRequest, held: Allowed) -> Error {
         let mut confirmed = self.clock.monotonic();
         loop {
             self.spawner.sleep(RECHECK_INTERVAL).await;
-            match self.recheck(&caller, &access).await {
+            match self.recheck(&caller, &asked, &held).await {
                 Ok(()) => confirmed = self.clock.monotonic(),
                 Err(error) if error.code() == Code::ServiceUnavailable => {
                     if self.clock.monotonic().saturating_sub(confirmed) >= OUTAGE_GRACE {
@@ -47,21 +49,28 @@ impl Gate {
         }
     }
 
-    async fn recheck(&self, caller: &Caller, access: &AccessRequest) -> Result<()> {
-        if let Some(session) = caller.session {
-            let sessions = self.sessions.as_ref();
-            let sessions = sessions.ok_or_else(|| {
-                Error::internal("the caller has a session, but no session store is configured")
-            })?;
-            let role = sessions.current_role(session).await?;
-            let current = Caller { role: Some(role), ..caller.clone() };
-            current.check(access.verb, access.resource)?;
-        }
-        match access.cluster {
-            Some(id) if self.clusters.name(id).await?.is_none() => {
-                Err(Error::new(Cause::NotFound).resource("cluster").name(id.to_string()))
+    /// Checks that the caller's session is live, that the cluster is registered, and that the caller's rights reach the
+    /// same part of the request as when the stream was opened.
+    async fn recheck(&self, caller: &Caller, asked: &AccessRequest, held: &Allowed) -> Result<()> {
+        let current = match caller.session {
+            None => None,
+            Some(session) => {
+                let sessions = self.sessions.as_ref();
+                let sessions = sessions.ok_or_else(|| {
+                    Error::internal("the caller has a session, but no session store is configured")
+                })?;
+                Some(sessions.current_rights(session).await?)
             }
-            _ => Ok(()),
+        };
+        if let Some(id) = asked.cluster
+            && self.clusters.name(id).await?.is_none()
+        {
+            return Err(cluster_not_found(id));
+        }
+        let Some(CurrentRights { role, rights }) = current else { return Ok(()) };
+        match caller.clone().with_rights(role, rights).judge(asked) {
+            Ok(allowed) if allowed.has_same_scope(held) => Ok(()),
+            Ok(_) | Err(_) => Err(Error::new(Cause::RightsChanged)),
         }
     }
 }

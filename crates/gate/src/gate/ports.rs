@@ -1,11 +1,15 @@
 //! Ports of the gate.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use pilothouse_types::{
     error::Result,
     ids::{ClusterId, SessionId},
     role::Role,
 };
+
+use crate::rights::Rights;
 
 /// Port: names of the registered clusters.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -21,13 +25,22 @@ pub trait ClusterNames: Send + Sync {
     async fn all(&self) -> Result<Vec<(ClusterId, String)>>;
 }
 
+/// Role and rights of a user at this moment.
+#[derive(Clone, Debug)]
+pub struct CurrentRights {
+    /// The user's role.
+    pub role: Role,
+    /// The rights of the role and of the user's grants.
+    pub rights: Arc<Rights>,
+}
+
 /// Port: current state of a session.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait SessionCheck: Send + Sync {
-    /// Current role of the user of a session. The check does not count as a use of the session.
+    /// Current rights of the user of a session. The check does not count as a use of the session.
     ///
     /// # Errors
     /// `SessionEnded` if the session ended or expired, or if its user is disabled; `StoreUnavailable`.
-    async fn current_role(&self, session: SessionId) -> Result<Role>;
+    async fn current_rights(&self, session: SessionId) -> Result<CurrentRights>;
 }

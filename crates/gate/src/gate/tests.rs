@@ -5,13 +5,23 @@ use std::sync::atomic::AtomicBool;
 use futures_channel::oneshot;
 use futures_executor::block_on;
 use mockall::predicate::always;
-use pilothouse_types::{ids::ClusterId, kind::Kind, name::Namespace, role::Role, testing::FakeRuntime};
+use pilothouse_types::{
+    ids::ClusterId,
+    kind::Kind,
+    name::Namespace,
+    namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
+    role::Role,
+    testing::FakeRuntime,
+};
 
 use super::*;
-use crate::operation::MockAuditWriter;
+use crate::{
+    operation::MockAuditWriter,
+    rights::{BuiltInRole, ClusterLabels, ClusterScope, EffectiveGrant, GrantRef, Labels, Reach, Rights},
+};
 
 fn caller(role: Role) -> Caller {
-    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), ..Caller::system().with_role(role) }
 }
 
 fn scale() -> AccessRequest {
@@ -252,4 +262,94 @@ fn failed_local_change_is_failed_and_invalid_input_is_not_recorded() {
     let error = block_on(gate.change_local(&caller(Role::OpsAdmin), access(), fail(Cause::InvalidInput)))
         .unwrap_err();
     assert_eq!(error.cause, Cause::InvalidInput);
+}
+
+/// A caller of the role `none` with the built-in role `editor` in cluster 1, in the namespaces `team-*`, by grant 5.
+fn editor_of_team() -> Caller {
+    let pattern = NamespacePattern::parse("team-*").unwrap();
+    let grant = EffectiveGrant {
+        grant: GrantRef { id: Some(GrantId(5)), role: "editor".to_owned(), via_group: None, until: None },
+        rules: Arc::new(BuiltInRole::Editor.rules()),
+        clusters: ClusterScope::Ids([ClusterId(1)].into()),
+        reach: Reach::try_from(vec![pattern]).unwrap(),
+        from: jiff::Timestamp::UNIX_EPOCH,
+        revoked: false,
+    };
+    let clusters = ClusterLabels::from([1, 2].map(|id| (ClusterId(id), Labels::new())));
+    let rights = Rights::compile(&[grant], &clusters, jiff::Timestamp::UNIX_EPOCH);
+    Caller { user_id: Some(UserId(8)), ..Caller::system().with_rights(Role::None, Arc::new(rights)) }
+}
+
+fn pods(namespaces: NamespaceScope) -> AccessRequest {
+    AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).within(namespaces)
+}
+
+#[test]
+fn permit_is_cut_to_the_namespaces_of_the_rights() {
+    let gate = gate(MockAuditWriter::new());
+    let ben = editor_of_team();
+    let all = pods(NamespaceScope::All).in_cluster(ClusterId(1));
+    let permit = block_on(gate.allow(&ben, all)).unwrap();
+    let team = NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]);
+    assert_eq!((permit.namespaces(), permit.is_complete()), (&NamespaceScope::Set(team), false));
+}
+
+#[test]
+fn operation_names_the_grant_that_allows_it() {
+    let mut trail = MockAuditWriter::new();
+    let mut rows = mockall::Sequence::new();
+    for grant in [Some(GrantId(5)), None] {
+        trail.expect_begin().once().in_sequence(&mut rows).returning(move |operation| {
+            assert_eq!(operation.grant_id, grant);
+            Ok(())
+        });
+    }
+    trail.expect_finish().returning(|_, _| Ok(()));
+    let gate = gate(trail);
+    let in_team = || scale().in_namespace(&Namespace::new("team-a").unwrap());
+    for caller in [editor_of_team(), caller(Role::OpsAdmin)] {
+        block_on(gate.change(&caller, in_team(), async |_| Ok(Changed::from(())))).unwrap();
+    }
+}
+
+#[test]
+fn cluster_without_a_right_is_not_named_in_the_record() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().returning(|operation, outcome| {
+        assert_eq!((operation.cluster_id, operation.cluster_name.as_deref()), (Some(ClusterId(2)), None));
+        assert_eq!(outcome.error_code.as_deref(), Some("RESOURCE_NOT_FOUND"));
+        Ok(())
+    });
+    trail.expect_check_capacity().returning(|_| Ok(()));
+    let mut clusters = MockClusterNames::new();
+    clusters.expect_name().never();
+    let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
+    let gate = Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner);
+    let error =
+        block_on(gate.change(&editor_of_team(), scale().in_cluster(ClusterId(2)), never)).unwrap_err();
+    assert_eq!((error.cause, error.context.name.as_deref()), (Cause::NotFound, Some("2")));
+}
+
+#[test]
+fn reads_in_all_clusters_have_the_scope_of_each_cluster() {
+    let mut clusters = MockClusterNames::new();
+    clusters
+        .expect_all()
+        .returning(|| Ok(vec![(ClusterId(2), "two".to_owned()), (ClusterId(1), "one".to_owned())]));
+    let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
+    let gate = Gate::new(Arc::new(MockAuditWriter::new()), Arc::new(clusters), clock, rng, spawner);
+    let nodes = AccessRequest::to(Verb::List, Resource::Kind(Kind::Node));
+    let reads = [pods(NamespaceScope::All), nodes];
+    let parts = |caller: &Caller| -> Vec<_> {
+        let parts = block_on(gate.allow_in_all_clusters(caller, &reads)).unwrap().into_iter();
+        let readable = |part: ClusterPermits| {
+            let complete = part.is_complete();
+            (part.cluster.0, part.permits.iter().map(Option::is_some).collect::<Vec<_>>(), complete)
+        };
+        parts.map(readable).collect()
+    };
+    assert_eq!(parts(&editor_of_team()), [(1, vec![true, false], false)]);
+    let whole = vec![true, true];
+    assert_eq!(parts(&caller(Role::Viewer)), [(1, whole.clone(), true), (2, whole, true)]);
+    assert!(parts(&caller(Role::None)).is_empty());
 }

@@ -1,5 +1,5 @@
-//! Functions of the gate that do not check the caller's role: permits for three fixed purposes (a probe, the caller's
-//! own session, the first user), and the record of a refused login. All other permits require a role check
+//! Functions of the gate that do not check the caller's rights: permits for three fixed purposes (a probe, the caller's
+//! own session, the first user), and the record of a refused login. All other permits require a check of rights
 //! ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
@@ -18,7 +18,7 @@ impl Gate {
     /// Issues the permit for a scheduled probe: a read of the state of one registered cluster by the server itself. For
     /// the prober only (`Clusters::refresh` in core).
     pub fn permit_probe(&self, cluster: ClusterId) -> Permit {
-        Permit::new(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster), None)
+        Permit::of_server(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster), None)
     }
 
     /// Issues the permit to open a session of the caller. The port commits the audit entry. For `Sessions` in core
@@ -41,8 +41,8 @@ impl Gate {
 
     fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
         let access = AccessRequest::to(verb, Resource::Session).named(&caller.username);
-        let operation = self.operation(caller, &access);
-        Permit::new(access, Some(operation))
+        let operation = self.operation(caller, &access, None);
+        Permit::of_server(access, Some(operation))
     }
 
     /// Issues the permit to create the first user, by the server itself. The port creates the user only if there is no
@@ -50,8 +50,8 @@ impl Gate {
     pub fn permit_first_user(&self, username: &str, role: Role) -> Permit {
         let access =
             AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", role.as_str());
-        let operation = self.operation(&Caller::system(), &access);
-        Permit::new(access, Some(operation))
+        let operation = self.operation(&Caller::system(), &access, None);
+        Permit::of_server(access, Some(operation))
     }
 
     /// Records a login that was refused.
@@ -65,7 +65,7 @@ impl Gate {
         refusal: &Error,
     ) -> Result<()> {
         self.capacity_for(access.verb)?;
-        let operation = self.operation(caller, access);
+        let operation = self.operation(caller, access, None);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
         self.trail.record(&operation, &outcome.with_summary(&operation)).await
     }
@@ -79,7 +79,7 @@ mod tests {
     use crate::testing::gate;
 
     #[test]
-    fn permits_without_a_role_check_cannot_change_a_cluster() {
+    fn permits_without_a_check_cannot_change_a_cluster() {
         let gate = gate(FakeRuntime::default());
         let probe = gate.permit_probe(ClusterId(1));
         assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());

@@ -1,5 +1,7 @@
 //! Warnings in successful responses.
 
+use crate::rights::DerivedPower;
+
 /// Warning in a successful response. Its string form is the key of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
@@ -17,12 +19,22 @@ pub enum Warning {
     /// This kind is read from the cluster for each request, because the credential may not watch it in all namespaces,
     /// or because there are too many objects to cache.
     NotCached(&'static str),
+    /// The grant gives more power than the rights of its role.
+    DerivedPower(DerivedPower),
 }
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 6] =
-        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_cached"];
+    pub const KEYS: [&'static str; 8] = [
+        "outcome_not_stored",
+        "autoscaled",
+        "unreadable",
+        "not_served",
+        "not_tested",
+        "not_cached",
+        "secrets_through_pods",
+        "cluster_admin",
+    ];
 
     /// String form, the key of the messages.
     pub const fn as_str(&self) -> &'static str {
@@ -33,6 +45,7 @@ impl Warning {
             Self::NotServed(_) => "not_served",
             Self::NotTested => "not_tested",
             Self::NotCached(_) => "not_cached",
+            Self::DerivedPower(power) => power.as_str(),
         }
     }
 
@@ -41,7 +54,7 @@ impl Warning {
         match self {
             Self::Autoscaled(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
-            Self::OutcomeNotStored | Self::NotTested => "",
+            Self::OutcomeNotStored | Self::NotTested | Self::DerivedPower(_) => "",
         }
     }
 }

@@ -170,7 +170,7 @@ fn digest(text: &str) -> Hex<32> {
 #[cfg(test)]
 mod tests {
     use pilothouse_types::{
-        ids::{ClusterId, OperationId, UserId},
+        ids::{ClusterId, GrantId, OperationId, UserId},
         role::Role,
     };
     use proptest::prelude::*;
@@ -193,6 +193,7 @@ mod tests {
             user_id: Some(UserId(i64::MAX)),
             username: field(),
             role: Some(Role::SuperAdmin),
+            grant_id: Some(GrantId(i64::MAX)),
             source_ip: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
             request_id: Some(field()),
             params,

@@ -64,6 +64,7 @@ impl TryFrom<Wire> for ClusterScope {
     fn try_from(wire: Wire) -> Result<Self, Reason> {
         match (wire.all, wire.ids, wire.labels) {
             (Some(true), None, None) => Ok(Self::All),
+            (None, Some(ids), None) if ids.first().is_some_and(|id| id.0 < 1) => Err(Reason::OutOfRange),
             (None, Some(ids), None) if !ids.is_empty() => Ok(Self::Ids(ids)),
             (None, None, Some(labels)) => LabelTerms::parse(&labels).map(Self::Labels),
             (None, _, None) => Err(Reason::Required),
@@ -298,6 +299,7 @@ mod tests {
         for (text, reason) in [
             ("{}", "required"),
             (r#"{"ids": []}"#, "required"),
+            (r#"{"ids": [0, 1]}"#, "out_of_range"),
             (r#"{"labels": ""}"#, "required"),
             (r#"{"all": false}"#, "malformed"),
             (r#"{"all": true, "ids": [1]}"#, "malformed"),

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
 use pilothouse_types::{
     ids::ClusterId,
     namespaces::{NamespaceScope, NamespaceSet},
+    role::Role,
 };
 
 use super::{
@@ -86,14 +87,38 @@ impl Rights {
         Self { slots, grants: live, clusters, everywhere, next_change }
     }
 
+    /// The rights of a value of `users.role` alone. No cluster is known to them: they are judged by the grants on all
+    /// clusters.
+    pub fn preset(role: Role) -> Arc<Self> {
+        static PRESETS: LazyLock<BTreeMap<&str, Arc<Rights>>> = LazyLock::new(|| {
+            let compile = |role| {
+                let grants = [EffectiveGrant::preset(role)];
+                Rights::compile(&grants, &ClusterLabels::new(), Timestamp::UNIX_EPOCH)
+            };
+            Role::ALL.into_iter().map(|role| (role.as_str(), Arc::new(compile(role)))).collect()
+        });
+        Arc::clone(&PRESETS[role.as_str()])
+    }
+
     /// The next moment at which a grant begins or ends. `None` if time changes nothing.
     pub fn next_change(&self) -> Option<Timestamp> {
         self.next_change
     }
 
-    /// Whether the caller has any right in a cluster. Without one, the cluster is absent everywhere.
+    /// The grants that give the rights, in the order in which they are examined.
+    pub fn grant_refs(&self) -> impl Iterator<Item = &GrantRef> {
+        self.grants.iter().map(|live| &*live.grant)
+    }
+
+    /// Whether the cluster was registered when the rights were compiled.
+    pub fn contains_cluster(&self, cluster: ClusterId) -> bool {
+        self.clusters.contains_key(&cluster)
+    }
+
+    /// Whether the caller has any right in a cluster. Without one, the cluster is absent everywhere. In a cluster that
+    /// was not registered when the rights were compiled, only the grants on all clusters count.
     pub fn sees(&self, cluster: ClusterId) -> bool {
-        self.clusters.get(&cluster).is_some_and(|own| !own.grants.is_empty())
+        !self.own(cluster).grants.is_empty()
     }
 
     /// The clusters in which the caller has any right.
@@ -102,9 +127,15 @@ impl Rights {
     }
 
     /// Whether the caller has a right with the reach `cluster` in a cluster. Without one, what describes the whole
-    /// cluster (counts, nodes, identity, certificates) is left out of its row.
+    /// cluster (counts, nodes, identity, certificates) is left out of its row. As [`Rights::sees`] for a cluster that was
+    /// not registered.
     pub fn reaches_cluster(&self, cluster: ClusterId) -> bool {
-        self.clusters.get(&cluster).is_some_and(|own| self.of(own).any(|(_, grant)| grant.reach_is_cluster))
+        self.of(self.own(cluster)).any(|(_, grant)| grant.reach_is_cluster)
+    }
+
+    /// The grants that contain a cluster, as far as is known.
+    fn own(&self, cluster: ClusterId) -> &ClusterGrants {
+        self.clusters.get(&cluster).map_or(&self.everywhere, |own| &**own)
     }
 
     /// Where the caller has a right.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pilothouse_types::{ids::ClusterId, name::Namespace, namespaces::NamespaceScope};
+use pilothouse_types::{error::MissingRight, ids::ClusterId, name::Namespace, namespaces::NamespaceScope};
 
 use super::{GrantRef, RightResource, RightVerb, Rights};
 
@@ -161,5 +161,16 @@ impl Missing {
             NamespaceScope::Unscoped | NamespaceScope::All | NamespaceScope::Set(_) => None,
         };
         Self { verb: ask.verb, resource: ask.resource.clone(), cluster: ask.cluster, namespace }
+    }
+}
+
+impl From<Missing> for MissingRight {
+    fn from(missing: Missing) -> Self {
+        Self {
+            verb: missing.verb.to_string(),
+            resource: missing.resource.to_string(),
+            cluster_id: missing.cluster,
+            namespace: missing.namespace.map(|namespace| namespace.to_string()),
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::access::{Resource, Verb};
 /// What an operation needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// Only a caller who is signed in: the caller's own account, sessions and audit rows.
+    /// Only a caller who is signed in: the caller's own account, sessions, audit rows, grants and requests. The use case
+    /// judges what concerns others: the right on a grant depends on the scope of the grant.
     SignIn,
     /// Any right in the cluster that the request names. Without a cluster, only a caller who is signed in: the answer
     /// contains only the clusters in which the caller has a right.
@@ -40,6 +41,11 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         Resource::Operation if verb == Verb::Prune => right(RightResource::Keys),
         // rows: the caller's own, and those that `list audit` adds
         Resource::Operation => Needs::SignIn,
+        // judged by the scope of the grant, in `pilothouse_core::grant`
+        Resource::Grant | Resource::Request => Needs::SignIn,
+        Resource::Role if verb.reads() => Needs::SignIn,
+        // a role changes the rights of users
+        Resource::Role => Needs::Right(RightVerb::Update, RightResource::Users),
         Resource::MasterKey | Resource::Database => right(RightResource::Keys),
     }
 }
@@ -48,7 +54,7 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
 fn common_verb(verb: Verb) -> RightVerb {
     match verb {
         Verb::List => RightVerb::List,
-        Verb::Create => RightVerb::Create,
+        Verb::Create | Verb::Grant | Verb::Request => RightVerb::Create,
         Verb::Delete | Verb::Prune => RightVerb::Delete,
         Verb::Get | Verb::Logs | Verb::Verify => RightVerb::Get,
         Verb::Update
@@ -65,7 +71,10 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::Export
         | Verb::Rekey
         | Verb::Backup
-        | Verb::Restore => RightVerb::Update,
+        | Verb::Restore
+        | Verb::Approve
+        | Verb::Deny
+        | Verb::Withdraw => RightVerb::Update,
     }
 }
 
@@ -167,7 +176,7 @@ mod tests {
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 22] = [
+    const VERBS: [Verb; 27] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
@@ -190,6 +199,11 @@ mod tests {
         Verb::Backup,
         Verb::Restore,
         Verb::Prune,
+        Verb::Grant,
+        Verb::Request,
+        Verb::Approve,
+        Verb::Deny,
+        Verb::Withdraw,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -200,6 +214,9 @@ mod tests {
             Resource::OwnAccount,
             Resource::Session,
             Resource::Operation,
+            Resource::Grant,
+            Resource::Role,
+            Resource::Request,
             Resource::MasterKey,
             Resource::Database,
         ];
@@ -255,6 +272,7 @@ mod tests {
             (Verb::ResetPassword, Resource::User, "update users"),
             (Verb::Export, Resource::Operation, "list audit"),
             (Verb::Rekey, Resource::MasterKey, "update keys"),
+            (Verb::Create, Resource::Role, "update users"),
         ];
         for (verb, resource, right) in cases {
             let Needs::Right(verb, resource) = needs(verb, resource) else { panic!("{right}: no right") };
@@ -265,6 +283,14 @@ mod tests {
         }
         for verb in [Verb::List, Verb::Get] {
             assert_eq!(needs(verb, Resource::Operation), Needs::SignIn);
+        }
+        for (verb, resource) in [
+            (Verb::List, Resource::Role),
+            (Verb::Grant, Resource::Grant),
+            (Verb::Revoke, Resource::Grant),
+            (Verb::Approve, Resource::Request),
+        ] {
+            assert_eq!(needs(verb, resource), Needs::SignIn);
         }
     }
 

@@ -1,7 +1,5 @@
 //! Routes to verify and export the audit trail; its list is one of core's `LISTS`.
 
-use std::borrow::Cow;
-
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -13,11 +11,11 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     audit::{Export, ExportFormat, ExportQuery, Verdict},
-    clock::parse_timestamp,
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::params::optional_timestamp;
 use crate::{
     api::Api,
     docs::{Docs, Documented},
@@ -49,12 +47,6 @@ pub(crate) struct ExportParams {
     #[param(value_type = String, format = DateTime, required = false)]
     #[serde(default, deserialize_with = "optional_timestamp")]
     to: Option<Timestamp>,
-}
-
-/// Parses an optional timestamp; none for null.
-fn optional_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-    let text = Option::<Cow<'_, str>>::deserialize(from)?;
-    text.map(|text| parse_timestamp(&text).map_err(D::Error::custom)).transpose()
 }
 
 pub(crate) async fn export(

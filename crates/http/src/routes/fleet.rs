@@ -138,7 +138,7 @@ impl Documented for SearchResponse {
             "required": ["results", "clusters", "pagination"],
             "properties": {
                 "results": {"type": "array", "items": {"anyOf": rows}, "description": results},
-                "clusters": {"type": "array", "items": cluster, "description": "Every cluster, by id."},
+                "clusters": {"type": "array", "items": cluster, "description": "Every cluster in which the caller has a right, by id."},
                 "pagination": pagination,
             },
         });

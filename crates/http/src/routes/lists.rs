@@ -2,12 +2,13 @@
 
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
-    Error,
-    access::{Caller, Verb, required_role},
+    Code, Error,
+    access::{Caller, Verb},
     app::App,
     audit::OperationQuery,
     error::Reason,
-    inventory::{List, ListInfo, Listing},
+    grant::GrantQuery,
+    inventory::{List, ListInfo, ListPage, ListedScope, Listing},
     rows::{Filter, ListScope, Pagination, Row},
 };
 use serde_json::{Value, json};
@@ -32,8 +33,12 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     Route {
         method: Method::GET,
         path: info.path,
-        auth: RequiredAuth::Role(required_role(Verb::List, info.resource)),
-        codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
+        auth: RequiredAuth::of(Verb::List, info.resource),
+        codes: match info.list {
+            List::Users | List::Sessions | List::Roles | List::Requests => &[],
+            List::Grants => &[Code::ResourceNotFound],
+            _ => CLUSTER,
+        },
         summary: info.summary,
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
@@ -53,12 +58,16 @@ async fn page(
         rows,
         pagination,
         freshness: None,
+        scope: None,
         warnings: Vec::new(),
     };
     Ok(match list {
         List::Clusters => local(app.clusters.list(caller, &query()?).await?),
         List::Users => local(app.users.list(caller, &query()?).await?),
         List::Sessions => local(app.sessions.list(caller, &query()?).await?),
+        List::Roles => local(app.grants.roles(caller, &query()?).await?),
+        List::Grants => local(app.grants.list(caller, &GrantQuery::parse(pairs)?).await?),
+        List::Requests => local(app.grants.requests(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
@@ -68,9 +77,10 @@ async fn page(
         _ => {
             let query = query()?;
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-            let Listing { rows, pagination, as_of, stale, warnings } =
-                app.lists.page(caller, cluster, list, &query).await?;
-            ListResponse { key, rows, pagination, freshness: Some((as_of, stale)), warnings }
+            let ListPage { listing, scope } = app.lists.page(caller, cluster, list, &query).await?;
+            let Listing { rows, pagination, as_of, stale, warnings } = listing;
+            let freshness = Some((as_of, stale));
+            ListResponse { key, rows, pagination, freshness, scope: Some(scope), warnings }
         }
     })
 }
@@ -87,13 +97,18 @@ fn docs(info: &ListInfo) -> Docs {
     let row = docs.row_schema(info);
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "The position of the page.".into();
+    let mut scope = docs.schema::<ListedScope>();
+    scope["description"] =
+        "The part of the requested list that the page covers: rows outside the caller's rights are left out."
+            .into();
     let mut required = vec![info.key, "pagination"];
     let mut properties = json!({
         info.key: {"type": "array", "items": row, "description": "The rows of the page."},
         "pagination": pagination,
     });
     if info.scope != ListScope::Local {
-        required.extend(["as_of", "stale"]);
+        required.extend(["as_of", "stale", "scope"]);
+        properties["scope"] = scope;
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
@@ -162,6 +177,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
             Filter::OneOf(values) => json!({"type": "string", "enum": values}),
         };
         parameters.push(parameter(field.name, false, "Only rows with this value", schema));
+    }
+    if info.list == List::Grants {
+        let id = json!({"type": "integer", "format": "int64", "minimum": 1});
+        parameters.push(parameter("cluster_id", false, "Only grants that contain this cluster", id));
     }
     if info.list == List::Operations {
         let time = || json!({"type": "string", "format": "date-time"});

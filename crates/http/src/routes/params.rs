@@ -1,11 +1,15 @@
 //! Request types shared by several routes.
 
+use std::borrow::Cow;
+
+use jiff::Timestamp;
 use pilothouse_core::{
+    clock::parse_timestamp,
     error::Reason,
     ids::ClusterId,
     name::{Namespace, ObjectName},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
@@ -78,4 +82,10 @@ impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
         let number = u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number));
         number.map(Self).ok_or(Reason::OutOfRange)
     }
+}
+
+/// Parses an optional timestamp; none for null.
+pub(super) fn optional_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<Cow<'_, str>>::deserialize(from)?;
+    text.map(|text| parse_timestamp(&text).map_err(D::Error::custom)).transpose()
 }

@@ -41,7 +41,9 @@ fn every_id_has_a_line_with_a_known_and_an_unknown_value() {
         if takes("cluster_id") {
             assert!(covered("{cluster}") && covered("{absent}"), "{method} {path}");
         } else if takes("id") {
-            let existing = covered("{cluster}") || covered("{user}") || covered("{session}");
+            let existing =
+                ["{cluster}", "{user}", "{session}", "{grant}", "{request}", "{own request}"].map(covered);
+            let existing = existing.contains(&true);
             assert!(existing && covered("{absent}"), "{method} {path}");
         }
     }
@@ -68,6 +70,33 @@ fn document_names_the_lowest_permitted_role() {
         assert_eq!(operation["security"], security, "{method} {path}");
         assert_eq!(operation["x-required-role"].as_str(), role, "{method} {path}");
     }
+}
+
+/// The rights in the document come from the route table; they must be those whose absence the gate and the use cases
+/// name. A request that is refused for its content, such as a grant that gives too much, is sent by no viewer here.
+#[actix_web::test]
+async fn refusal_names_the_right_of_the_document() {
+    let document = document();
+    let mut refused = BTreeSet::new();
+    for line in lines().into_iter().filter(|line| line.status("viewer") == 403) {
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let viewer = api.login("viewer").await;
+        let input = line.input(&api, "viewer", &viewer.refresh).await;
+        let reply = api.call(&viewer.credentials, &line.method, &line.path, &input).await;
+        let missing = reply.json()["context"]["missing"].take();
+        let operation = &document["paths"][line.path.as_str()][line.method.to_lowercase()];
+        let right = &operation["x-required-right"];
+        // the right to ask about others is not needed for questions about oneself, nor that for a new cluster to test one
+        if right.is_null() {
+            refused.insert(line.path.clone());
+            continue;
+        }
+        let named = json!({"verb": missing["verb"], "resource": missing["resource"]});
+        assert_eq!(&named, right, "{} {} {input}", line.method, line.path);
+    }
+    let refused: Vec<_> = refused.iter().map(String::as_str).collect();
+    assert_eq!(refused, ["/api/access/explain", "/api/k8s/clusters/test"]);
 }
 
 #[actix_web::test]

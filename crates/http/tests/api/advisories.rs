@@ -35,8 +35,9 @@ pub(crate) async fn inputs(api: &TestApp) -> Vec<(String, &'static str, String)>
 #[actix_web::test]
 async fn cve_2023_22478_every_route_but_the_public_ones_requires_authentication() {
     let api = TestApp::new().await;
+    let inputs = inputs(&api).await;
     let before = api.fake.store.entries().len();
-    for (method, path, input) in inputs(&api).await {
+    for (method, path, input) in inputs {
         if PUBLIC_PATHS.contains(&path) {
             continue;
         }
@@ -61,11 +62,10 @@ async fn cve_2026_44882_no_handler_runs_after_a_refused_token() {
         Credentials { bearer: Some(format!("{}x", signed_in.bearer.clone().unwrap())), ..signed_in.clone() },
         Credentials { cookie: Some("0".repeat(64)), ..signed_in.clone() },
     ];
+    let inputs = inputs(&api).await;
     let before = api.fake.store.entries().len();
     let mut invalid = invalid.iter().cycle();
-    for (method, path, input) in
-        inputs(&api).await.into_iter().filter(|(_, path, _)| !PUBLIC_PATHS.contains(path))
-    {
+    for (method, path, input) in inputs.into_iter().filter(|(_, path, _)| !PUBLIC_PATHS.contains(path)) {
         let reply = api.call(invalid.next().unwrap(), &method, path, &input).await;
         assert_eq!(reply.status.as_u16(), 401, "{method} {path}");
     }

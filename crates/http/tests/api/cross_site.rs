@@ -39,13 +39,14 @@ fn in_turn<T>(all: &'static [T], route: usize) -> &'static [T] {
     if route == 0 { all } else { std::slice::from_ref(&all[route % all.len()]) }
 }
 
-fn posts() -> impl Iterator<Item = (usize, &'static str)> {
-    endpoints().into_iter().filter(|(method, _)| method == "POST").map(|(_, path)| path).enumerate()
-}
-
-async fn input(api: &TestApp, path: &str) -> String {
-    let line = good_inputs("POST", path).swap_remove(0);
-    line.input(api, "super", "none").await
+/// Number, path and body of a request to each POST route.
+async fn posts(api: &TestApp) -> Vec<(usize, &'static str, String)> {
+    let mut posts = Vec::new();
+    for (_, path) in endpoints().into_iter().filter(|(method, _)| method == "POST") {
+        let line = good_inputs("POST", path).swap_remove(0);
+        posts.push((posts.len(), path, line.input(api, "super", "none").await));
+    }
+    posts
 }
 
 fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
@@ -61,9 +62,9 @@ fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
 async fn cross_site_post_is_refused() {
     let api = TestApp::new().await;
     let signed_in = api.login("super").await;
+    let posts = posts(&api).await;
     let before = api.fake.store.entries().len();
-    for (n, path) in posts() {
-        let body = input(&api, path).await;
+    for (n, path, body) in posts {
         for headers in in_turn(&CROSS_SITE_HEADERS, n) {
             let request =
                 post(path, &signed_in.credentials, &body).insert_header(("content-type", "application/json"));
@@ -108,9 +109,9 @@ async fn cross_site_read_is_refused() {
 async fn post_with_a_form_media_type_is_refused() {
     let api = TestApp::new().await;
     let signed_in = api.login("super").await;
+    let posts = posts(&api).await;
     let before = api.fake.store.entries().len();
-    for (n, path) in posts() {
-        let body = input(&api, path).await;
+    for (n, path, body) in posts {
         let body = if body.is_empty() { "{}".to_owned() } else { body };
         for kind in in_turn(&TYPES, n) {
             let request = post(path, &signed_in.credentials, &body);

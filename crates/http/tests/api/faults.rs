@@ -141,6 +141,7 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),
     ("/clusters", &["name"], &["slash", "dots", "emoji", "percent"], "a name in Pilothouse; never part of a path"),
     ("/clusters/update", &["name"], &["slash", "dots", "emoji", "percent"], "a name in Pilothouse; never part of a path"),
+    ("", &["reason"], &["percent"], "free text, several lines"),
     ("", &["token"], &["slash", "dots", "percent"], "opaque; any header value"),
     ("/configmaps", &["data"], ANY_VALUE, "a value is any text"),
     ("/configmaps/update", &["data"], ANY_VALUE, "a value is any text"),

@@ -171,6 +171,24 @@ async fn changed_role_does_not_get_stored_responses() {
 }
 
 #[actix_web::test]
+async fn repeated_change_is_judged_anew() {
+    let api = TestApp::new().await;
+    let ann = api.ann().await;
+    let grant = api.grant_to_ann("editor", json!(["shop"])).await;
+    let scale = async || api.keyed(&ann, &["key"], SCALE, &api.scale(3)).await;
+    let first = scale().await;
+    first.data();
+    assert_replayed(&first, &scale().await);
+    api.revoke(grant).await;
+    assert_eq!(scale().await.error().2, "not_found", "no right in the cluster");
+    api.grant_to_ann("viewer", json!(["shop"])).await;
+    assert_eq!(scale().await.error().2, "role_too_low");
+    // the response to one right is not given to another
+    api.grant_to_ann("operator", json!(["shop"])).await;
+    assert_eq!(scale().await.error().2, "idempotency_key_reused");
+}
+
+#[actix_web::test]
 async fn replay_requires_a_valid_session() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;

@@ -53,9 +53,10 @@ impl RouteClient {
     /// Query and body of a request that succeeds for a super admin.
     fn input(&self, method: &str, path: &str) -> (String, String) {
         let mut input = good_inputs(method, path).swap_remove(0).input;
-        for placeholder in ["{cluster}", "{user}", "{session}"] {
+        for placeholder in ["{cluster}", "{user}", "{session}", "{grant}", "{request}", "{own request}"] {
             input = input.replace(placeholder, &self.running.cluster.to_string());
         }
+        input = input.replace("{role}", "first-aid");
         match method {
             "GET" if !input.is_empty() => (format!("?{input}"), String::new()),
             "GET" => Default::default(),

@@ -63,6 +63,17 @@ impl Line {
                 input = input.replace(placeholder, &session.to_string());
             }
         }
+        if input.contains("{role}") {
+            input = input.replace("{role}", api.own_role().await);
+        }
+        if input.contains("{grant}") {
+            input = input.replace("{grant}", &api.grant("target").await.to_string());
+        }
+        for (placeholder, user) in [("{request}", "target"), ("{own request}", own)] {
+            if input.contains(placeholder) {
+                input = input.replace(placeholder, &api.access_request(user).await.to_string());
+            }
+        }
         input.replace("{refresh}", refresh).replace("{absent}", "999999")
     }
 }

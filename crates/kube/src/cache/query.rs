@@ -40,8 +40,17 @@ pub(crate) enum CacheResult<T> {
 /// The stores from which a list is built.
 struct CachedStores {
     store: Arc<ListStore>,
-    /// The joined list; no store when the credential may not read it.
-    joined: Option<(Join, Option<Arc<ListStore>>)>,
+    joined: Option<JoinedStore>,
+}
+
+/// The list with which a list is joined.
+struct JoinedStore {
+    join: Join,
+    /// The store, and the namespaces in which the caller may list its kind. `None` when the caller or the credential may
+    /// not read it.
+    rows: Option<(Arc<ListStore>, NamespaceScope)>,
+    /// Whether the caller may list all that the join reads.
+    complete: bool,
 }
 
 /// Whether the cache has the rows for a query.
@@ -143,14 +152,19 @@ impl ListCache {
         }
         let mut stores = CachedStores { store, joined: None };
         if let Some(join) = info.join {
-            let joined = self.store(permit, join.with.info(), join.with.info().kinds, transport)?;
-            stores.joined = Some(match joined.ready(deadline).await? {
-                Ready::Synced => (join, Some(joined)),
-                Ready::Uncacheable(_, Uncacheable::Forbidden(_)) => (join, None),
-                Ready::Uncacheable(kind, Uncacheable::TooLarge | Uncacheable::Ended) => {
-                    return Ok(Availability::Uncacheable(Warning::NotCached(kind.info().plural)));
+            let mut joined = JoinedStore { join, rows: None, complete: permit.is_complete_for(join.kind()) };
+            if let Some(namespaces) = permit.namespaces_of(join.kind())? {
+                let with = join.with.info();
+                let store = self.store(permit, with, with.kinds, transport)?;
+                match store.ready(deadline).await? {
+                    Ready::Synced => joined.rows = Some((store, namespaces.clone())),
+                    Ready::Uncacheable(_, Uncacheable::Forbidden(_)) => {}
+                    Ready::Uncacheable(kind, Uncacheable::TooLarge | Uncacheable::Ended) => {
+                        return Ok(Availability::Uncacheable(Warning::NotCached(kind.info().plural)));
+                    }
                 }
-            });
+            }
+            stores.joined = Some(joined);
         }
         let write_deadline = deadline.min(Instant::now() + READ_YOUR_WRITES_TIMEOUT);
         let mut current = true;
@@ -206,45 +220,50 @@ fn exists(owners: &Table, scope: &NamespaceScope, name: &ObjectName) -> bool {
 
 impl CachedStores {
     fn all(&self) -> impl Iterator<Item = &Arc<ListStore>> {
-        [&self.store].into_iter().chain(self.joined.iter().filter_map(|(_, joined)| joined.as_ref()))
+        let joined = self.joined.iter().filter_map(|joined| joined.rows.as_ref());
+        [&self.store].into_iter().chain(joined.map(|(store, _)| store))
     }
 
     async fn page(&self, query: &ListQuery) -> Result<Listing> {
         // freshness is read before the rows, so the rows may be newer than it but not older
         let (mut freshness, absent) = self.store.freshness();
         let mut warnings = not_served(absent);
+        if let Some(joined) = &self.joined
+            && (joined.rows.is_none() || !joined.complete)
+        {
+            warnings.push(uncached::unreadable(joined.join));
+        }
         let (rows, pagination) = match &self.joined {
-            None => self.store.page(query).await?,
-            Some((join, None)) => {
-                warnings.push(uncached::unreadable(*join));
-                self.store.page(query).await?
-            }
-            Some((join, Some(joined))) => {
+            Some(JoinedStore { join, rows: Some((joined, namespaces)), .. }) => {
                 freshness = freshness.join(joined.freshness().0);
-                self.joined_page(query, *join, joined).await?
+                self.joined_page(query, *join, joined, namespaces).await?
             }
+            Some(JoinedStore { rows: None, .. }) | None => self.store.page(query).await?,
         };
         let Freshness { as_of, stale } = freshness;
         Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 
-    /// A page with the fields of the joined list. Sorting by such a field joins all rows first.
+    /// A page with the fields of the joined list, of its rows in these namespaces. Sorting by such a field joins all rows
+    /// first.
     async fn joined_page(
         &self,
         query: &ListQuery,
         join: Join,
         joined: &ListStore,
+        namespaces: &NamespaceScope,
     ) -> Result<(Vec<Row>, Pagination)> {
         let fields = (self.store.info.fields)();
         if query.sort.is_some_and(|sort| fields[sort.field].name == join.field) {
             let joined = joined.table();
-            let rows =
-                self.store.table().rows().map(|row| (join.row)(row, &joined)).collect::<Result<_>>()?;
+            let table = self.store.table();
+            let rows = table.rows().map(|row| (join.row)(row, &joined, namespaces)).collect::<Result<_>>()?;
             return Ok(select(rows, query));
         }
         let (rows, pagination) = self.store.page(query).await?;
         let joined = joined.table();
-        Ok((rows.iter().map(|row| (join.row)(row, &joined)).collect::<Result<_>>()?, pagination))
+        let rows = rows.iter().map(|row| (join.row)(row, &joined, namespaces)).collect::<Result<_>>()?;
+        Ok((rows, pagination))
     }
 }
 

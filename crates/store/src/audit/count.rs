@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pilothouse_core::audit::AuditedClusters;
 
 /// Maximum distance, in ids, to a cached count. Beyond it, a new count through the index of the filter costs no more.
 const MAX_DISTANCE_ROWS: u64 = 10_000;
@@ -22,6 +23,7 @@ const MAX_CACHED: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CountFilter {
     pub(super) user_id: Option<i64>,
+    pub(super) audited: Vec<AuditedClusters>,
     pub(super) from: Option<Timestamp>,
     pub(super) to: Option<Timestamp>,
     /// A LIKE pattern.

@@ -2,15 +2,17 @@
 //! two.
 
 use diesel::{
-    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
-    SelectableHelper as _, TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
+    BoolExpressionMethods as _, ExpressionMethods as _, NullableExpressionMethods as _,
+    OptionalExtension as _, QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
+    TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
 };
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Error, Result,
-    audit::{OperationPage, OperationQuery, OperationRow},
+    audit::{AuditedClusters, OperationPage, OperationQuery, OperationRow},
     ids::{ClusterId, OperationId, UserId},
     inventory::List,
+    namespaces::NamespacePattern,
     operation::Status,
     role::Role,
     rows::Pagination,
@@ -100,7 +102,7 @@ struct Plan {
 
 impl Plan {
     fn of(query: &OperationQuery) -> Result<Self> {
-        let OperationQuery { list, user_id, from, to, .. } = query;
+        let OperationQuery { list, user_id, audited, from, to, .. } = query;
         let fields = (List::Operations.info().fields)();
         let name = |index: usize| {
             fields
@@ -111,6 +113,7 @@ impl Plan {
         let named_filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
         let filter = CountFilter {
             user_id: user_id.map(|user| user.0),
+            audited: audited.clone(),
             from: *from,
             to: *to,
             search: list.search.as_deref().map(pattern),
@@ -147,6 +150,44 @@ macro_rules! ordered {
     }};
 }
 
+/// Adds the operations in audited clusters to a query whose only condition is on the user. The patterns of namespaces
+/// have only letters, digits and hyphens, so that a LIKE pattern needs no escape.
+macro_rules! or_audited {
+    ($query:expr, $part:expr) => {{
+        let part: &AuditedClusters = $part;
+        let ids: Vec<i64> = part.clusters.iter().map(|id| id.0).collect();
+        let in_clusters = || operations::cluster_id.assume_not_null().eq_any(ids.clone());
+        match &part.namespaces {
+            None => $query.or_filter(in_clusters()),
+            Some(set) => {
+                let namespace = || operations::namespace.assume_not_null();
+                let names: Vec<String> = set
+                    .patterns()
+                    .iter()
+                    .filter_map(|pattern| match pattern {
+                        NamespacePattern::Name(name) => Some(name.to_string()),
+                        NamespacePattern::Prefix(_) | NamespacePattern::Any => None,
+                    })
+                    .collect();
+                let mut query = $query.or_filter(in_clusters().and(namespace().eq_any(names)));
+                for pattern in set.patterns() {
+                    query = match pattern {
+                        NamespacePattern::Name(_) => query,
+                        NamespacePattern::Prefix(prefix) => {
+                            let like = format!("{}%", prefix.as_str());
+                            query.or_filter(in_clusters().and(namespace().like(like)))
+                        }
+                        NamespacePattern::Any => {
+                            query.or_filter(in_clusters().and(namespace().not_like("kube-%")))
+                        }
+                    };
+                }
+                query
+            }
+        }
+    }};
+}
+
 /// A page of operations.
 pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -> Result<OperationPage> {
     let Plan { filter, sort } = Plan::of(query)?;
@@ -160,6 +201,9 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             let mut matching = operations::table.into_boxed();
             if let Some(user) = filter.user_id {
                 matching = matching.filter(operations::user_id.eq(user));
+                for part in &filter.audited {
+                    matching = or_audited!(matching, part);
+                }
             }
             if let Some(from) = filter.from {
                 matching = matching.filter(operations::created_at.ge(At(from)));

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
-    audit::{OperationQuery, OperationRow},
+    audit::{AuditedClusters, OperationQuery, OperationRow},
     ids::{ClusterId, UserId},
     inventory::List,
     kind::Kind,
+    namespaces::{NamespacePattern, NamespaceSet},
     operation::{Operation, Outcome, Status},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
@@ -158,5 +159,47 @@ pub(super) async fn time_range_and_cursor_limit_the_list(ports: &StorePorts) {
         assert!(!expected.is_empty() && expected.len() < rows.len());
         let (ids, pagination) = ports.page(&query).await;
         assert_eq!((ids, pagination.total), (expected.clone(), expected.len() as u64), "{query:?}");
+    }
+}
+
+pub(super) async fn audited_clusters_add_rows_of_other_users(ports: &StorePorts) {
+    let rows = ports.varied_operations().await;
+    let set = |texts: &[&str]| {
+        NamespaceSet::new(texts.iter().map(|text| NamespacePattern::parse(text).expect("valid pattern")))
+    };
+    let part = |ids: &[i64], namespaces| AuditedClusters {
+        clusters: ids.iter().copied().map(ClusterId).collect(),
+        namespaces,
+    };
+    let all = query(&[("per_page", "500"), ("sort", "id")]);
+    let cases = [
+        vec![],
+        vec![part(&[2], None)],
+        vec![part(&[2, 10], None)],
+        vec![part(&[2], Some(set(&["default"])))],
+        vec![part(&[2, 10], Some(set(&["*"])))],
+        vec![part(&[10], Some(set(&["kube-*", "def-*"])))],
+        vec![part(&[2], Some(set(&["default", "kube-system"]))), part(&[10], None)],
+        vec![part(&[7], None)],
+    ];
+    for (n, audited) in cases.into_iter().enumerate() {
+        for user in [UserId(30), UserId(99)] {
+            let query = OperationQuery { user_id: Some(user), audited: audited.clone(), ..all.clone() };
+            let is_visible = |row: &&OperationRow| {
+                let contains =
+                    |part: &AuditedClusters| part.contains(row.cluster_id, row.namespace.as_deref());
+                row.user_id == Some(user) || audited.iter().any(contains)
+            };
+            let expected: Vec<_> = rows.iter().filter(is_visible).map(|row| row.id).collect();
+            let (ids, pagination) = ports.page(&query).await;
+            assert_eq!((ids, pagination.total), (expected.clone(), expected.len() as u64), "{n}: {query:?}");
+            // another condition still restricts the list
+            let scaled = OperationQuery {
+                list: self::query(&[("operation_type", "scale"), ("sort", "id")]).list,
+                ..query
+            };
+            let types: Vec<_> = ports.query.operations(&scaled).await.unwrap().logs;
+            assert!(types.iter().all(|row| row.operation_type == "scale"), "{n}");
+        }
     }
 }

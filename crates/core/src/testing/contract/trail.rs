@@ -6,7 +6,7 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
     error::Cause,
-    ids::{OperationId, UserId},
+    ids::{GrantId, OperationId, UserId},
     kind::Kind,
     operation::{Operation, Outcome, Status},
     role::Role,
@@ -26,6 +26,7 @@ impl StorePorts {
             user_id: Some(UserId(3)),
             username: "ops".to_owned(),
             role: Some(Role::OpsAdmin),
+            grant_id: Some(GrantId(11)),
             source_ip: Some("2001:db8::1".parse().unwrap()),
             request_id: Some("request-1".to_owned()),
             ..permit.operation().unwrap().clone()

@@ -19,7 +19,7 @@ use crate::{
     cluster::{ClusterProbe, NodeCount, Permission, ProbeTarget, Probed, Report},
     connection::{Connection, StoredConnection},
     error::{Cause, Error, Result},
-    gate::Changed,
+    gate::{Changed, Warning},
     ids::ClusterId,
     inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
     kind::Kind,
@@ -174,13 +174,20 @@ impl FakeClusters {
             .concat())
     }
 
-    /// As [`Self::rows`], joined with the list of [`Join::with`].
-    fn joined(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+    /// As [`Self::rows`], joined with the list of [`Join::with`], as far as the permit covers it.
+    fn joined(&self, permit: &Permit, list: List, kinds: &[Kind]) -> Result<(Vec<Row>, Vec<Warning>)> {
+        let cluster = permit.cluster()?;
         let rows = self.rows(cluster, list, kinds)?;
-        let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };
+        let Some(join) = list.info().join else { return Ok((rows, Vec::new())) };
+        let kind = join.kind();
+        let unreadable = (!permit.is_complete_for(kind)).then(|| Warning::Unreadable(kind.info().plural));
+        let warnings = unreadable.into_iter().collect();
+        let Some(namespaces) = permit.namespaces_of(kind)? else { return Ok((rows, warnings)) };
+        let Join { with, row: fill, .. } = join;
         let empty = Table::new(&(with.info().fields)());
         let (with, _) = empty.replace_all(0, self.rows(cluster, with, with.info().kinds)?);
-        rows.iter().map(|row| fill(row, &with)).collect()
+        let rows = rows.iter().map(|row| fill(row, &with, namespaces)).collect::<Result<_>>()?;
+        Ok((rows, warnings))
     }
 }
 
@@ -204,8 +211,9 @@ impl Inventory for FakeClusters {
             Some(Condition::Failing(cause)) => return Err(Error::new(cause)),
             Some(Condition::Hanging) => future::pending().await,
         };
-        let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, &query);
-        Ok(Listing { rows, pagination, as_of, stale, warnings: Vec::new() })
+        let (rows, warnings) = self.joined(permit, list, &query.kinds)?;
+        let (rows, pagination) = select(rows, &query);
+        Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {

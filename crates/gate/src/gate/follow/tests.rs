@@ -6,6 +6,8 @@ use futures_executor::block_on;
 use pilothouse_types::{
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
+    name::Namespace,
+    namespaces::{NamespacePattern, NamespaceScope},
     role::Role,
     testing::FakeRuntime,
 };
@@ -15,26 +17,31 @@ use crate::{
     access::{Resource, Verb},
     gate::{MockClusterNames, MockSessionCheck},
     operation::MockAuditWriter,
+    rights::{ClusterLabels, EffectiveGrant, Labels, Reach, Rights},
 };
 
 fn logs() -> AccessRequest {
     AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1))
 }
 
+fn of_role(role: Role) -> Result<CurrentRights> {
+    Ok(CurrentRights { role, rights: Rights::preset(role) })
+}
+
 /// Opens a stream with the session of a super admin. `check` is the response of the session check from the second call
 /// on. Returns the reason for the end of the authorisation, and the permit.
 fn followed(
     access: AccessRequest,
-    mut check: impl FnMut(&FakeRuntime) -> Result<Role> + Send + 'static,
+    mut check: impl FnMut(&FakeRuntime) -> Result<CurrentRights> + Send + 'static,
     cluster_remains: bool,
 ) -> (Error, Permit) {
     let runtime = FakeRuntime::default();
     let mut sessions = MockSessionCheck::new();
     let (mut calls, runtime_in_check) = (0, runtime.clone());
-    sessions.expect_current_role().returning(move |id| {
+    sessions.expect_current_rights().returning(move |id| {
         assert_eq!(id, SessionId(3));
         calls += 1;
-        if calls > 1 { check(&runtime_in_check) } else { Ok(Role::SuperAdmin) }
+        if calls > 1 { check(&runtime_in_check) } else { of_role(Role::SuperAdmin) }
     });
     let mut clusters = MockClusterNames::new();
     let mut lookups = 0;
@@ -51,7 +58,7 @@ fn followed(
 }
 
 /// Cause of the end of the authorisation of a followed log whose cluster stays registered.
-fn end(check: impl FnMut(&FakeRuntime) -> Result<Role> + Send + 'static) -> Cause {
+fn end(check: impl FnMut(&FakeRuntime) -> Result<CurrentRights> + Send + 'static) -> Cause {
     followed(logs(), check, true).0.cause
 }
 
@@ -61,15 +68,42 @@ fn stream_ends_when_the_session_ends() {
 }
 
 #[test]
-fn stream_ends_when_the_role_becomes_too_low() {
+fn stream_ends_when_the_right_is_lost() {
     let users = AccessRequest::to(Verb::List, Resource::User);
-    let (error, _) = followed(users, |_| Ok(Role::OpsAdmin), true);
-    assert_eq!((error.cause, error.context.required_role), (Cause::RoleTooLow, Some(Role::SuperAdmin)));
+    let (error, _) = followed(users, |_| of_role(Role::OpsAdmin), true);
+    assert_eq!(error.cause, Cause::RightsChanged);
+}
+
+#[test]
+fn stream_ends_when_the_scope_of_the_right_changes() {
+    let pods = || AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+    // the viewer's rights in these namespaces only, through a grant
+    let in_namespaces = |pattern: &str| {
+        let reach = Reach::try_from(vec![NamespacePattern::parse(pattern).unwrap()]).unwrap();
+        let grant = EffectiveGrant { reach, ..EffectiveGrant::preset(Role::Viewer) };
+        let clusters = ClusterLabels::from([(ClusterId(1), Labels::new())]);
+        let rights = Rights::compile(&[grant], &clusters, jiff::Timestamp::UNIX_EPOCH);
+        CurrentRights { role: Role::None, rights: Arc::new(rights) }
+    };
+    let narrowed = move |_: &FakeRuntime| Ok(in_namespaces("team-*"));
+    let (error, permit) = followed(pods().within(NamespaceScope::All), narrowed, true);
+    assert_eq!(error.cause, Cause::RightsChanged, "all namespaces became a set");
+    assert_eq!(permit.namespaces(), &NamespaceScope::All);
+
+    // another grant with the same scope does not end the stream
+    let team = Namespace::new("team-a").unwrap();
+    let mut calls = 0;
+    let same_scope = move |_: &FakeRuntime| {
+        calls += 1;
+        if calls < 4 { Ok(in_namespaces("team-*")) } else { Err(Error::new(Cause::SessionEnded)) }
+    };
+    let (error, _) = followed(pods().in_namespace(&team), same_scope, true);
+    assert_eq!(error.cause, Cause::SessionEnded);
 }
 
 #[test]
 fn stream_ends_when_the_cluster_is_deleted() {
-    let (error, permit) = followed(logs(), |_| Ok(Role::Viewer), false);
+    let (error, permit) = followed(logs(), |_| of_role(Role::Viewer), false);
     assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));
     assert!(permit.operation().is_none(), "a read is not recorded");
 }
@@ -87,7 +121,7 @@ fn stream_ends_when_a_database_outage_exceeds_the_grace_period() {
         calls += 1;
         match calls {
             1 | 3 => Err(Error::new(Cause::StoreUnavailable)),
-            2 => Ok(Role::Viewer),
+            2 => of_role(Role::Viewer),
             _ => Err(Error::new(Cause::SessionEnded)),
         }
     };

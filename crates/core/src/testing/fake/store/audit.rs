@@ -51,8 +51,11 @@ impl AuditQuery for MemoryStore {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
         let state = self.lock();
         let within = state.operations.iter().filter(|row| {
-            query.user_id.is_none_or(|user| row.user_id == Some(user))
-                && query.from.is_none_or(|from| row.created_at >= from)
+            query.user_id.is_none_or(|user| {
+                let namespace = row.namespace.as_deref();
+                row.user_id == Some(user)
+                    || query.audited.iter().any(|part| part.contains(row.cluster_id, namespace))
+            }) && query.from.is_none_or(|from| row.created_at >= from)
                 && query.to.is_none_or(|to| row.created_at < to)
                 && query.before.is_none_or(|before| row.id < before)
         });

@@ -1,0 +1,336 @@
+//! Use cases of grants and roles. Nobody gives more than they have: [`Grants::may_give`] judges each gift by the rights
+//! that the caller has at that moment.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{GrantQuery, GrantRecord, GrantRow, RightsPorts, RolePatch, RoleRecord, RoleRow};
+use crate::{
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+    clock::Clock,
+    error::{Cause, Error, Reason, Result},
+    gate::{Changed, Gate, Warning},
+    ids::{ClusterId, GrantId},
+    name::is_invisible,
+    rights::{
+        BuiltInRole, ClusterScope, Extent, Given, Grant, Labels, Missing, Reach, RightResource, RightVerb,
+        RoleName, RoleRules, Subject, covers, derived_power, includes, weakest_preset,
+    },
+    rows::{ListQuery, Pagination, Row, select},
+    user::UserRegistry,
+};
+
+mod explain;
+mod request;
+
+pub use explain::{
+    AccessQuestion, Explained, GrantRefRow, LayerRow, MissingRow, MyRight, MyRights, SubjectGrants,
+};
+pub use request::NewRequest;
+
+/// Length of a role's description in characters.
+const DESCRIPTION: RangeInclusive<usize> = 0..=1024;
+/// Length of a reason in characters.
+const REASON: RangeInclusive<usize> = 5..=500;
+
+/// Use cases of grants, roles and requests for grants.
+#[derive(Clone)]
+pub struct Grants {
+    pub(crate) gate: Gate,
+    pub(crate) ports: RightsPorts,
+    pub(crate) users: Arc<dyn UserRegistry>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Grants {
+    /// A page of roles: the built-in and the own ones.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn roles(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Role)).await?;
+        let built_in = BuiltInRole::ALL.into_iter().map(RoleRow::from);
+        let own = self.ports.roles.list().await?.into_iter().map(RoleRow::from);
+        let rows = built_in.chain(own).map(|role| Row::of(&role)).collect::<Result<_>>()?;
+        Ok(select(rows, query))
+    }
+
+    /// Creates an own role, for super admins.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `InvalidInput`, `NameTaken`, `TooMany`, `StoreUnavailable`.
+    pub async fn create_role(&self, caller: &Caller, role: RoleRecord) -> Result<RoleRow> {
+        check_text("description", Some(&role.description), DESCRIPTION)?;
+        let access = AccessRequest::to(Verb::Create, Resource::Role).named(role.name.as_str());
+        let granted = self.gate.grant(caller, access).await?.with("rules", param(role.rules.rules()));
+        let registry = self.ports.roles.clone();
+        let work = async move |permit: Permit| registry.create(&permit, role).await.map(RoleRow::from);
+        self.gate.change_local_granted(granted, work).await
+    }
+
+    /// Changes an own role, and with it the rights of all its grants. For super admins, who may give every right, so
+    /// that the grants of the role need no further check.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `InvalidInput`, `NotFound`, `StoreUnavailable`.
+    pub async fn update_role(&self, caller: &Caller, name: RoleName, patch: RolePatch) -> Result<RoleRow> {
+        check_text("description", patch.description.as_deref(), DESCRIPTION)?;
+        if patch == RolePatch::default() {
+            return Err(Error::invalid("rules", Reason::Required));
+        }
+        let access = AccessRequest::to(Verb::Update, Resource::Role).named(name.as_str());
+        let mut granted = self.gate.grant(caller, access).await?;
+        if let Some(rules) = &patch.rules {
+            granted = granted.with("rules", param(rules.rules()));
+        }
+        let registry = self.ports.roles.clone();
+        let work =
+            async move |permit: Permit| registry.update(&permit, &name, patch).await.map(RoleRow::from);
+        self.gate.change_local_granted(granted, work).await
+    }
+
+    /// Deletes an own role, for super admins.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `NotFound`, `RoleInUse`, `StoreUnavailable`.
+    pub async fn delete_role(&self, caller: &Caller, name: RoleName) -> Result<()> {
+        let access = AccessRequest::to(Verb::Delete, Resource::Role).named(name.as_str());
+        let registry = self.ports.roles.clone();
+        self.gate
+            .change_local(caller, access, async move |permit| registry.delete(&permit, &name).await)
+            .await
+    }
+
+    /// A page of grants: the caller's own, and those whose whole scope lies where the caller may list grants.
+    ///
+    /// # Errors
+    /// `NotFound` for a cluster in which the caller has no right; `StoreUnavailable`.
+    pub async fn list(&self, caller: &Caller, query: &GrantQuery) -> Result<(Vec<Row>, Pagination)> {
+        let mut access = AccessRequest::to(Verb::List, Resource::Grant);
+        if let Some(cluster) = query.cluster {
+            access = access.in_cluster(cluster);
+        }
+        self.gate.allow(caller, access).await?;
+        let now = self.clock.now();
+        let cluster = match query.cluster {
+            Some(id) => Some((id, self.labels_of(id, now).await?)),
+            None => None,
+        };
+        let sees_others = has_somewhere(caller, RightVerb::List);
+        let listed = if sees_others { None } else { own_subject(caller) };
+        let mut rows = Vec::new();
+        if sees_others || listed.is_some() {
+            for grant in self.ports.grants.list(listed, None).await? {
+                let in_cluster =
+                    cluster.as_ref().is_none_or(|(id, labels)| grant.clusters.contains(*id, labels));
+                if in_cluster && is_visible(caller, &grant, now) {
+                    rows.push(Row::of(&GrantRow::of(&grant, now))?);
+                }
+            }
+        }
+        Ok(select(rows, &query.list))
+    }
+
+    /// All grants that have not ended, ordered by id, for the command line.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn live(&self, caller: &Caller) -> Result<Vec<GrantRow>> {
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Grant)).await?;
+        let now = self.clock.now();
+        let mut grants = self.ports.grants.list(None, Some(now)).await?;
+        grants.retain(|grant| is_visible(caller, grant, now));
+        grants.sort_by_key(|grant| grant.id);
+        Ok(grants.iter().map(|grant| GrantRow::of(grant, now)).collect())
+    }
+
+    /// Makes a grant. The caller needs `create grants` and every right of the role, in the whole scope and until its
+    /// end. Warns of the power that the grant gives beyond its rights.
+    ///
+    /// # Errors
+    /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the user or the role does not
+    /// exist; `TooMany`; `StoreUnavailable`.
+    pub async fn create(&self, caller: &Caller, grant: GrantRecord) -> Result<Changed<GrantRow>> {
+        check_text("reason", grant.reason.as_deref(), REASON)?;
+        let now = self.clock.now();
+        if grant.from.is_some_and(|from| from < now) {
+            return Err(Error::invalid("from", Reason::OutOfRange));
+        }
+        if grant.until.is_some_and(|until| until <= grant.from.unwrap_or(now)) {
+            return Err(Error::invalid("until", Reason::OutOfRange));
+        }
+        let access = AccessRequest::to(Verb::Grant, Resource::Grant).named(grant.subject.to_string());
+        let granted = self.grant_with(caller, RightVerb::Create, access).await?;
+        let granted = granted
+            .with("role", grant.role.as_str())
+            .with("clusters", param(&grant.clusters))
+            .with("namespaces", param(&grant.reach));
+        let granted = with_some(granted, "from", grant.from.as_ref());
+        let granted = with_some(granted, "until", grant.until.as_ref());
+        let granted = with_some(granted, "reason", grant.reason.as_ref());
+        let gift =
+            Gift { role: &grant.role, clusters: &grant.clusters, reach: &grant.reach, until: grant.until };
+        let judged = self.may_give(caller, &gift, now).await;
+        let registry = self.ports.grants.clone();
+        let work = async move |permit: Permit| {
+            let rules = judged?;
+            // there are no service accounts yet, and an id that is not used must not have rights already
+            if let Subject::ServiceAccount(id) = grant.subject {
+                return Err(Error::new(Cause::NotFound).resource("service_account").name(id.to_string()));
+            }
+            let powers = derived_power(&rules, &grant.reach);
+            let created = registry.create(&permit, grant).await?;
+            Ok(Changed {
+                value: GrantRow::of(&created, created.created_at),
+                warnings: powers.into_iter().map(Warning::DerivedPower).collect(),
+            })
+        };
+        self.gate.change_local_granted(granted, work).await
+    }
+
+    /// Revokes a grant. The caller needs `delete grants` in its whole scope.
+    ///
+    /// # Errors
+    /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such grant that the caller sees; `StoreUnavailable`.
+    pub async fn revoke(&self, caller: &Caller, id: GrantId, reason: Option<String>) -> Result<GrantRow> {
+        check_text("reason", reason.as_deref(), REASON)?;
+        let access = AccessRequest::to(Verb::Revoke, Resource::Grant).named(id.to_string());
+        let granted = self.grant_with(caller, RightVerb::Delete, access).await?;
+        let mut granted = with_some(granted, "reason", reason.as_ref());
+        let now = self.clock.now();
+        let judged = self.may_revoke(caller, id, now).await;
+        if let Ok(grant) = &judged {
+            granted = granted.with("subject", grant.subject.to_string()).with("role", grant.role.as_str());
+        }
+        let registry = self.ports.grants.clone();
+        let work = async move |permit: Permit| {
+            judged?;
+            let revoked = registry.revoke(&permit, id).await?;
+            Ok(GrantRow::of(&revoked, now))
+        };
+        self.gate.change_local_granted(granted, work).await
+    }
+
+    async fn may_revoke(&self, caller: &Caller, id: GrantId, now: Timestamp) -> Result<Grant> {
+        let found = self.ports.grants.find(id).await?.filter(|grant| is_visible(caller, grant, now));
+        let not_found = || Error::new(Cause::NotFound).resource("grant").name(id.to_string());
+        let grant = found.ok_or_else(not_found)?;
+        let right = (RightVerb::Delete, &RightResource::Grants);
+        covers(&caller.rights, right, &grant.clusters, &grant.reach, now).map_err(refusal)?;
+        Ok(grant)
+    }
+
+    /// Whether the caller may give this now: with `create grants` and every right of the role, in the whole scope and
+    /// until its end. Returns the rules of the role.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `TooMany`, `NotFound` of the role, `StoreUnavailable`.
+    async fn may_give(&self, caller: &Caller, gift: &Gift<'_>, now: Timestamp) -> Result<RoleRules> {
+        check_size(gift.clusters, gift.reach)?;
+        let right = (RightVerb::Create, &RightResource::Grants);
+        covers(&caller.rights, right, gift.clusters, gift.reach, now).map_err(refusal)?;
+        let rules = self.rules(gift.role).await?;
+        let given = Given { rules: &rules, clusters: gift.clusters, reach: gift.reach, until: gift.until };
+        includes(&caller.rights, &given).map_err(refusal)?;
+        Ok(rules)
+    }
+
+    /// Grants an operation to a caller who may do this to grants anywhere. Others are refused before anything of the
+    /// request is looked up.
+    async fn grant_with(&self, caller: &Caller, verb: RightVerb, access: AccessRequest) -> Result<Granted> {
+        let granted = self.gate.grant(caller, access).await?;
+        if has_somewhere(caller, verb) {
+            return Ok(granted);
+        }
+        let missing = Missing { verb, resource: RightResource::Grants, cluster: None, namespace: None };
+        self.gate.refuse_granted(&granted, refusal(missing)).await
+    }
+
+    /// The rules of a role.
+    async fn rules(&self, name: &RoleName) -> Result<RoleRules> {
+        if let Some(role) = BuiltInRole::parse(name.as_str()) {
+            return Ok(role.rules());
+        }
+        let found = self.ports.roles.list().await?.into_iter().find(|role| role.name == *name);
+        let not_found = || Error::new(Cause::NotFound).resource("role").name(name.as_str());
+        found.map(|role| role.rules).ok_or_else(not_found)
+    }
+
+    /// The labels of a registered cluster.
+    async fn labels_of(&self, id: ClusterId, now: Timestamp) -> Result<Labels> {
+        let mut labels = self.ports.source.rights(&[], now).await?.labels;
+        let not_found = || Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
+        labels.remove(&id).ok_or_else(not_found)
+    }
+}
+
+/// What a grant or a request would give.
+struct Gift<'a> {
+    role: &'a RoleName,
+    clusters: &'a ClusterScope,
+    reach: &'a Reach,
+    until: Option<Timestamp>,
+}
+
+/// The subject that a caller is. There are no groups yet.
+fn own_subject(caller: &Caller) -> Option<Subject> {
+    caller.user_id.map(Subject::User)
+}
+
+/// Whether a caller sees a grant: their own, and those whose whole scope lies where they may list grants.
+fn is_visible(caller: &Caller, grant: &Grant, now: Timestamp) -> bool {
+    let right = (RightVerb::List, &RightResource::Grants);
+    own_subject(caller).as_ref() == Some(&grant.subject)
+        || covers(&caller.rights, right, &grant.clusters, &grant.reach, now).is_ok()
+}
+
+/// Whether the caller may do this to grants anywhere.
+fn has_somewhere(caller: &Caller, verb: RightVerb) -> bool {
+    caller.rights.extent(verb, &RightResource::Grants) != Extent::None
+}
+
+/// The error for a right that the caller lacks.
+fn refusal(missing: Missing) -> Error {
+    Error::role_too_low(weakest_preset(missing.verb, &missing.resource)).missing(missing.into())
+}
+
+/// Checks the number of ids and of patterns of a grant.
+fn check_size(clusters: &ClusterScope, reach: &Reach) -> Result<()> {
+    let ids = if let ClusterScope::Ids(ids) = clusters { ids.len() } else { 0 };
+    let patterns = if let Reach::Namespaces(set) = reach { set.patterns().len() } else { 0 };
+    if ids > ClusterScope::MAX_IDS || patterns > Reach::MAX_PATTERNS {
+        Err(Error::new(Cause::TooMany).resource("grant"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks a free text of several lines.
+fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
+    let Some(text) = text else { return Ok(()) };
+    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
+    let reason = match text.trim().chars().count() {
+        n if n > *length.end() => Reason::TooLong,
+        _ if text.chars().any(refused) => Reason::Malformed,
+        0 if *length.start() > 0 => Reason::Required,
+        n if n < *length.start() => Reason::TooShort,
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(field, reason))
+}
+
+/// A parameter for the audit trail.
+fn param(value: &(impl Serialize + ?Sized)) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Adds a parameter for the audit trail if it has a value.
+fn with_some(granted: Granted, name: &'static str, value: Option<&impl Serialize>) -> Granted {
+    match value {
+        Some(value) => granted.with(name, param(value)),
+        None => granted,
+    }
+}

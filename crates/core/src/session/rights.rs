@@ -1,0 +1,192 @@
+//! Rights of users, compiled from their role and their grants, and cached until the rights stamp changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::FoundSession;
+use crate::{
+    clock::Clock,
+    error::Result,
+    grant::{RightsRows, RightsSource, RightsStamp},
+    ids::UserId,
+    rights::{EffectiveGrant, Rights, Subject},
+    role::Role,
+};
+
+/// Minimum number of entries before outdated ones are removed.
+const MIN_SWEEP: usize = 64;
+
+/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether cached
+/// rights are current, so that they are as old as the session: less than a second.
+pub(crate) struct UserRights {
+    source: Arc<dyn RightsSource>,
+    clock: Arc<dyn Clock>,
+    cache: Mutex<RightsCache>,
+}
+
+#[derive(Default)]
+struct RightsCache {
+    compiled: HashMap<UserId, Compiled>,
+    /// Number of entries at which outdated ones are removed next.
+    sweep_at: usize,
+}
+
+/// Compiled rights of a user.
+#[derive(Clone)]
+struct Compiled {
+    role: Role,
+    /// The stamp of the session for which the rows were read.
+    asked: RightsStamp,
+    /// The stamp of the rows: `asked`, or a later one.
+    read: RightsStamp,
+    rights: Arc<Rights>,
+}
+
+impl UserRights {
+    pub(crate) fn new(source: Arc<dyn RightsSource>, clock: Arc<dyn Clock>) -> Self {
+        Self { source, clock, cache: Mutex::default() }
+    }
+
+    /// The rights of the user of a session.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub(crate) async fn of(&self, found: &FoundSession) -> Result<Arc<Rights>> {
+        let (user, role, stamp) = (found.user.id, found.user.role, found.rights);
+        let now = self.clock.now();
+        let is_current = |cached: &&Compiled| {
+            // rights read under a later stamp than the session's are newer than the session
+            let same_rows = cached.read == stamp || cached.asked == stamp;
+            same_rows && cached.role == role && cached.rights.next_change().is_none_or(|at| now < at)
+        };
+        if let Some(cached) = self.lock().compiled.get(&user).filter(is_current) {
+            return Ok(Arc::clone(&cached.rights));
+        }
+        let RightsRows { stamp: read, grants, labels } =
+            self.source.rights(&[Subject::User(user)], now).await?;
+        let grants: Vec<_> = [EffectiveGrant::preset(role)].into_iter().chain(grants).collect();
+        let rights = Arc::new(Rights::compile(&grants, &labels, now));
+        let compiled = Compiled { role, asked: stamp, read, rights: Arc::clone(&rights) };
+        self.lock().insert(user, compiled);
+        Ok(rights)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RightsCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RightsCache {
+    fn insert(&mut self, user: UserId, rights: Compiled) {
+        if self.compiled.len() >= self.sweep_at.max(MIN_SWEEP) {
+            self.compiled.retain(|_, cached| cached.read == rights.read);
+            self.sweep_at = 2 * self.compiled.len();
+        }
+        self.compiled.insert(user, rights);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_executor::block_on;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        grant::MockRightsSource,
+        ids::{ClusterId, GrantId, SessionId},
+        rights::{ClusterLabels, ClusterScope, GrantRef, Labels, Reach, preset},
+        session::Session,
+        testing::fake::FakeRuntime,
+        user::{User, Username},
+    };
+
+    fn found(role: Role, stamp: i64, now: Timestamp) -> FoundSession {
+        let session = Session {
+            id: SessionId(3),
+            user_id: UserId(7),
+            generation: 1,
+            source_ip: None,
+            user_agent: None,
+            created_at: now,
+            last_seen_at: now,
+            expires_at: now,
+        };
+        let user = User {
+            id: UserId(7),
+            username: Username::new("ann").unwrap(),
+            display_name: String::new(),
+            role,
+            disabled: false,
+            created_at: now,
+            last_login_at: None,
+        };
+        FoundSession { session, user, rights: RightsStamp(stamp) }
+    }
+
+    /// A grant of the viewer's rights in cluster 1.
+    fn grant(until: Option<Timestamp>) -> EffectiveGrant {
+        EffectiveGrant {
+            grant: GrantRef { id: Some(GrantId(1)), role: "viewer".to_owned(), via_group: None, until },
+            rules: Arc::new(preset(Role::Viewer)),
+            clusters: ClusterScope::Ids([ClusterId(1)].into()),
+            reach: Reach::Cluster,
+            from: Timestamp::UNIX_EPOCH,
+            revoked: false,
+        }
+    }
+
+    /// Rights of a source that must be read this many times and has this stamp and grant.
+    fn rights(runtime: &FakeRuntime, reads: usize, stamp: i64, grant: EffectiveGrant) -> UserRights {
+        let mut source = MockRightsSource::new();
+        source.expect_rights().times(reads).returning(move |subjects, _| {
+            assert_eq!(subjects, [Subject::User(UserId(7))]);
+            let labels = ClusterLabels::from([1, 2].map(|id| (ClusterId(id), Labels::new())));
+            Ok(RightsRows { stamp: RightsStamp(stamp), grants: vec![grant.clone()], labels })
+        });
+        UserRights::new(Arc::new(source), runtime.clock.clone())
+    }
+
+    #[test]
+    fn rights_are_those_of_the_role_and_of_the_grants() {
+        let runtime = FakeRuntime::default();
+        let now = runtime.clock.now();
+        for (role, sees_both) in [(Role::None, false), (Role::Viewer, true)] {
+            let user_rights = rights(&runtime, 1, 1, grant(None));
+            let rights = block_on(user_rights.of(&found(role, 1, now))).unwrap();
+            assert_eq!((rights.sees(ClusterId(1)), rights.sees(ClusterId(2))), (true, sees_both), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn rights_are_read_again_when_stamp_or_role_changes() {
+        let runtime = FakeRuntime::default();
+        let now = runtime.clock.now();
+        // the rows have stamp 2: read for a session that was cached before the change
+        let user_rights = rights(&runtime, 3, 2, grant(None));
+        let read = |role, stamp| block_on(user_rights.of(&found(role, stamp, now))).unwrap();
+        for stamp in [1, 1, 2, 2] {
+            read(Role::None, stamp);
+        }
+        read(Role::None, 3);
+        read(Role::Viewer, 3);
+    }
+
+    #[test]
+    fn rights_end_with_their_grant_under_the_same_stamp() {
+        let runtime = FakeRuntime::default();
+        let until = runtime.clock.now() + Duration::from_secs(60);
+        let user_rights = rights(&runtime, 2, 1, grant(Some(until)));
+        let sees = || {
+            let found = found(Role::None, 1, runtime.clock.now());
+            block_on(user_rights.of(&found)).unwrap().sees(ClusterId(1))
+        };
+        assert!(sees() && sees());
+        runtime.clock.advance(Duration::from_secs(60));
+        assert!(!sees() && !sees());
+    }
+}

@@ -1,0 +1,344 @@
+//! Use cases on the in-memory ports for a caller whose rights are grants: lists, searches, counts, streams, clusters and
+//! audit rows contain only what the rights reach.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    app::{App, AppSettings},
+    audit::OperationQuery,
+    cluster::{ClusterChange, NewCluster},
+    grant::{GrantRecord, GrantRegistry},
+    ids::{ClusterId, GrantId, UserId},
+    inventory::{List, ListPage},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    object::Labels,
+    rights::{RoleName, Subject},
+    role::Role,
+    rows::{ListQuery, Row},
+    session::Login,
+    streams::StreamEvent,
+    testing::{fake::Fake, new_cluster, permit},
+    user::{NewPassword, NewUser, Username},
+    workload::{Replicas, WorkloadRef, WorkloadType},
+};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Three clusters with pods in three namespaces each, and the user `ann` of the role `none`.
+struct Fixture {
+    fake: Fake,
+    app: App,
+    clusters: Vec<ClusterId>,
+    ann: Subject,
+    tokens: pilothouse_core::session::Tokens,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), AppSettings::default());
+        let clusters = ["one", "two", "three"].map(|name| {
+            let labels = Labels::from([("environment".to_owned(), name.to_owned())]);
+            let cluster = NewCluster { labels, ..new_cluster(name) };
+            let id = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
+            for namespace in ["shop", "team-a", "team-b"] {
+                let metadata = json!({"name": "web", "namespace": namespace});
+                let status = json!({"phase": "Running"});
+                fake.clusters.put(id, Kind::Pod, json!({"metadata": metadata, "status": status}));
+                fake.clusters.put(
+                    id,
+                    Kind::Deployment,
+                    json!({"metadata": metadata, "spec": {"replicas": 1}}),
+                );
+                fake.clusters.put(id, Kind::Namespace, json!({"metadata": {"name": namespace}}));
+            }
+            fake.clusters.put(id, Kind::Node, json!({"metadata": {"name": "node"}}));
+            id
+        });
+        let user = NewUser {
+            username: Username::new("ann").unwrap(),
+            password: NewPassword::new(&PASSWORD.into()).unwrap(),
+            role: Role::None,
+            display_name: None,
+        };
+        let user = block_on(app.users.create(&Caller::system(), user)).unwrap();
+        let login = Login {
+            username: "ann".to_owned(),
+            password: PASSWORD.into(),
+            user_agent: None,
+            origin: Origin::default(),
+        };
+        let (tokens, _) = block_on(app.sessions.login(login)).unwrap();
+        fake.clusters.calls();
+        Self { fake, app, clusters: clusters.to_vec(), ann: Subject::User(user.id), tokens }
+    }
+
+    /// Grants ann a role, as another replica does: this process finds out by the rights stamp.
+    fn grant(&self, role: &str, clusters: Value, namespaces: Value) -> GrantId {
+        let record = GrantRecord {
+            subject: self.ann.clone(),
+            role: RoleName::new(role).unwrap(),
+            clusters: serde_json::from_value(clusters).unwrap(),
+            reach: serde_json::from_value(namespaces).unwrap(),
+            from: None,
+            until: None,
+            reason: None,
+        };
+        let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::NewCluster));
+        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record)).unwrap();
+        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        grant.id
+    }
+
+    fn revoke(&self, id: GrantId) {
+        let permit = permit(&Caller::system(), AccessRequest::to(Verb::Revoke, Resource::NewCluster));
+        block_on(GrantRegistry::revoke(&*self.fake.store, &permit, id)).unwrap();
+        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+    }
+
+    /// Ann, as her next request arrives.
+    fn ann(&self) -> Caller {
+        let (bearer, cookie) =
+            (self.tokens.access_token.expose_secret(), self.tokens.session_id.expose_secret());
+        let signed_in = self.app.sessions.authenticate(bearer, cookie, Origin::default());
+        block_on(signed_in).unwrap().caller
+    }
+
+    fn list(&self, list: List, cluster: ClusterId, namespace: Option<&str>) -> Result<ListPage> {
+        let pairs = [("cluster_id", Some(cluster.to_string())), ("namespace", namespace.map(str::to_owned))];
+        let pairs: Vec<_> =
+            pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        let query = list.parse_page(&pairs)?;
+        block_on(self.app.lists.page(&self.ann(), cluster, list, &query))
+    }
+
+    /// Namespaces and names of the pods in a list, and whether the list is complete.
+    fn pods(&self, cluster: ClusterId, namespace: &str) -> Result<(Vec<String>, bool), Cause> {
+        let page = self.list(List::Pods, cluster, Some(namespace)).map_err(|error| error.cause)?;
+        let name = |row: &Row| format!("{}/{}", row.namespace().unwrap(), row.name());
+        assert_eq!(page.listing.pagination.total, page.listing.rows.len() as u64);
+        Ok((page.listing.rows.iter().map(name).collect(), page.scope.complete))
+    }
+}
+
+fn team() -> Value {
+    json!(["team-*"])
+}
+
+fn scale(namespace: &str) -> WorkloadRef {
+    WorkloadRef {
+        namespace: Namespace::new(namespace).unwrap(),
+        kind: WorkloadType::Deployment,
+        name: ObjectName::new("web").unwrap(),
+    }
+}
+
+#[test]
+fn lists_are_cut_to_the_namespaces_of_the_grants() {
+    let fixture = Fixture::new();
+    let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
+    fixture.grant("viewer", json!({"ids": [one]}), team());
+    assert_eq!(fixture.pods(one, "*"), Ok((vec!["team-a/web".into(), "team-b/web".into()], false)));
+    assert_eq!(fixture.pods(one, "team-a"), Ok((vec!["team-a/web".into()], true)));
+    let scope = fixture.list(List::Pods, one, Some("*")).unwrap().scope;
+    assert_eq!(scope.namespaces, Some(vec!["team-*".to_owned()]));
+    fixture.fake.clusters.calls();
+
+    // a namespace outside the rights, whether it exists or not
+    for namespace in ["shop", "none"] {
+        let error = fixture.list(List::Pods, one, Some(namespace)).unwrap_err();
+        assert_eq!(error.cause, Cause::RoleTooLow, "{namespace}");
+        let missing = error.context.missing.unwrap();
+        assert_eq!((&*missing.verb, &*missing.resource), ("list", "workloads"));
+        assert_eq!((missing.cluster_id, missing.namespace.as_deref()), (Some(one), Some(namespace)));
+    }
+    assert_eq!(fixture.list(List::Nodes, one, None).unwrap_err().cause, Cause::RoleTooLow);
+    // a cluster outside the rights is refused as one that does not exist
+    let refused = |id| {
+        let error = fixture.list(List::Pods, id, Some("*")).unwrap_err();
+        assert_eq!(error.context.name.as_deref(), Some(&*id.to_string()));
+        Error { context: Box::default(), ..error }
+    };
+    assert_eq!(refused(two), refused(ClusterId(99)));
+    assert!(fixture.fake.clusters.calls().is_empty(), "a refused request was sent to a cluster");
+
+    let namespaces = fixture.list(List::Namespaces, one, None).unwrap();
+    let names: Vec<_> = namespaces.listing.rows.iter().map(Row::name).collect();
+    assert_eq!((names, namespaces.scope.complete), (vec!["team-a", "team-b"], false));
+}
+
+#[test]
+fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    assert_eq!(fixture.pods(one, "team-a"), Err(Cause::NotFound));
+    let grant = fixture.grant("editor", json!({"labels": "environment in (one,four)"}), team());
+    let change = |namespace: &str| {
+        let replicas = Replicas::try_from(3_i64).unwrap();
+        block_on(fixture.app.workloads.scale(&fixture.ann(), one, &scale(namespace), replicas)).map(drop)
+    };
+    assert_eq!(change("team-a"), Ok(()));
+    let row = fixture.fake.store.entries().into_iter().rev().find_map(|entry| match entry {
+        pilothouse_core::operation::Entry::Intent { operation } => Some(operation),
+        _ => None,
+    });
+    assert_eq!(row.unwrap().grant_id, Some(grant), "the audit entry names the grant");
+    assert_eq!(change("shop").unwrap_err().cause, Cause::RoleTooLow);
+    fixture.revoke(grant);
+    assert_eq!(change("team-a").unwrap_err().cause, Cause::NotFound);
+    let refused = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!((refused.cluster_id, refused.cluster_name), (Some(one), None), "the name is not shown");
+}
+
+#[test]
+fn searches_and_counts_are_cut_in_each_cluster() {
+    let fixture = Fixture::new();
+    let [one, two, three] = fixture.clusters[..] else { panic!("three clusters") };
+    let search = || {
+        let pairs = [("kind", "pods"), ("q", "web")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (list, query) = List::parse_search(&pairs).unwrap();
+        block_on(fixture.app.fleet.search(&fixture.ann(), list, &query)).unwrap()
+    };
+    let nothing = search();
+    assert!(nothing.rows.is_empty() && nothing.clusters.is_empty(), "no cluster is visible");
+    fixture.grant("viewer", json!({"ids": [one]}), team());
+    fixture.grant("viewer", json!({"ids": [three]}), Value::Null);
+    let found = search();
+    let parts: Vec<_> = found.clusters.iter().map(|part| (part.id, part.total, part.complete)).collect();
+    assert_eq!(parts, [(one, Some(2), false), (three, Some(3), true)]);
+    assert_eq!((found.pagination.total, found.rows.len()), (5, 5));
+
+    let overview = block_on(fixture.app.fleet.overview(&fixture.ann(), &[])).unwrap();
+    let counts =
+        |cluster: usize, kind: &str| overview.clusters[cluster].kinds.get(kind).map(|kind| kind.total);
+    assert_eq!(overview.clusters.iter().map(|part| part.id).collect::<Vec<_>>(), [one, three]);
+    assert_eq!((counts(0, "pods"), counts(0, "nodes"), counts(0, "namespaces")), (Some(2), None, Some(2)));
+    assert_eq!((counts(1, "pods"), counts(1, "nodes")), (Some(3), Some(1)));
+    assert_eq!([overview.clusters[0].complete, overview.clusters[1].complete], [false, true]);
+    assert_eq!((overview.totals["pods"].total, overview.totals["nodes"].total), (5, 1));
+    assert!(found.clusters.iter().all(|part| part.id != two));
+}
+
+#[test]
+fn clusters_without_a_right_are_absent_and_others_without_counts() {
+    let fixture = Fixture::new();
+    let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
+    let listed = || {
+        let (rows, pagination) =
+            block_on(fixture.app.clusters.list(&fixture.ann(), &ListQuery::default())).unwrap();
+        assert_eq!(pagination.total, rows.len() as u64);
+        rows.iter().map(|row| row.parse::<Value>().unwrap()).collect::<Vec<_>>()
+    };
+    assert!(listed().is_empty());
+    let grant = fixture.grant("viewer", json!({"ids": [one]}), team());
+    let rows = listed();
+    assert_eq!((rows.len(), &rows[0]["name"], &rows[0]["node_count"]), (1, &json!("one"), &Value::Null));
+    let status = block_on(fixture.app.clusters.status(&fixture.ann(), one)).unwrap();
+    assert_eq!((status.nodes, status.identity, status.cluster.pod_count), (None, None, None));
+    assert!(status.latency_ms.is_some() && status.certificates.is_empty());
+    let test = block_on(fixture.app.clusters.test(&fixture.ann(), one)).unwrap();
+    assert_eq!((test.node_count, test.identity), (None, None));
+    for id in [two, ClusterId(99)] {
+        assert_eq!(
+            block_on(fixture.app.clusters.status(&fixture.ann(), id)).unwrap_err().cause,
+            Cause::NotFound
+        );
+        assert_eq!(
+            block_on(fixture.app.clusters.test(&fixture.ann(), id)).unwrap_err().cause,
+            Cause::NotFound
+        );
+    }
+    fixture.revoke(grant);
+    fixture.grant("viewer", json!({"ids": [one]}), Value::Null);
+    assert_eq!(listed()[0]["node_count"], json!(1));
+    let status = block_on(fixture.app.clusters.status(&fixture.ann(), one)).unwrap();
+    assert_eq!(status.identity.as_deref(), Some("admin"));
+}
+
+#[test]
+fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
+    let fixture = Fixture::new();
+    let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
+    for (cluster, namespace) in [(one, "team-a"), (one, "shop"), (two, "team-a")] {
+        let replicas = Replicas::try_from(2_i64).unwrap();
+        block_on(fixture.app.workloads.scale(&Caller::system(), cluster, &scale(namespace), replicas))
+            .unwrap();
+    }
+    let scaled = || {
+        let query = OperationQuery::parse(&[("operation_type".to_owned(), "scale".to_owned())]).unwrap();
+        let page = block_on(fixture.app.audit.operations(&fixture.ann(), query)).unwrap();
+        let place =
+            |row: pilothouse_core::audit::OperationRow| (row.cluster_id.unwrap(), row.namespace.unwrap());
+        page.logs.into_iter().map(place).collect::<Vec<_>>()
+    };
+    fixture.grant("viewer", json!({"all": true}), Value::Null);
+    assert!(scaled().is_empty(), "a viewer sees their own operations");
+    fixture.grant("admin", json!({"ids": [one]}), team());
+    assert_eq!(scaled(), [(one, "team-a".to_owned())]);
+    let verify = fixture.app.audit.verify(&fixture.ann());
+    assert_eq!(block_on(verify).unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
+}
+
+#[test]
+fn stream_ends_when_the_grant_is_revoked() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let grant = fixture.grant("viewer", json!({"ids": [one]}), team());
+    let other = fixture.grant("viewer", json!({"ids": [one]}), json!(["shop"]));
+    let open = |namespace: &str| {
+        let id = one.to_string();
+        let pairs = [("kind", "pods"), ("cluster_id", &*id), ("namespace", namespace)];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (list, cluster, query) = List::parse_watch(&pairs).unwrap();
+        block_on(fixture.app.watches.watch(&fixture.ann(), cluster, list, query)).unwrap()
+    };
+    let _events = [fixture.fake.clusters.next_watch(), fixture.fake.clusters.next_watch()];
+    let mut streams = [open("*"), open("team-a")];
+    fixture.revoke(other);
+    // only the scope of the first stream has changed
+    let end = |stream: &mut pilothouse_core::inventory::ListStream| loop {
+        if let StreamEvent::End(end) = block_on(stream.next()).unwrap() {
+            break end.reason();
+        }
+    };
+    assert_eq!(end(&mut streams[0]), "rights_changed");
+    fixture.revoke(grant);
+    assert_eq!(end(&mut streams[1]), "rights_changed");
+}
+
+#[test]
+fn labels_that_change_a_grant_take_the_right_to_give_it() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let grant = fixture.grant("viewer", json!({"labels": "environment=four"}), team());
+    let relabel = |caller: &Caller, environment: &str| {
+        let labels = Labels::from([("environment".to_owned(), environment.to_owned())]);
+        let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
+        block_on(fixture.app.clusters.update(caller, one, change)).map(drop)
+    };
+    let ops = Caller { user_id: Some(UserId(70)), ..Caller::system().with_role(Role::OpsAdmin) };
+    let refused = relabel(&ops, "four").unwrap_err();
+    assert_eq!((refused.cause, refused.context.required_role), (Cause::RoleTooLow, Some(Role::SuperAdmin)));
+    let missing = refused.context.missing.unwrap();
+    assert_eq!((&*missing.verb, &*missing.resource, missing.cluster_id), ("create", "grants", Some(one)));
+    assert_eq!(fixture.pods(one, "team-a"), Err(Cause::NotFound));
+    assert_eq!(relabel(&ops, "five"), Ok(()), "no grant is by this label");
+
+    assert_eq!(relabel(&Caller::system(), "four"), Ok(()));
+    let row = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.details, Some(format!("grants=[{grant}]")), "the audit row names the grants");
+    assert!(fixture.pods(one, "team-a").is_ok(), "the grant reaches the cluster");
+    assert_eq!(relabel(&ops, "five").unwrap_err().cause, Cause::RoleTooLow, "nor may it be taken away");
+
+    let labels = Labels::from([("environment".to_owned(), "four".to_owned())]);
+    let new =
+        |labels| block_on(fixture.app.clusters.create(&ops, NewCluster { labels, ..new_cluster("new") }));
+    assert_eq!(new(labels).map(drop).unwrap_err().cause, Cause::RoleTooLow);
+    assert!(new(Labels::new()).is_ok());
+}
