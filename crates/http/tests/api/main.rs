@@ -21,6 +21,7 @@ mod paths;
 mod refusals;
 mod resources;
 mod rights;
+mod rights_matrix;
 mod rows;
 mod socket;
 mod stream;

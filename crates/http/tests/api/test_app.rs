@@ -295,7 +295,7 @@ pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     }
     let cluster = new_cluster("demo");
     let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
-    seed(&fake, cluster);
+    seed(&fake, cluster, "shop");
     fake.clusters.calls();
     (fake, app, cluster)
 }
@@ -324,11 +324,11 @@ async fn reply(response: Result<ServiceResponse, actix_web::Error>) -> Reply {
     reply
 }
 
-fn seed(fake: &Fake, cluster: ClusterId) {
+/// Puts the objects of the tests into a namespace of a cluster.
+pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let put = |kind: Kind, object: Value| fake.clusters.put(cluster, kind, object);
-    let named =
-        |name: &str| json!({"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"});
-    put(Kind::Namespace, json!({"metadata": {"name": "shop"}, "status": {"phase": "Active"}}));
+    let named = |name: &str| json!({"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"});
+    put(Kind::Namespace, json!({"metadata": {"name": namespace}, "status": {"phase": "Active"}}));
     let template = json!({"spec": {"containers": [
         {"name": "app", "image": "web:1", "env": [{"name": "A", "value": "canary-env"}]}]}});
     put(Kind::Deployment, json!({"metadata": named("web"), "spec": {"replicas": 2, "template": template}}));
