@@ -16,6 +16,7 @@ mod grants;
 mod idempotency;
 mod large;
 mod lists;
+mod non_interference;
 mod observer;
 mod paths;
 mod refusals;
