@@ -1,14 +1,14 @@
 //! Confinement: an exhaustive search of a small installation. Two users make up to four calls to grants, roles, requests
 //! and labels, in every order: what they may do together never grows unless somebody else gives it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pilothouse_core::{
     cluster::ClusterChange,
     grant::{Decision, NewRequest, RolePatch},
     name::Namespace,
     namespaces::NamespaceScope,
-    rights::{Ask, ClusterLabels, RightResource, RightVerb, decide},
+    rights::{Ask, ClusterLabels, ClusterScope, RightResource, RightVerb, decide},
 };
 
 use super::*;
@@ -21,8 +21,11 @@ const ROLES: [(&str, &[&str], &str); 4] = [
     ("labeller", &["update"], "clusters"),
 ];
 
-/// Scopes of grants: the clusters (`labels` are those with `environment=dev`), and the namespace or the whole cluster.
-const SCOPES: [(&str, Option<&str>); 9] = [
+/// Scope of a grant: the clusters (`labels` are those with `environment=dev`), and the namespace or the whole cluster.
+type Scope = (&'static str, Option<&'static str>);
+
+/// Scopes of the calls.
+const SCOPES: [Scope; 9] = [
     ("dev", Some("a")),
     ("dev", Some("b")),
     ("dev", None),
@@ -42,7 +45,7 @@ const DEPTH: usize = 4;
 struct Start {
     roles: [Role; 2],
     /// User, role, scope, and whether the grant ends after ten hours.
-    grants: &'static [(usize, &'static str, (&'static str, Option<&'static str>), bool)],
+    grants: &'static [(usize, &'static str, Scope, bool)],
 }
 
 /// A call of the user `by`. Roles and scopes are indexes into [`ROLES`] and [`SCOPES`].
@@ -87,9 +90,22 @@ struct World {
     callers: [Caller; 2],
 }
 
-/// What is told apart: the rights of each user, now and later, under all labels that the clusters can get; the grants by
-/// labels; the labels.
-type State = (BTreeSet<(usize, usize, usize, usize)>, BTreeSet<String>, String);
+/// What a user may do: the labels that the clusters have ([`ENVIRONMENTS`]), now or later, and the question.
+type Table = BTreeSet<(usize, usize, usize)>;
+
+/// Values of the label `environment` of dev and prod. In grants, every other value is the same as `other`.
+const ENVIRONMENTS: [[&str; 2]; 4] = [["dev", "dev"], ["dev", "other"], ["other", "dev"], ["other", "other"]];
+
+/// What is told apart: the rights of each user, under all labels; the grants by labels; the labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    tables: [Table; 2],
+    by_labels: BTreeSet<String>,
+    labels: usize,
+}
+
+/// The tables of each user, by the user's live grants: they are the same in many states.
+type Tables = BTreeMap<(usize, BTreeSet<String>), Table>;
 
 impl World {
     fn new(start: Start, path: &[Call]) -> Self {
@@ -180,53 +196,68 @@ impl World {
         }
     }
 
+    /// Takes back a grant that was just made.
+    fn revoke_newest(&self) {
+        let newest = self.live().pop().unwrap().id;
+        block_on(self.fixture.app.grants.revoke(&Caller::system(), newest, None)).unwrap();
+    }
+
     fn live(&self) -> Vec<GrantRow> {
         block_on(self.fixture.app.grants.live(&Caller::system())).unwrap()
     }
 
-    fn state(&self) -> State {
-        let now = self.fixture.now();
-        let labelled = |environments: [&'static str; 2]| {
-            let ids = [self.fixture.dev, self.fixture.prod].into_iter();
-            ids.zip(environments).map(|(id, environment)| {
-                (id, Labels::from([("environment".to_owned(), environment.to_owned())]))
-            })
+    fn state(&self, tables: &mut Tables) -> State {
+        let live = self.live();
+        let described = |grant: &GrantRow| {
+            let GrantRow { subject, role, clusters, namespaces, until, .. } = grant;
+            format!("{subject:?} {role} {clusters:?} {namespaces:?} {until:?}")
         };
-        let mut allowed = BTreeSet::new();
-        let mut labels_now = String::new();
-        for (user, role) in self.roles.into_iter().enumerate() {
-            let subjects = [Subject::User(self.users[user])];
-            let rows = block_on(RightsSource::rights(&*self.fixture.fake.store, &subjects, now)).unwrap();
-            labels_now = format!("{:?}", rows.labels);
-            let preset = EffectiveGrant::preset(role);
-            let grants: Vec<_> = [preset].into_iter().chain(rows.grants).collect();
-            let others = [["dev", "dev"], ["dev", "other"], ["other", "dev"], ["other", "other"]];
-            let others = others.map(|environments| labelled(environments).collect::<ClusterLabels>());
-            for (under, labels) in [rows.labels].into_iter().chain(others).enumerate() {
-                for (moment, time) in [now, now + 11 * HOUR].into_iter().enumerate() {
-                    let rights = Rights::compile(&grants, &labels, time);
-                    let questions = questions(&self.fixture).into_iter().enumerate();
-                    let yes = questions.filter(|(_, ask)| decide(&rights, ask).is_allowed());
-                    allowed.extend(yes.map(|(question, _)| (user, under, moment, question)));
+        let table = |user: usize| {
+            let own = live.iter().filter(|grant| grant.subject.id == Some(self.users[user].0));
+            let key = (user, own.map(described).collect());
+            tables.entry(key).or_insert_with(|| self.table(user)).clone()
+        };
+        let by_labels = live.iter().filter(|grant| matches!(grant.clusters, ClusterScope::Labels(_)));
+        let rows =
+            block_on(RightsSource::rights(&*self.fixture.fake.store, &[], self.fixture.now())).unwrap();
+        let is_dev = |id: ClusterId| rows.labels[&id]["environment"] == "dev";
+        let labels = 2 * usize::from(!is_dev(self.fixture.dev)) + usize::from(!is_dev(self.fixture.prod));
+        State { by_labels: by_labels.map(described).collect(), labels, tables: [0, 1].map(table) }
+    }
+
+    fn table(&self, user: usize) -> Table {
+        let (fixture, now) = (&self.fixture, self.fixture.now());
+        let subjects = [Subject::User(self.users[user])];
+        let stored = block_on(RightsSource::rights(&*fixture.fake.store, &subjects, now)).unwrap().grants;
+        let preset = EffectiveGrant::preset(self.roles[user]);
+        let grants: Vec<_> = [preset].into_iter().chain(stored).collect();
+        let mut allowed = Table::new();
+        for (labels, environments) in ENVIRONMENTS.into_iter().enumerate() {
+            let labelled =
+                [fixture.dev, fixture.prod].into_iter().zip(environments).map(|(id, environment)| {
+                    (id, Labels::from([("environment".to_owned(), environment.to_owned())]))
+                });
+            let labelled: ClusterLabels = labelled.collect();
+            for (moment, time) in [now, now + 11 * HOUR].into_iter().enumerate() {
+                let rights = Rights::compile(&grants, &labelled, time);
+                for (question, ask) in questions(fixture).iter().enumerate() {
+                    if decide(&rights, ask).is_allowed() {
+                        allowed.insert((labels, moment, question));
+                    }
                 }
             }
         }
-        let by_labels = self.live().into_iter().map(|grant| {
-            let GrantRow { subject, role, clusters, namespaces, until, .. } = grant;
-            format!("{subject:?} {role} {clusters:?} {namespaces:?} {}", until.is_some())
-        });
-        let by_labels = by_labels.filter(|grant| grant.contains("Labels")).collect();
-        (allowed, by_labels, labels_now)
+        allowed
     }
 }
 
-/// What both users may do together, with the labels of the clusters as they are.
+/// What both users may do together, with the labels of the clusters as they are: now or later, and the question.
 fn union(state: &State) -> BTreeSet<(usize, usize)> {
-    let now = state.0.iter().filter(|(_, under, ..)| *under == 0);
-    now.map(|(_, _, moment, question)| (*moment, *question)).collect()
+    let held = state.tables.iter().flatten().filter(|(labels, ..)| *labels == state.labels);
+    held.map(|(_, moment, question)| (*moment, *question)).collect()
 }
 
-fn scope_in(fixture: &Fixture, (clusters, namespace): (&str, Option<&str>)) -> Value {
+fn scope_in(fixture: &Fixture, (clusters, namespace): Scope) -> Value {
     let (dev, prod) = (fixture.dev, fixture.prod);
     let clusters = match clusters {
         "dev" => json!({"ids": [dev]}),
@@ -263,28 +294,33 @@ fn questions(fixture: &Fixture) -> Vec<Ask> {
 /// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to. Returns the number of states, and of
 /// calls.
 fn search(start: Start) -> (usize, usize) {
-    let first = World::new(start, &[]).state();
+    let mut tables = Tables::new();
+    let first = World::new(start, &[]).state(&mut tables);
     let limit = union(&first);
     let (mut seen, mut paths, mut tried) = (BTreeSet::from([first]), vec![Vec::new()], 0);
     for _ in 0..DEPTH {
         let mut longer = Vec::new();
         for path in paths {
             let mut world = World::new(start, &path);
-            let before = world.state();
+            let before = world.state(&mut tables);
             for call in world.calls() {
                 tried += 1;
                 if !world.run(call) {
                     continue;
                 }
-                let after = world.state();
+                assert!(!matches!(call, Call::Rules { .. }), "{call:?} after {path:?}: a role was changed");
+                let after = world.state(&mut tables);
                 let gained: Vec<_> = union(&after).difference(&limit).copied().collect();
                 assert!(gained.is_empty(), "{path:?}, then {call:?}: {gained:?}");
                 if seen.insert(after) {
                     longer.push([&path[..], &[call]].concat());
                 }
-                world = World::new(start, &path);
+                match call {
+                    Call::Grant { .. } | Call::Request { .. } => world.revoke_newest(),
+                    _ => world = World::new(start, &path),
+                }
             }
-            assert_eq!(world.state(), before, "a refused call changed something after {path:?}");
+            assert_eq!(world.state(&mut tables), before, "a refused call changed something after {path:?}");
         }
         paths = longer;
     }
@@ -354,9 +390,9 @@ fn ops_admin_makes_no_giver_of_rights() {
 fn gift_of_somebody_else_is_a_gain() {
     let start = Start { roles: [Role::None; 2], grants: &[(0, "granter", ("dev", Some("a")), false)] };
     let world = World::new(start, &[]);
-    let limit = union(&world.state());
+    let limit = union(&world.state(&mut Tables::new()));
     let root = world.fixture.caller(world.fixture.user("root", Role::SuperAdmin));
     let scope = scope_in(&world.fixture, ("prod", Some("a")));
     world.fixture.grant(&root, world.users[1], "reader", &scope, None).unwrap();
-    assert!(!union(&world.state()).is_subset(&limit));
+    assert!(!union(&world.state(&mut Tables::new())).is_subset(&limit));
 }
