@@ -96,7 +96,8 @@ type Table = BTreeSet<(usize, usize, usize)>;
 /// Values of the label `environment` of dev and prod. In grants, every other value is the same as `other`.
 const ENVIRONMENTS: [[&str; 2]; 4] = [["dev", "dev"], ["dev", "other"], ["other", "dev"], ["other", "other"]];
 
-/// What is told apart: the rights of each user, under all labels; the grants by labels; the labels.
+/// What is told apart: the rights of each user, under all labels; the grants by
+/// labels, of which a change of labels takes the right to give them; the labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct State {
     tables: [Table; 2],
@@ -222,7 +223,11 @@ impl World {
             block_on(RightsSource::rights(&*self.fixture.fake.store, &[], self.fixture.now())).unwrap();
         let is_dev = |id: ClusterId| rows.labels[&id]["environment"] == "dev";
         let labels = 2 * usize::from(!is_dev(self.fixture.dev)) + usize::from(!is_dev(self.fixture.prod));
-        State { by_labels: by_labels.map(described).collect(), labels, tables: [0, 1].map(table) }
+        let by_labels = by_labels.map(|grant| {
+            let GrantRow { subject, role, namespaces, until, .. } = grant;
+            format!("{subject:?} {role} {namespaces:?} {}", until.is_some())
+        });
+        State { by_labels: by_labels.collect(), labels, tables: [0, 1].map(table) }
     }
 
     fn table(&self, user: usize) -> Table {
