@@ -1,5 +1,5 @@
-//! Confinement: an exhaustive search of a small installation. Two users make up to four calls to grants, roles, requests
-//! and labels, in every order: what they may do together never grows unless somebody else gives it.
+//! Confinement: an exhaustive search of a small installation. Two users make up to four calls to grants, roles,
+//! requests and labels, in every order: what they may do together never grows unless somebody else gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -274,8 +274,8 @@ fn scope_in(fixture: &Fixture, (clusters, namespace): Scope) -> Value {
     json!({"clusters": clusters, "namespaces": namespace.map(|namespace| [namespace])})
 }
 
-/// The questions by which rights are compared: each right in each cluster, and in all, in each namespace, in one that no
-/// grant names, and without a namespace.
+/// The questions by which rights are compared: each right in each cluster, and in all, in each namespace, in one that
+/// no grant names, and without a namespace.
 fn questions(fixture: &Fixture) -> Vec<Ask> {
     let rights = [
         (RightVerb::List, RightResource::Workloads),
@@ -296,8 +296,8 @@ fn questions(fixture: &Fixture) -> Vec<Ask> {
     questions
 }
 
-/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to. Returns the number of states, and of
-/// calls.
+/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to. Returns the number of states,
+/// and of calls.
 fn search(start: Start) -> (usize, usize) {
     let mut tables = Tables::new();
     let first = World::new(start, &[]).state(&mut tables);

@@ -1,5 +1,5 @@
-//! Non-interference: two installations that differ only outside a caller's rights answer every GET alike, byte for byte.
-//! Clock, ids and random numbers are the same in both.
+//! Non-interference: two installations that differ only outside a caller's rights answer every GET alike, byte for
+//! byte. Clock, ids and random numbers are the same in both.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -32,8 +32,8 @@ use crate::{
     test_app::{Credentials, PASSWORD, Ready, Reply, TestApp, seed},
 };
 
-/// Rights of the caller ann: none; viewer in the namespace `shop` of the cluster `demo`; admin in `shop` and `team-*` of
-/// it; editor in `shop` of the clusters with a label; admin in `demo` with the reach `cluster`; an own role with
+/// Rights of the caller ann: none; viewer in the namespace `shop` of the cluster `demo`; admin in `shop` and `team-*`
+/// of it; editor in `shop` of the clusters with a label; admin in `demo` with the reach `cluster`; an own role with
 /// `list workloads` in `shop`.
 const KINDS: [&str; 6] = ["none", "name", "prefix", "label", "whole", "narrow"];
 
@@ -179,8 +179,8 @@ async fn sign_in(api: &TestApp, username: &str) -> Credentials {
     Credentials { bearer: text("access_token"), cookie: text("session_id") }
 }
 
-/// Every GET of `access.txt`, with variants of it that ask for what is outside, and every kind of object in every way to
-/// read all of its objects.
+/// Every GET of `access.txt`, with variants of it that ask for what is outside, and every kind of object in every way
+/// to read all of its objects.
 fn targets() -> Vec<String> {
     let mut targets = Vec::new();
     for line in lines().into_iter().filter(|line| line.method == "GET") {

@@ -21,8 +21,8 @@ use crate::{
     test_app::{SignedIn, TestApp, seed},
 };
 
-/// The kinds of rights, in the order of the columns. `viewer`, `ops` and `super` are users with a role and no grant; the
-/// others are the user ann of the role `none` with one grant, as the file says.
+/// The kinds of rights, in the order of the columns. `viewer`, `ops` and `super` are users with a role and no grant;
+/// the others are the user ann of the role `none` with one grant, as the file says.
 const KINDS: [&str; 17] = [
     "none", "viewer", "ops", "super", "view", "oper", "edit", "admin", "other", "prefix", "label", "whole",
     "far", "expired", "future", "revoked", "group",
