@@ -73,8 +73,15 @@ impl Clock for FakeClock {
     }
 }
 
-/// Random source that counts: predictable, and no two sources of a process produce the same bytes.
+/// Random source that counts: predictable, and no two default sources of a process produce the same bytes.
 pub struct FakeRng(AtomicU64);
+
+impl FakeRng {
+    /// A source that produces the same bytes as every other one with this start.
+    pub fn starting_at(start: u64) -> Self {
+        Self(AtomicU64::new(start))
+    }
+}
 
 impl Rng for FakeRng {
     fn fill(&self, buffer: &mut [u8]) {

@@ -21,6 +21,7 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
+mod confinement;
 mod giving;
 mod limits;
 mod questions;

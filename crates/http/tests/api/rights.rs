@@ -16,11 +16,16 @@ use crate::test_app::{PASSWORD, Reply, SignedIn, TestApp};
 impl TestApp {
     /// Creates the user `ann` of the role `none`, and signs them in.
     pub(crate) async fn ann(&self) -> SignedIn {
-        let password = NewPassword::new(&PASSWORD.into()).unwrap();
-        let username = "ann".to_owned().try_into().unwrap();
-        let user = NewUser { username, password, role: Role::None, display_name: None };
-        self.app.users.create(&Caller::system(), user).await.unwrap();
+        self.create_user("ann", Role::None).await;
         self.login("ann").await
+    }
+
+    /// Creates a user.
+    pub(crate) async fn create_user(&self, name: &str, role: Role) {
+        let password = NewPassword::new(&PASSWORD.into()).unwrap();
+        let username = name.to_owned().try_into().unwrap();
+        let user = NewUser { username, password, role, display_name: None };
+        self.app.users.create(&Caller::system(), user).await.unwrap();
     }
 
     /// Grants ann a role in the cluster, in these namespaces.

@@ -147,7 +147,17 @@ impl TestApp {
         ready: Ready,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let (fake, app, cluster) = seeded_app().await;
+        Self::over(Fake::default(), settings, ready, observer).await
+    }
+
+    /// The application over these ports.
+    pub(crate) async fn over(
+        fake: Fake,
+        settings: HttpSettings,
+        ready: Ready,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (app, cluster) = seeded(&fake).await;
         let hooks = Hooks { readiness: Arc::new(ready), observer };
         let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
         let call = move |request: TestRequest| {
@@ -281,6 +291,12 @@ impl TestApp {
 /// The in-memory ports with users, a cluster and its objects.
 pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     let fake = Fake::default();
+    let (app, cluster) = seeded(&fake).await;
+    (fake, app, cluster)
+}
+
+/// The use cases over these ports, with users, a cluster and its objects.
+async fn seeded(fake: &Fake) -> (App, ClusterId) {
     let app = App::new(fake.ports(), AppSettings::default());
     for (name, role) in [
         ("super", Role::SuperAdmin),
@@ -295,9 +311,9 @@ pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     }
     let cluster = new_cluster("demo");
     let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
-    seed(&fake, cluster);
+    seed(fake, cluster, "shop");
     fake.clusters.calls();
-    (fake, app, cluster)
+    (app, cluster)
 }
 
 async fn reply(response: Result<ServiceResponse, actix_web::Error>) -> Reply {
@@ -324,11 +340,11 @@ async fn reply(response: Result<ServiceResponse, actix_web::Error>) -> Reply {
     reply
 }
 
-fn seed(fake: &Fake, cluster: ClusterId) {
+/// Puts the objects of the tests into a namespace of a cluster.
+pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let put = |kind: Kind, object: Value| fake.clusters.put(cluster, kind, object);
-    let named =
-        |name: &str| json!({"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"});
-    put(Kind::Namespace, json!({"metadata": {"name": "shop"}, "status": {"phase": "Active"}}));
+    let named = |name: &str| json!({"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"});
+    put(Kind::Namespace, json!({"metadata": {"name": namespace}, "status": {"phase": "Active"}}));
     let template = json!({"spec": {"containers": [
         {"name": "app", "image": "web:1", "env": [{"name": "A", "value": "canary-env"}]}]}});
     put(Kind::Deployment, json!({"metadata": named("web"), "spec": {"replicas": 2, "template": template}}));

@@ -1,0 +1,168 @@
+//! Rights table: compares `rights.txt` with the responses to every line of `access.txt`, for every kind of rights. A
+//! request that is refused for want of a right is sent to no cluster.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use pilothouse_core::{
+    access::Caller,
+    clock::Clock as _,
+    cluster::ClusterChange,
+    grant::GrantRecord,
+    ids::{ClusterId, GrantId, UserId},
+    object::Labels,
+    rights::{RoleName, Subject},
+    testing::new_cluster,
+};
+use pilothouse_http::endpoints;
+use serde_json::{Value, json};
+
+use crate::{
+    table::{Line, lines},
+    test_app::{SignedIn, TestApp, seed},
+};
+
+/// The kinds of rights, in the order of the columns. `viewer`, `ops` and `super` are users with a role and no grant;
+/// the others are the user ann of the role `none` with one grant, as the file says.
+const KINDS: [&str; 17] = [
+    "none", "viewer", "ops", "super", "view", "oper", "edit", "admin", "other", "prefix", "label", "whole",
+    "far", "expired", "future", "revoked", "group",
+];
+
+/// The namespace of the objects in the requests. It has a prefix, unlike `shop` in `access.txt`.
+const NAMESPACE: &str = "shop-a";
+
+const FILE: &str = include_str!("rights.txt");
+
+/// Comment lines of the file.
+fn head() -> impl Iterator<Item = &'static str> {
+    FILE.lines().filter(|line| line.starts_with('#'))
+}
+
+/// An application with the clusters `demo` (labelled, with objects in [`NAMESPACE`] too) and `far`.
+async fn installation() -> (TestApp, ClusterId) {
+    let api = TestApp::new().await;
+    let demo = ClusterId(api.cluster);
+    let labels = Labels::from([("environment".to_owned(), "dev".to_owned())]);
+    let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
+    api.app.clusters.update(&Caller::system(), demo, change).await.unwrap();
+    let far = api.app.clusters.create(&Caller::system(), new_cluster("far")).await.unwrap().value.id;
+    seed(&api.fake, demo, NAMESPACE);
+    (api, far)
+}
+
+/// Signs in a user who has this kind of rights. Returns also their name.
+async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn, &'static str) {
+    if ["viewer", "ops", "super"].contains(&kind) {
+        return (api.login(kind).await, kind);
+    }
+    let signed_in = api.ann().await;
+    let demo = json!({"ids": [api.cluster]});
+    let own = json!([NAMESPACE]);
+    let (role, clusters, namespaces) = match kind {
+        "none" => return (signed_in, "ann"),
+        "view" => ("viewer", demo, own),
+        "oper" => ("operator", demo, own),
+        "edit" => ("editor", demo, own),
+        "admin" => ("admin", demo, own),
+        "other" => ("admin", demo, json!(["bank"])),
+        "prefix" => ("admin", demo, json!(["shop-*"])),
+        "label" => ("admin", json!({"labels": "environment in (dev,staging)"}), json!(["*"])),
+        "whole" => ("admin", demo, Value::Null),
+        "far" => ("admin", json!({"ids": [far]}), Value::Null),
+        "expired" | "future" | "revoked" | "group" => ("admin", json!({"all": true}), Value::Null),
+        kind => panic!("{kind} is not a kind of rights"),
+    };
+    let now = api.fake.runtime.clock.now();
+    let minute = Duration::from_secs(60);
+    let ann = Subject::User(UserId(api.user("ann").await));
+    let record = GrantRecord {
+        subject: if kind == "group" { Subject::group("keycloak", "shop").unwrap() } else { ann },
+        role: RoleName::new(role).unwrap(),
+        clusters: serde_json::from_value(clusters).unwrap(),
+        reach: serde_json::from_value(namespaces).unwrap(),
+        from: (kind == "future").then(|| now + minute),
+        until: (kind == "expired").then(|| now + minute),
+        reason: None,
+    };
+    let grant: GrantId = api.app.grants.create(&Caller::system(), record).await.unwrap().value.id;
+    match kind {
+        "expired" => api.advance(minute),
+        "revoked" => api.revoke(grant).await,
+        _ => {}
+    }
+    (signed_in, "ann")
+}
+
+/// A line with the namespace of this table.
+fn in_namespace(line: Line) -> Line {
+    let input = line.input.replace("=shop", &format!("={NAMESPACE}"));
+    let input = input.replace("\"shop\"", &format!("\"{NAMESPACE}\""));
+    Line { input, ..line }
+}
+
+/// Formats a line of the file.
+fn write(line: &Line, statuses: &[u16]) -> String {
+    let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
+    let Line { method, path, input, .. } = line;
+    format!("{method:<4} {path:<36} {} {input}", statuses.join(" ")).trim_end().to_owned()
+}
+
+#[test]
+fn rights_table_has_every_route() {
+    let routes = |text: &str| {
+        let mut fields = text.split_whitespace().map(str::to_owned);
+        (fields.next().unwrap(), fields.next().unwrap())
+    };
+    let written: BTreeSet<_> = FILE.lines().filter(|line| !line.starts_with('#')).map(routes).collect();
+    let real: BTreeSet<_> = endpoints().into_iter().map(|(method, path)| (method, path.to_owned())).collect();
+    assert_eq!(written, real);
+}
+
+#[actix_web::test]
+async fn every_kind_of_rights_gets_the_status_of_the_table() {
+    let mut current: Vec<_> = head().map(str::to_owned).collect();
+    for line in lines().into_iter().map(in_namespace) {
+        let mut statuses = Vec::new();
+        for kind in KINDS {
+            let (api, far) = installation().await;
+            api.login("target").await;
+            let (signed_in, name) = sign_in(&api, far, kind).await;
+            let input = line.input(&api, name, &signed_in.refresh).await;
+            api.fake.clusters.calls();
+            let reply = api.call(&signed_in.credentials, &line.method, &line.path, &input).await;
+
+            let (status, calls) = (reply.status.as_u16(), api.fake.clusters.calls());
+            let refused = status == 403 || (status == 404 && line.status("super") != 404);
+            assert!(
+                calls.is_empty() || !refused,
+                "{kind}: {} {input} was refused, but called {calls:?}",
+                line.path
+            );
+            if status == 403 && reply.error().2 == "role_too_low" {
+                let missing = &reply.json()["context"]["missing"];
+                assert!(missing["verb"].is_string(), "{kind}: {} {input} names no missing right", line.path);
+            }
+            statuses.push(status);
+        }
+        current.push(write(&line, &statuses));
+    }
+    compare(&current);
+}
+
+/// Compares the file with the actual statuses. `UPDATE=1` rewrites the file instead; review the difference.
+#[allow(clippy::disallowed_methods, reason = "UPDATE is set by hand for a test run")]
+fn compare(current: &[String]) {
+    if std::env::var_os("UPDATE").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/rights.txt");
+        std::fs::write(file, current.join("\n") + "\n").unwrap();
+        return;
+    }
+    let written: BTreeSet<_> = FILE.lines().collect();
+    let differing: Vec<_> = current.iter().filter(|line| !written.contains(line.as_str())).collect();
+    assert!(differing.is_empty(), "rights.txt differs; UPDATE=1 rewrites it:\n{differing:#?}");
+    assert_eq!(
+        written.len(),
+        current.iter().collect::<BTreeSet<_>>().len(),
+        "rights.txt has a line too many"
+    );
+}
