@@ -19,7 +19,7 @@ use pilothouse_core::{
     rights::{RoleName, Subject},
     role::Role,
     rows::{ListQuery, Row},
-    session::Login,
+    session::{Activity, Login},
     streams::StreamEvent,
     testing::{fake::Fake, new_cluster, permit},
     user::{NewPassword, NewUser, Username},
@@ -106,7 +106,7 @@ impl Fixture {
     fn ann(&self) -> Caller {
         let (bearer, cookie) =
             (self.tokens.access_token.expose_secret(), self.tokens.session_id.expose_secret());
-        let signed_in = self.app.sessions.authenticate(bearer, cookie, Origin::default());
+        let signed_in = self.app.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User);
         block_on(signed_in).unwrap().caller
     }
 
