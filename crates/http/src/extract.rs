@@ -227,7 +227,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     values.next().filter(|value| !value.is_empty() && values.next().is_none())
 }
 
-/// Who caused a request: with `X-Background: true` the client alone, with any other value or without the header the user.
+/// Who caused a request: the client alone with `X-Background: true`, the user otherwise.
 fn activity(headers: &HeaderMap) -> Activity {
     const X_BACKGROUND: HeaderName = HeaderName::from_static("x-background");
     if single_value(headers, &X_BACKGROUND) == Some("true") { Activity::Background } else { Activity::User }
