@@ -98,7 +98,7 @@ impl Fixture {
             reason: None,
         };
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::NewCluster));
-        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record)).unwrap();
+        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record, None)).unwrap();
         self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
         grant.id
     }

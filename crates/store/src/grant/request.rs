@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RequestRegistry, RequestState},
+    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RequestRegistry, RequestState, RightsStamp},
     ids::{GrantRequestId, UserId},
     rights::{BuiltInRole, Grant, GrantSource, Subject},
 };
@@ -91,10 +91,14 @@ impl RequestRegistry for Store {
         id: GrantRequestId,
         decision: Decision,
         reason: Option<String>,
+        judged: Option<RightsStamp>,
     ) -> Result<GrantRequest> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         let refused = move |cause| Error::new(cause).resource("grant_request").name(id.to_string());
         transact!(self.db, |conn| {
+            if !conn.has_rights_stamp(judged).await? {
+                return Err(refused(Cause::Modified).into());
+            }
             match decision {
                 Decision::Approve => conn.replace_rights_stamp(stamp).await?,
                 Decision::Deny | Decision::Withdraw => conn.lock_rights_stamp().await?,
@@ -111,6 +115,12 @@ impl RequestRegistry for Store {
             }
             let grant_id = match decision {
                 Decision::Approve => {
+                    let enabled = users::table.find(request.user_id.0).filter(users::disabled.eq(false));
+                    let enabled: i64 = enabled.count().get_result(conn).await?;
+                    if enabled == 0 {
+                        let user = request.user_id.to_string();
+                        return Err(Error::new(Cause::NotFound).resource("user").name(user).into());
+                    }
                     let record = GrantRecord::of_request(&request, entry.at());
                     Some(insert_grant!(conn, record, GrantSource::Request(id), entry).id.0)
                 }

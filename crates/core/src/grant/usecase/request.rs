@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, with_some};
+use super::{ATTEMPTS, Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, with_some};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
@@ -74,7 +74,8 @@ impl Grants {
     ///
     /// # Errors
     /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such request that the caller sees, or the role or the
-    /// user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
+    /// user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if rights change all
+    /// the time; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,
@@ -103,10 +104,22 @@ impl Grants {
                 .with("namespaces", param(&request.reach))
                 .with("duration_seconds", request.duration_seconds);
         }
-        let registry = self.ports.requests.clone();
+        let (this, caller) = (self.clone(), caller.clone());
         let work = async move |permit: Permit| {
             judged?;
-            registry.decide(&permit, id, decision, reason).await
+            let requests = &this.ports.requests;
+            if decision != Decision::Approve {
+                return requests.decide(&permit, id, decision, reason, None).await;
+            }
+            for _ in 0..ATTEMPTS {
+                let (stamp, approver) = this.current(&caller).await?;
+                this.may_decide(&approver, id, decision).await?;
+                match requests.decide(&permit, id, decision, reason.clone(), Some(stamp)).await {
+                    Err(error) if error.cause == Cause::Modified => {}
+                    decided => return decided,
+                }
+            }
+            Err(Error::new(Cause::Overloaded))
         };
         self.gate.change_local_granted(granted, work).await
     }

@@ -12,6 +12,7 @@ use crate::{
     ids::{GrantRequestId, UserId},
     rights::{ClusterScope, Grant, GrantSource, Reach, Subject},
     role::Role,
+    user::UserPatch,
 };
 
 /// A request for an hour of a role in all clusters.
@@ -32,7 +33,7 @@ impl StorePorts {
     }
 
     pub(super) async fn decide(&self, id: GrantRequestId, decision: Decision) -> Result<GrantRequest> {
-        self.requests.decide(&self.people(), id, decision, Some("因为".to_owned())).await
+        self.requests.decide(&self.people(), id, decision, Some("因为".to_owned()), None).await
     }
 
     async fn request_now(&self, id: GrantRequestId) -> GrantRequest {
@@ -148,5 +149,13 @@ pub(super) async fn refused_approval_leaves_the_request_pending(ports: &StorePor
     assert_eq!(approve().await.unwrap_err().cause, Cause::TooMany);
     assert_eq!(ports.request_now(request.id).await, request);
     ports.grants.revoke(&ports.people(), last.unwrap()).await.unwrap();
+    let disable = async |disabled: bool| {
+        let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
+        ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    };
+    disable(true).await;
+    assert_eq!(approve().await.unwrap_err().cause, Cause::NotFound, "a disabled user gets no grant");
+    assert_eq!(ports.request_now(request.id).await, request);
+    disable(false).await;
     approve().await.unwrap();
 }
