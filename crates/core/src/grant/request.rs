@@ -94,6 +94,8 @@ pub struct GrantRequest {
 impl GrantRequest {
     /// Time that a request waits for a decision.
     pub const LIFETIME: Duration = Duration::from_hours(24);
+    /// Maximum number of pending requests of a user.
+    pub const MAX_PENDING: usize = 50;
 
     /// Sets the state `expired` of a request that is stored as pending, if its lifetime is over.
     #[must_use]
@@ -190,7 +192,8 @@ pub trait RequestRegistry: Send + Sync {
     /// Stores a request.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist.
+    /// `NotFound` if the user or the role does not exist; `TooMany` if the user has [`GrantRequest::MAX_PENDING`] pending
+    /// requests.
     async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest>;
 
     /// Decides a pending request. One of several concurrent calls succeeds. `judged` is the rights stamp under which an

@@ -99,7 +99,7 @@ pub const STORE: &[Case] = cases! {
         deleting_a_user_revokes_the_grants, grant_races_with_the_deletion_of_its_user;
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
         request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
-        refused_approval_leaves_the_request_pending;
+        pending_requests_of_a_user_are_limited, refused_approval_leaves_the_request_pending;
     rights: rights_are_live_grants_with_rules_and_labels, each_change_of_rights_changes_the_stamp,
         other_changes_keep_the_stamp;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,

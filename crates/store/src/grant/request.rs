@@ -60,10 +60,18 @@ impl RequestRegistry for Store {
     async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
-            // the role is not deleted before this transaction ends
+            // the role is not deleted before this transaction ends, and no other request of the user is stored
             conn.lock_rights_stamp().await?;
             require_role!(conn, request.role);
             let username = username!(conn, request.user_id);
+            let pending = grant_requests::table
+                .filter(grant_requests::user_id.eq(request.user_id.0))
+                .filter(grant_requests::status.eq(RequestState::Pending.as_str()))
+                .filter(grant_requests::created_at.gt(At(entry.at() - GrantRequest::LIFETIME)));
+            let pending: i64 = pending.count().get_result(conn).await?;
+            if pending.unsigned_abs() >= GrantRequest::MAX_PENDING as u64 {
+                return Err(Error::new(Cause::TooMany).resource("grant_request").into());
+            }
             let values = (
                 grant_requests::user_id.eq(request.user_id.0),
                 grant_requests::username.eq(username),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ATTEMPTS, Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, with_some};
+use super::{ATTEMPTS, Gift, Grants, REASON, check_size, check_text, has_somewhere, own_subject, param, refusal, with_some};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
@@ -38,8 +38,13 @@ impl Grants {
     pub async fn requests(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Request)).await?;
         let now = self.clock.now();
-        let all = self.ports.requests.list(None, now).await?;
-        let visible = all.iter().filter(|request| is_visible(caller, request, now));
+        let sees_others = has_somewhere(caller, RightVerb::List) || has_somewhere(caller, RightVerb::Create);
+        let listed = if sees_others { None } else { caller.user_id };
+        let mut found = Vec::new();
+        if sees_others || listed.is_some() {
+            found = self.ports.requests.list(listed, now).await?;
+        }
+        let visible = found.iter().filter(|request| is_visible(caller, request, now));
         let rows = visible.map(Row::of).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -47,8 +52,8 @@ impl Grants {
     /// Asks for a grant. The clusters need not exist: the answer does not tell which clusters do.
     ///
     /// # Errors
-    /// `InvalidInput`; `TooMany` if the grant would have too many clusters or namespaces; `NotFound` of the role;
-    /// `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
+    /// `InvalidInput`; `TooMany` if the grant would have too many clusters or namespaces, or the caller has
+    /// [`GrantRequest::MAX_PENDING`] pending requests; `NotFound` of the role; `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
     pub async fn request(&self, caller: &Caller, new: NewRequest) -> Result<GrantRequest> {
         check_text("reason", Some(&new.reason), REASON)?;
         let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;

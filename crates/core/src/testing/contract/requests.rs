@@ -123,6 +123,25 @@ pub(super) async fn request_expires_without_a_decision(ports: &StorePorts) {
     assert!(ports.grants.list(None, None).await.unwrap().is_empty());
 }
 
+pub(super) async fn pending_requests_of_a_user_are_limited(ports: &StorePorts) {
+    let user = ports.user("ann", Role::None).await;
+    let other = ports.user("bob", Role::None).await;
+    let ask = async || ports.request(record(user.id, "viewer")).await;
+    let first = ask().await.unwrap();
+    for _ in 2..GrantRequest::MAX_PENDING {
+        ask().await.unwrap();
+    }
+    let (one, two) = join(ask(), ask()).await;
+    assert_eq!(one.is_ok(), two.is_err(), "one place is left");
+    assert_eq!(one.and(two).unwrap_err().cause, Cause::TooMany);
+    ports.request(record(other.id, "viewer")).await.unwrap();
+    ports.decide(first.id, Decision::Withdraw).await.unwrap();
+    ask().await.unwrap();
+    assert_eq!(ask().await.unwrap_err().cause, Cause::TooMany);
+    ports.runtime.clock.advance(GrantRequest::LIFETIME);
+    ask().await.unwrap();
+}
+
 pub(super) async fn request_needs_an_existing_user_and_role(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("ann", Role::None).await;

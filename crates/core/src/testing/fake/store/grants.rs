@@ -144,6 +144,12 @@ impl RequestRegistry for MemoryStore {
         let (_, at) = author(permit)?;
         state.role_rules(&record.role)?;
         let username = state.user(record.user_id)?.username.to_string();
+        let is_pending = |request: &GrantRequest| {
+            request.user_id == record.user_id && request.state == RequestState::Pending
+        };
+        if state.requests_at(at).filter(is_pending).count() >= GrantRequest::MAX_PENDING {
+            return Err(Error::new(Cause::TooMany).resource("grant_request"));
+        }
         let request = GrantRequest {
             id: GrantRequestId(state.next_id()),
             state: RequestState::Pending,
