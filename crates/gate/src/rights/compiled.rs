@@ -106,9 +106,10 @@ impl Rights {
         self.next_change
     }
 
-    /// The grants that give the rights, in the order in which they are examined.
-    pub fn grant_refs(&self) -> impl Iterator<Item = &GrantRef> {
-        self.grants.iter().map(|live| &*live.grant)
+    /// The grants that give a right anywhere, in the order in which they are examined.
+    pub fn grants_with(&self, verb: RightVerb, resource: &RightResource) -> impl Iterator<Item = &GrantRef> {
+        let slot = self.slot(resource);
+        self.grants.iter().filter(move |live| live.has(verb, slot)).map(|live| &*live.grant)
     }
 
     /// Whether the caller has any right in a cluster. Without one, the cluster is absent everywhere. In a cluster that

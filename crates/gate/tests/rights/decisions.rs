@@ -448,6 +448,21 @@ fn explanation_tells_of_each_grant_why_it_does_not_allow() {
 }
 
 #[test]
+fn grants_with_a_right_are_those_that_give_it_anywhere() {
+    let rights = compile(&[
+        grant(1, "list create: grants", json!({"ids": [1]}), json!(["shop"])),
+        grant(2, "admin", all(), Value::Null),
+        grant(3, "create: grants", json!({"ids": [9]}), Value::Null),
+        grant(4, "delete: grants", all(), json!(["shop"])),
+    ]);
+    let resource = ask("list grants", 0, "-").resource;
+    let ids = |verb| rights.grants_with(verb, &resource).filter_map(|grant| grant.id).collect::<Vec<_>>();
+    assert_eq!(ids(RightVerb::Create), [GrantId(1), GrantId(3)]);
+    assert_eq!(ids(RightVerb::List), [GrantId(1)]);
+    assert_eq!(ids(RightVerb::Update), []);
+}
+
+#[test]
 fn extent_is_all_some_or_none() {
     let resource = |text: &str| ask(&format!("list {text}"), 0, "-").resource;
     let ops = compile(&[EffectiveGrant::preset(Role::OpsAdmin)]);
