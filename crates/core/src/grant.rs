@@ -257,12 +257,8 @@ pub trait GrantRegistry: Send + Sync {
     /// # Errors
     /// `NotFound` if the user or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
     /// `Modified` if the rights stamp is not `judged` any more.
-    async fn create(
-        &self,
-        permit: &Permit,
-        grant: GrantRecord,
-        judged: Option<RightsStamp>,
-    ) -> Result<Grant>;
+    async fn create(&self, permit: &Permit, grant: GrantRecord, judged: Option<RightsStamp>)
+    -> Result<Grant>;
 
     /// Revokes a grant. A grant that is revoked or has ended stays as it is.
     ///

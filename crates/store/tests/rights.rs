@@ -194,7 +194,8 @@ async fn cancelled_approval_is_complete_or_absent() {
         for n in 0..40 {
             let request = replicas.request().await;
             let permit = one.people();
-            let mut approval = Box::pin(one.requests.decide(&permit, request.id, Decision::Approve, None, None));
+            let mut approval =
+                Box::pin(one.requests.decide(&permit, request.id, Decision::Approve, None, None));
             // polled at most `n` times, then dropped
             for _ in 0..n {
                 if poll!(&mut approval).is_ready() {
@@ -227,10 +228,9 @@ async fn killed_connections_leave_no_partial_approval() {
     for n in 0..20 {
         let id = retried(async || replicas.try_request().await).await.id;
         let ports = replicas.one.clone();
-        let approval =
-            tokio::spawn(
-                async move { ports.requests.decide(&ports.people(), id, Decision::Approve, None, None).await },
-            );
+        let approval = tokio::spawn(async move {
+            ports.requests.decide(&ports.people(), id, Decision::Approve, None, None).await
+        });
         tokio::time::sleep(Duration::from_micros(500 * n)).await;
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
             WHERE datname = current_database() AND application_name = 'pilothouse'";

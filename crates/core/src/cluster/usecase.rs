@@ -170,8 +170,8 @@ impl Clusters {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Changes a cluster. A new connection is tested first. Labels that differ from the stored ones are judged as a change
-    /// of those.
+    /// Changes a cluster. A new connection is tested first. Labels that differ from the stored ones are judged as a
+    /// change of those.
     ///
     /// # Errors
     /// As [`Clusters::create`]; `NotFound`; `Modified`, with new labels also if the cluster was changed meanwhile.

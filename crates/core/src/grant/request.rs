@@ -192,17 +192,17 @@ pub trait RequestRegistry: Send + Sync {
     /// Stores a request.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist; `TooMany` if the user has [`GrantRequest::MAX_PENDING`] pending
-    /// requests.
+    /// `NotFound` if the user or the role does not exist; `TooMany` if the user has [`GrantRequest::MAX_PENDING`]
+    /// pending requests.
     async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest>;
 
     /// Decides a pending request. One of several concurrent calls succeeds. `judged` is the rights stamp under which an
     /// approval was judged.
     ///
     /// # Errors
-    /// `NotFound`; `RequestDecided` if the request is not pending any more; for an approval also `TooMany` if the
-    /// user has the maximum number of live grants, `NotFound` if the user or the role does not exist any more or the user
-    /// is disabled, and `Modified` if the rights stamp is not `judged` any more.
+    /// `NotFound`; `RequestDecided` if the request is not pending any more; for an approval also `TooMany` if the user
+    /// has the maximum number of live grants, `NotFound` if the user or the role does not exist any more or the user is
+    /// disabled, and `Modified` if the rights stamp is not `judged` any more.
     async fn decide(
         &self,
         permit: &Permit,

@@ -252,8 +252,8 @@ impl Grants {
         Ok(rules)
     }
 
-    /// The rights stamp, and the caller with the rights that they have under it. The caller's own may be a second old, and a
-    /// user may be disabled or deleted since.
+    /// The rights stamp, and the caller with the rights that they have under it. The caller's own may be a second old,
+    /// and a user may be disabled or deleted since.
     async fn current(&self, caller: &Caller) -> Result<(RightsStamp, Caller)> {
         let now = self.clock.now();
         let subjects: Vec<_> = own_subject(caller).into_iter().collect();

@@ -43,9 +43,7 @@ impl Overtaken {
             Some(Event::Revoked(id)) => {
                 return GrantRegistry::revoke(&*self.store, &by_admin, id).await.map(drop);
             }
-            Some(Event::Demoted(id)) => {
-                (id, UserPatch { role: Some(Role::Viewer), ..UserPatch::default() })
-            }
+            Some(Event::Demoted(id)) => (id, UserPatch { role: Some(Role::Viewer), ..UserPatch::default() }),
             Some(Event::Disabled(id)) => (id, UserPatch { disabled: Some(true), ..UserPatch::default() }),
         };
         let at = Timestamp::UNIX_EPOCH;

@@ -147,8 +147,9 @@ impl Rights {
         self.grants.iter().enumerate()
     }
 
-    /// The grants that contain a cluster; without a cluster, those on all clusters. Of a cluster that was not registered
-    /// when the rights were compiled, nothing else is known: it may not exist, or have been registered a moment ago.
+    /// The grants that contain a cluster; without a cluster, those on all clusters. Of a cluster that was not
+    /// registered when the rights were compiled, nothing else is known: it may not exist, or have been registered a
+    /// moment ago.
     pub(super) fn in_cluster(&self, cluster: Option<ClusterId>) -> &ClusterGrants {
         cluster.and_then(|id| self.clusters.get(&id)).map_or(&self.everywhere, |own| &**own)
     }

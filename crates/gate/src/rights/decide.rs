@@ -13,8 +13,8 @@ pub struct Ask {
     pub verb: RightVerb,
     /// The resource.
     pub resource: RightResource,
-    /// The cluster. One that is not registered is reached by the grants on all clusters. `None` for an operation that concerns all clusters, such as the registration of a new
-    /// one: it takes a grant on all clusters.
+    /// The cluster. One that is not registered is reached by the grants on all clusters. `None` for an operation that
+    /// concerns all clusters, such as the registration of a new one: it takes a grant on all clusters.
     pub cluster: Option<ClusterId>,
     /// The namespaces. For an object of the resource `namespaces`, its own name. [`NamespaceScope::Unscoped`] for an
     /// object without a namespace: it takes the reach `cluster`.

@@ -22,9 +22,9 @@ struct Place {
     name: Option<String>,
 }
 
-/// The right by which a caller may make a change with this body, as text: a grant or a role. For a change of grants, these
-/// are all grants that give it anywhere. `None` if the caller may not make the change. For a caller who has the right nowhere,
-/// the body is not read.
+/// The right by which a caller may make a change with this body, as text: a grant or a role. For a change of grants,
+/// these are all grants that give it anywhere. `None` if the caller may not make the change. For a caller who has the
+/// right nowhere, the body is not read.
 pub(super) fn right(caller: &Caller, auth: &RequiredAuth, body: &[u8]) -> Option<String> {
     if !auth.allows(caller) {
         return None;

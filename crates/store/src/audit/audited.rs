@@ -108,8 +108,7 @@ impl Lists for Sqlite {
 impl Lists for Pg {
     const IN_CLUSTERS: (&'static str, &'static str) =
         ("operations.cluster_id = ANY(CAST(string_to_array(", ", ',') AS bigint[]))");
-    const IN_NAMES: (&'static str, &'static str) =
-        ("operations.namespace = ANY(string_to_array(", ", ','))");
+    const IN_NAMES: (&'static str, &'static str) = ("operations.namespace = ANY(string_to_array(", ", ','))");
     const LIKE_ANY: (&'static str, &'static str) =
         ("operations.namespace LIKE ANY(string_to_array(", ", ','))");
 }

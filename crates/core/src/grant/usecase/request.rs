@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ATTEMPTS, Gift, Grants, REASON, check_size, check_text, has_somewhere, own_subject, param, refusal, with_some};
+use super::{
+    ATTEMPTS, Gift, Grants, REASON, check_size, check_text, has_somewhere, own_subject, param, refusal,
+    with_some,
+};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
@@ -53,7 +56,8 @@ impl Grants {
     ///
     /// # Errors
     /// `InvalidInput`; `TooMany` if the grant would have too many clusters or namespaces, or the caller has
-    /// [`GrantRequest::MAX_PENDING`] pending requests; `NotFound` of the role; `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
+    /// [`GrantRequest::MAX_PENDING`] pending requests; `NotFound` of the role; `NotSignedIn` for a caller who is no
+    /// user; `StoreUnavailable`.
     pub async fn request(&self, caller: &Caller, new: NewRequest) -> Result<GrantRequest> {
         check_text("reason", Some(&new.reason), REASON)?;
         let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
@@ -79,8 +83,8 @@ impl Grants {
     ///
     /// # Errors
     /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such request that the caller sees, or the role or the
-    /// user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if rights change all
-    /// the time; `StoreUnavailable`.
+    /// user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if rights
+    /// change all the time; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,

@@ -193,7 +193,9 @@ impl RequestRegistry for MemoryStore {
         let grant_id = match decision {
             Decision::Approve => {
                 if state.user(request.user_id)?.disabled {
-                    return Err(Error::new(Cause::NotFound).resource("user").name(request.user_id.to_string()));
+                    return Err(Error::new(Cause::NotFound)
+                        .resource("user")
+                        .name(request.user_id.to_string()));
                 }
                 let record = GrantRecord::of_request(&request, at);
                 Some(state.insert_grant(permit, record, GrantSource::Request(id))?.id)
