@@ -189,6 +189,8 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
         _ => None,
     });
     assert_eq!(row.unwrap().grant_id, Some(grant), "the audit entry names the grant");
+    let listed = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(listed.grant_id, Some(grant), "the list of operations names the grant");
     assert_eq!(change("shop").unwrap_err().cause, Cause::RoleTooLow);
     fixture.revoke(grant);
     assert_eq!(change("team-a").unwrap_err().cause, Cause::NotFound);
