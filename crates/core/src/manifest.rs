@@ -1,4 +1,5 @@
-//! Manifest of an object as displayed: without internal fields, and with masked values for a caller who may not see them.
+//! Manifest of an object as displayed: without internal fields, and with masked values for a caller who may not see
+//! them.
 
 use serde_json::{Map, Value, value::RawValue};
 

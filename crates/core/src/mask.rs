@@ -18,8 +18,8 @@ use crate::{
 pub(crate) const MASK: &str = "***";
 
 /// Paths of fields that are masked in objects of every kind, as an operator writes them, not empty:
-/// `/data/password, /spec/template/spec/containers/*/args`. A path is a JSON pointer (RFC 6901) in which the segment `*`
-/// matches every key of a map and every item of a list. A path names the field with all that is in it.
+/// `/data/password, /spec/template/spec/containers/*/args`. A path is a JSON pointer (RFC 6901) in which the segment
+/// `*` matches every key of a map and every item of a list. A path names the field with all that is in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct MaskedFields(Arc<[Vec<Segment>]>);

@@ -171,9 +171,10 @@ settings! {
         egress_allow_networks: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
         /// Allow super admins to register clusters without certificate verification.
         allow_insecure_tls: bool = Switch, default "false";
-        /// Fields that are masked in the details of objects of every kind, besides literal values of `env`: JSON pointers, in
-        /// which `*` matches every key and every item. They are masked for users who may neither update the object nor
-        /// open a terminal in its namespace. Rows of lists are not masked. Unset: only literal values of `env`.
+        /// Fields that are masked in the details of objects of every kind, besides literal values of `env`: JSON
+        /// pointers, in which `*` matches every key and every item. They are masked for users who may neither update the
+        /// object nor open a terminal in its namespace. Rows of lists are not masked. Unset: only literal values of
+        /// `env`.
         masked_fields: Option<MaskedFields> = Fields,
             example "/data/password, /spec/template/spec/containers/*/args";
         /// Interval at which the status, version and counts of each cluster are refreshed.
