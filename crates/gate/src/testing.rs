@@ -22,14 +22,15 @@ pub fn permit_with(runtime: FakeRuntime, caller: &Caller, access: AccessRequest)
     Permit::of_server(access, Some(operation))
 }
 
-/// Creates a permit as the gate does: for what the caller's rights reach, without an operation.
+/// Creates a permit with its operation, as the gate does: for what the caller's rights reach.
 ///
 /// # Errors
 /// As [`Caller::judge`].
 pub fn judged_permit(caller: &Caller, access: AccessRequest) -> Result<Permit> {
     let allowed = caller.judge(&access)?;
     let access = AccessRequest { namespaces: allowed.namespaces.clone(), ..access };
-    Ok(Permit::new(access, allowed, None))
+    let operation = gate(FakeRuntime::default()).operation(caller, &access, allowed.grant_id());
+    Ok(Permit::new(access, allowed, Some(operation)))
 }
 
 /// A gate whose ports expect no call.
