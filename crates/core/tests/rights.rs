@@ -357,8 +357,9 @@ fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
     assert!(scaled().is_empty(), "a viewer sees their own operations");
     fixture.grant("admin", json!({"ids": [one]}), team());
     assert_eq!(scaled(), [(one, "team-a".to_owned())]);
-    let verify = fixture.app.audit.verify(&fixture.ann());
-    assert_eq!(block_on(verify).unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
+    let ann = fixture.ann();
+    let verify = block_on(fixture.app.audit.verify(&ann));
+    assert_eq!(verify.unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
 }
 
 #[test]
