@@ -190,7 +190,7 @@ impl FakeClusters {
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
             (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
         });
-        let rows = readable.map(|(_, object)| project(&*raw(object)?)).collect::<Result<_>>()?;
+        let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
     }
 
