@@ -226,6 +226,7 @@ fn operation(i: usize, now: Timestamp) -> Operation {
         user_id: Some(UserId(1 + user as i64)),
         username: format!("user-{user:02}"),
         role: Some(Role::OpsAdmin),
+        grant_id: None,
         source_ip: None,
         request_id: Some(format!("request-{i}")),
         params: BTreeMap::from([("replicas".to_owned(), 3.into())]),

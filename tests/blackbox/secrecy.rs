@@ -288,7 +288,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     {
         admin.get(format!("/api/access/{path}")).await.data();
     }
-    for path in ["/livez", "/readyz", "/api/openapi.json"] {
+    for path in ["/livez", "/readyz", "/api/version", "/api/openapi.json"] {
         admin.get(path).await;
     }
     let while_running = server.install.data();

@@ -134,11 +134,16 @@ async fn unusable_settings_are_refused_with_one_message() {
 }
 
 #[tokio::test]
-async fn health_and_api_document_need_no_session() {
+async fn health_version_and_api_document_need_no_session() {
     let server = Server::fresh().await;
     let client = server.client();
     assert_eq!(client.get("/livez").await.status, 200);
     assert_eq!(client.get("/readyz").await.status, 200);
+    let commit = Some(env!("SOURCE_COMMIT")).filter(|commit| !commit.is_empty());
+    assert_eq!(
+        client.get("/api/version").await.data(),
+        json!({"version": env!("CARGO_PKG_VERSION"), "commit": commit, "console": null})
+    );
     let document = client.get("/api/openapi.json").await;
     assert_eq!(document.status, 200);
     assert!(document.body["paths"]["/api/k8s/workloads/scale"]["post"].is_object());

@@ -92,6 +92,9 @@ pub struct SessionRow {
     /// Time of its last use.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub last_seen_at: Timestamp,
+    /// Time at which it ends unless it is used before; at most `expires_at`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub idle_expires_at: Timestamp,
     /// Latest time at which it ends.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
@@ -107,6 +110,7 @@ impl ListRow for SessionRow {
         Field::new("user_agent", |row| Cell::from(&row.user_agent)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::new("last_seen_at", |row| Cell::from(row.last_seen_at)),
+        Field::new("idle_expires_at", |row| Cell::from(row.idle_expires_at)),
         Field::new("expires_at", |row| Cell::from(row.expires_at)),
         Field::new("current", |row| Cell::from(row.current)),
     ];
@@ -158,6 +162,30 @@ pub struct SessionRecord {
     pub throttle_key: Option<ThrottleKey>,
 }
 
+/// Who caused a request in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// The user. The request counts as a use of the session and extends it.
+    User,
+    /// The client alone, for instance by a poll. The session is checked, but not extended.
+    Background,
+}
+
+/// An exchange of a refresh token for another one.
+#[derive(Clone, Copy, Debug)]
+pub struct RefreshExchange {
+    /// The token that the client presents.
+    pub presented: SecretHash,
+    /// The token that replaces it.
+    pub fresh: SecretHash,
+    /// Time of the exchange.
+    pub at: Timestamp,
+    /// Time after the use of a token during which a second use counts as a client's retry.
+    pub grace: Duration,
+    /// Who caused the exchange.
+    pub activity: Activity,
+}
+
 /// Result of presenting a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
@@ -200,18 +228,10 @@ pub trait SessionStore: Send + Sync {
     /// Records the use of a session.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;
 
-    /// Exchanges a refresh token of the session for `fresh`. Atomic: one of several concurrent calls succeeds. A
-    /// second use of a token after `grace` ends the session. The audit row of a rotation, or of the end of the
-    /// session, is in the same transaction.
-    async fn rotate(
-        &self,
-        permit: &Permit,
-        id: SessionId,
-        presented: SecretHash,
-        fresh: SecretHash,
-        at: Timestamp,
-        grace: Duration,
-    ) -> Result<Rotation>;
+    /// Exchanges a refresh token of the session for another one, and records the use of the session if its user caused
+    /// the exchange. Atomic: one of several concurrent calls succeeds. A second use of a token after the grace period
+    /// ends the session. The audit row of a rotation, or of the end of the session, is in the same transaction.
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation>;
 
     /// Ends a session, and stores its audit row in the same transaction. Returns false, without an audit row, if
     /// there is no such session.
@@ -257,7 +277,7 @@ pub trait TokenCodec: Send + Sync {
 pub struct Lifetimes {
     /// Lifetime of an access token, from its issue. A refresh issues a new token.
     pub access: Duration,
-    /// Lifetime of a session, from its last request. Each request restarts it.
+    /// Lifetime of a session, from its last request. Each request restarts it, except those in the background.
     pub idle: Duration,
     /// Lifetime of a session, from its login, regardless of its use.
     pub absolute: Duration,

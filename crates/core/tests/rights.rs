@@ -19,7 +19,7 @@ use pilothouse_core::{
     rights::{RoleName, Subject},
     role::Role,
     rows::{ListQuery, Row},
-    session::Login,
+    session::{Activity, Login},
     streams::StreamEvent,
     testing::{fake::Fake, new_cluster, permit},
     user::{NewPassword, NewUser, Username},
@@ -106,7 +106,7 @@ impl Fixture {
     fn ann(&self) -> Caller {
         let (bearer, cookie) =
             (self.tokens.access_token.expose_secret(), self.tokens.session_id.expose_secret());
-        let signed_in = self.app.sessions.authenticate(bearer, cookie, Origin::default());
+        let signed_in = self.app.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User);
         block_on(signed_in).unwrap().caller
     }
 
@@ -281,8 +281,9 @@ fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
     assert!(scaled().is_empty(), "a viewer sees their own operations");
     fixture.grant("admin", json!({"ids": [one]}), team());
     assert_eq!(scaled(), [(one, "team-a".to_owned())]);
-    let verify = fixture.app.audit.verify(&fixture.ann());
-    assert_eq!(block_on(verify).unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
+    let ann = fixture.ann();
+    let verify = block_on(fixture.app.audit.verify(&ann));
+    assert_eq!(verify.unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
 }
 
 #[test]

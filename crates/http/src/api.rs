@@ -55,6 +55,8 @@ pub struct HttpSettings {
     pub unread_time: Duration,
     /// Grace period for running requests at a graceful stop, in whole seconds.
     pub shutdown_time: Duration,
+    /// Commit of the source of the binary, for `/api/version`. `None` if it is not known.
+    pub commit: Option<&'static str>,
 }
 
 impl Default for HttpSettings {
@@ -70,6 +72,7 @@ impl Default for HttpSettings {
             body_time: Duration::from_secs(10),
             unread_time: Duration::from_secs(30),
             shutdown_time: Duration::from_secs(30),
+            commit: None,
         }
     }
 }

@@ -17,7 +17,7 @@ use pilothouse_core::{
     access::{Caller, Origin, Resource, Verb},
     rights::{Extent, Needs, RightResource, RightVerb, needs, weakest_preset},
     role::Role,
-    session::SignedIn,
+    session::{Activity, SignedIn},
 };
 use secrecy::SecretString;
 
@@ -92,6 +92,8 @@ pub(crate) struct CookieOnly<I> {
     pub(crate) origin: Origin,
     /// The value of the session cookie.
     pub(crate) cookie: SecretString,
+    /// Who caused the request.
+    pub(crate) activity: Activity,
     /// The input of the request.
     pub(crate) input: I,
 }
@@ -116,7 +118,7 @@ impl<I: Input> FromRequest for CookieOnly<I> {
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let build = |(origin, cookie), input| Self { origin, cookie, input };
+        let build = |(origin, cookie, activity), input| Self { origin, cookie, activity, input };
         extract(request, payload, check_cookie, build)
     }
 }
@@ -153,12 +155,12 @@ async fn check_public(request: &HttpRequest) -> Result<(Origin, Option<String>)>
     Ok((origin(request), user_agent))
 }
 
-async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString)> {
+async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString, Activity)> {
     let api = api(request)?;
     check_same_origin(request.headers())?;
     let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
     api.app.sessions.check_cookie(cookie).await?;
-    Ok((origin(request), cookie.into()))
+    Ok((origin(request), cookie.into(), activity(request.headers())))
 }
 
 async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
@@ -166,7 +168,10 @@ async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
     check_same_origin(request.headers())?;
     let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
     let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
-    let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(request)).await?;
+    // the user causes every change
+    let is_read = request.method() == Method::GET;
+    let activity = if is_read { activity(request.headers()) } else { Activity::User };
+    let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(request), activity).await?;
     tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
     Ok(signed_in)
 }
@@ -220,6 +225,12 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     let mut values =
         texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().strip_prefix("session_id="));
     values.next().filter(|value| !value.is_empty() && values.next().is_none())
+}
+
+/// Who caused a request: the client alone with `X-Background: true`, the user otherwise.
+fn activity(headers: &HeaderMap) -> Activity {
+    const X_BACKGROUND: HeaderName = HeaderName::from_static("x-background");
+    if single_value(headers, &X_BACKGROUND) == Some("true") { Activity::Background } else { Activity::User }
 }
 
 /// Refuses a cross-site request.
@@ -283,6 +294,21 @@ mod tests {
         ];
         for (pairs, cookie) in cases {
             assert_eq!(session_cookie(&headers(pairs)), cookie, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn only_true_marks_a_background_request() {
+        let cases: [(HeaderPairs, Activity); 6] = [
+            (&[], Activity::User),
+            (&[("x-background", "true")], Activity::Background),
+            (&[("x-background", "false")], Activity::User),
+            (&[("x-background", "1")], Activity::User),
+            (&[("x-background", "")], Activity::User),
+            (&[("x-background", "true"), ("x-background", "true")], Activity::User),
+        ];
+        for (pairs, expected) in cases {
+            assert_eq!(activity(&headers(pairs)), expected, "{pairs:?}");
         }
     }
 

@@ -9,6 +9,7 @@ mod responses;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
+use actix_web::http::Method;
 use pilothouse_core::role::Role;
 use serde_json::{Value, json};
 
@@ -72,7 +73,7 @@ pub(crate) fn document_text() -> &'static str {
     &TEXT
 }
 
-/// The header parameters of every operation.
+/// The header parameters that several operations have.
 fn parameters() -> Value {
     json!({
         "Accept-Language": {
@@ -85,11 +86,23 @@ fn parameters() -> Value {
             "description": "The request id for the response, the log and the audit trail: 1 to 64 characters of `A-Z a-z 0-9 . _ -`. Any other value is replaced by a generated id.",
             "schema": {"type": "string"},
         },
+        "X-Background": {
+            "name": "X-Background", "in": "header", "required": false, "example": "true",
+            "description": "`true`: the user did not cause the request, for instance a poll. The session is checked, but not extended. Any other value is ignored.",
+            "schema": {"type": "string"},
+        },
     })
 }
 
 fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
-    let shared = ["Accept-Language", "X-Request-Id"].map(|name| reference("parameters", name));
+    let reads_background = match route.auth {
+        RequiredAuth::Public => false,
+        RequiredAuth::Cookie => route.path == "/api/auth/refresh",
+        RequiredAuth::SignedIn | RequiredAuth::Right(..) => route.method == Method::GET,
+    };
+    let headers =
+        ["Accept-Language", "X-Request-Id"].into_iter().chain(reads_background.then_some("X-Background"));
+    let shared = headers.map(|name| reference("parameters", name));
     let own = docs.parameters.iter().cloned().map(|mut parameter| {
         examples.complete(&mut parameter, &docs.data);
         parameter

@@ -77,6 +77,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
         trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
         keep_alive: settings.keep_alive.unsigned_abs(),
         max_idle_connections: max_idle_connections(getrlimit(Resource::Nofile).current),
+        commit: Some(env!("SOURCE_COMMIT")).filter(|commit| !commit.is_empty()),
         ..HttpSettings::default()
     };
     let tls = tls.map(|certificate| certificate.config()).transpose()?;

@@ -4,8 +4,6 @@
 //! session locks the session before its tokens. A deletion of several sessions locks the rows in the order in which
 //! the database finds them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use diesel::{
     ExpressionMethods as _, JoinOnDsl as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
@@ -19,7 +17,8 @@ use pilothouse_core::{
     grant::RightsStamp,
     ids::{SessionId, UserId},
     session::{
-        ClientAddress, FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, RefreshExchange, Rotation, SecretHash, Session, SessionRecord,
+        SessionStore, ThrottleKey,
     },
     user::{PasswordHash, User, Username},
 };
@@ -175,15 +174,8 @@ impl SessionStore for Store {
         })
     }
 
-    async fn rotate(
-        &self,
-        permit: &Permit,
-        id: SessionId,
-        presented: SecretHash,
-        fresh: SecretHash,
-        at: Timestamp,
-        grace: Duration,
-    ) -> Result<Rotation> {
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             // lock the row of the session before those of its tokens, as a deletion of the session does; setting a
@@ -216,8 +208,9 @@ impl SessionStore for Store {
             }
             let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));
             diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
+            let seen = (activity == Activity::User).then(|| sessions::last_seen_at.eq(At(at)));
             let generation = diesel::update(sessions::table.find(id.0))
-                .set((sessions::generation.eq(sessions::generation + 1), sessions::last_seen_at.eq(At(at))))
+                .set((sessions::generation.eq(sessions::generation + 1), seen))
                 .returning(sessions::generation)
                 .get_result(conn)
                 .await?;

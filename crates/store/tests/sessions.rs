@@ -12,7 +12,7 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Permit, Resource, Verb},
     clock::Clock as _,
-    session::{Rotation, SecretHash, Session, SessionRecord, SessionStore as _},
+    session::{Activity, RefreshExchange, Rotation, SecretHash, Session, SessionRecord, SessionStore as _},
     testing::contract::StorePorts,
     user::{PasswordHash, User, UserRegistry as _},
 };
@@ -68,7 +68,8 @@ impl Fixture {
         let (store, permit, id) = (self.store.clone(), self.permit(Verb::Refresh), session.id);
         let (fresh, at) = (self.secret(), self.db.clock.now());
         let grace = Duration::from_secs(10);
-        tokio::spawn(async move { store.rotate(&permit, id, presented, fresh, at, grace).await })
+        let exchange = RefreshExchange { presented, fresh, at, grace, activity: Activity::User };
+        tokio::spawn(async move { store.rotate(&permit, id, exchange).await })
     }
 
     fn logout(&self, session: &Session) -> JoinHandle<Result<bool>> {

@@ -1,11 +1,11 @@
 //! Sub-second cache in front of the session store.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore};
+use super::{FoundSession, RefreshExchange, Rotation, SecretHash, Session, SessionRecord, SessionStore};
 use crate::{
     access::Permit,
     clock::Clock,
@@ -80,17 +80,9 @@ impl SessionStore for CachedSessions {
         self.change(async move { store.touch(id, at).await }).await
     }
 
-    async fn rotate(
-        &self,
-        permit: &Permit,
-        id: SessionId,
-        presented: SecretHash,
-        fresh: SecretHash,
-        at: Timestamp,
-        grace: Duration,
-    ) -> Result<Rotation> {
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
         let (store, permit) = (self.store.clone(), permit.clone());
-        self.change(async move { store.rotate(&permit, id, presented, fresh, at, grace).await }).await
+        self.change(async move { store.rotate(&permit, id, exchange).await }).await
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {

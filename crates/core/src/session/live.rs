@@ -54,7 +54,12 @@ impl LiveSessions {
 
     /// Whether a session has not expired.
     pub(super) fn is_live(&self, session: &Session, now: Timestamp) -> bool {
-        now < session.expires_at && now < session.last_seen_at + self.idle
+        now < self.idle_expires_at(session)
+    }
+
+    /// Time at which a session ends unless it is used before.
+    pub(super) fn idle_expires_at(&self, session: &Session) -> Timestamp {
+        session.expires_at.min(session.last_seen_at + self.idle)
     }
 
     fn require_live(&self, found: Option<FoundSession>) -> Result<FoundSession> {

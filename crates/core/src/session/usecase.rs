@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation,
-    SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
+    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
@@ -64,6 +64,8 @@ pub struct SignedIn {
     pub caller: Caller,
     /// The session.
     pub session: Session,
+    /// Time at which the session ends unless it is used before.
+    pub idle_expires_at: Timestamp,
     /// The user.
     pub user: User,
 }
@@ -71,7 +73,7 @@ pub struct SignedIn {
 impl SignedIn {
     /// The session as displayed to its owner.
     pub fn session_row(&self) -> SessionRow {
-        session_row(&self.session, &self.user.username, Some(self.session.id))
+        session_row(&self.session, self.idle_expires_at, &self.user.username, Some(self.session.id))
     }
 }
 
@@ -220,30 +222,40 @@ impl Sessions {
 
     /// Authenticates a request. Bearer token and cookie must both be valid and belong to the same session. Role and
     /// rights are read from the database, not from the token: current if this process changed them, otherwise at most
-    /// one second old.
+    /// one second old. A request that the user caused extends the session.
     ///
     /// # Errors
     /// Errors with code `AuthenticationError`; `StoreUnavailable`.
-    pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
+    pub async fn authenticate(
+        &self,
+        bearer: &str,
+        cookie: &str,
+        origin: Origin,
+        activity: Activity,
+    ) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.claims(bearer, now).await?;
-        let found = self.live.by_cookie_and_token(cookie, &claims).await?;
-        let (session, user) = (&found.session, &found.user);
-        if claims.session_id != session.id || claims.user_id != user.id {
+        let mut found = self.live.by_cookie_and_token(cookie, &claims).await?;
+        if claims.session_id != found.session.id || claims.user_id != found.user.id {
             return Err(Error::new(Cause::SessionMismatch));
         }
-        if claims.generation != session.generation {
+        if claims.generation != found.session.generation {
             return Err(Error::new(Cause::TokenExpired));
         }
+        let last_seen_at = found.session.last_seen_at;
         let touch_interval = TOUCH_INTERVAL.min(self.lifetimes.idle / 8);
-        if now.duration_since(session.last_seen_at).unsigned_abs() >= touch_interval {
+        if activity == Activity::User
+            && now.duration_since(last_seen_at).unsigned_abs() >= touch_interval
             // if this write fails the session expires earlier; authentication itself requires no write
-            let _ = self.ports.store.touch(session.id, now).await;
+            && self.ports.store.touch(found.session.id, now).await.is_ok()
+        {
+            found.session.last_seen_at = last_seen_at.max(now);
         }
         let rights = self.live.rights.of(&found).await?;
-        let caller = caller(user, session, origin).with_rights(user.role, rights);
         let FoundSession { session, user, .. } = found;
-        Ok(SignedIn { caller, session, user })
+        let caller = caller(&user, &session, origin).with_rights(user.role, rights);
+        let idle_expires_at = self.live.idle_expires_at(&session);
+        Ok(SignedIn { caller, session, idle_expires_at, user })
     }
 
     /// The claims of an access token.
@@ -266,7 +278,8 @@ impl Sessions {
     }
 
     /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session.
+    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
+    /// session.
     ///
     /// # Errors
     /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
@@ -275,6 +288,7 @@ impl Sessions {
         refresh: &SecretString,
         cookie: &SecretString,
         origin: Origin,
+        activity: Activity,
     ) -> Result<Tokens> {
         let at = self.clock.now();
         let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
@@ -282,7 +296,8 @@ impl Sessions {
         let permit = self.gate.permit_refresh(&caller);
         let fresh = self.secret();
         let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
+        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
+        match self.ports.store.rotate(&permit, session.id, exchange).await? {
             Rotation::Rotated(generation) => {
                 session.generation = generation;
                 self.tokens(&session, cookie.clone(), fresh, at)
@@ -348,7 +363,10 @@ impl Sessions {
         let sessions = self.visible(caller).await?;
         let live = sessions.iter().filter(|(session, _)| self.live.is_live(session, now));
         let rows = live
-            .map(|(session, user)| Row::of(&session_row(session, user, caller.session)))
+            .map(|(session, user)| {
+                let idle_expires_at = self.live.idle_expires_at(session);
+                Row::of(&session_row(session, idle_expires_at, user, caller.session))
+            })
             .collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -419,7 +437,12 @@ fn caller(user: &User, session: &Session, origin: Origin) -> Caller {
 }
 
 /// The row of a session. `current` is the session of the request.
-fn session_row(session: &Session, user: &Username, current: Option<SessionId>) -> SessionRow {
+fn session_row(
+    session: &Session,
+    idle_expires_at: Timestamp,
+    user: &Username,
+    current: Option<SessionId>,
+) -> SessionRow {
     SessionRow {
         id: session.id,
         user: user.clone(),
@@ -427,6 +450,7 @@ fn session_row(session: &Session, user: &Username, current: Option<SessionId>) -
         user_agent: session.user_agent.clone(),
         created_at: session.created_at,
         last_seen_at: session.last_seen_at,
+        idle_expires_at,
         expires_at: session.expires_at,
         current: current == Some(session.id),
     }

@@ -76,8 +76,8 @@ pub const STORE: &[Case] = cases! {
         own_password_change_does_not_override_a_newer_one, ended_session_cannot_change_password,
         operations_on_absent_users_are_not_found;
     sessions: open_session_is_found_by_cookie_and_id, session_opens_only_with_the_current_password,
-        touch_updates_last_seen, refresh_token_is_single_use, one_of_concurrent_refreshes_succeeds,
-        concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
+        touch_updates_last_seen, refresh_token_is_single_use, background_refresh_does_not_update_last_seen,
+        one_of_concurrent_refreshes_succeeds, concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
         only_expired_sessions_are_deleted;
     throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,

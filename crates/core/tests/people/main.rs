@@ -15,10 +15,11 @@ use pilothouse_core::{
     access::{Caller, Origin},
     app::{App, AppSettings},
     audit::OperationQuery,
+    clock::Clock as _,
     inventory::List,
     operation::Status,
     role::Role,
-    session::{Lifetimes, Login, PasswordChange, SignedIn, Tokens},
+    session::{Activity, Lifetimes, Login, PasswordChange, SignedIn, Tokens},
     testing::fake::Fake,
     user::{NewPassword, NewUser, UserPatch, Username},
 };
@@ -64,12 +65,21 @@ impl Fixture {
     }
 
     fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn, Error> {
+        self.signed_in_by(Activity::User, tokens)
+    }
+
+    fn signed_in_by(&self, activity: Activity, tokens: &Tokens) -> Result<SignedIn, Error> {
         let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
-        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default()))
+        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default(), activity))
     }
 
     fn refresh(&self, tokens: &Tokens) -> Result<Tokens, Error> {
-        block_on(self.app.sessions.refresh(&tokens.refresh_token, &tokens.session_id, Origin::default()))
+        self.refresh_by(Activity::User, tokens)
+    }
+
+    fn refresh_by(&self, activity: Activity, tokens: &Tokens) -> Result<Tokens, Error> {
+        let Tokens { refresh_token, session_id, .. } = tokens;
+        block_on(self.app.sessions.refresh(refresh_token, session_id, Origin::default(), activity))
     }
 
     fn add(&self, username: &str, role: Role) -> SignedIn {
@@ -139,6 +149,41 @@ fn tokens_and_sessions_expire() {
     }
     fixture.fake.runtime.clock.advance(Duration::from_secs(600));
     assert_eq!(cause(fixture.refresh(&tokens)), Cause::SessionEnded, "absolute lifetime of eight hours");
+}
+
+#[test]
+fn background_requests_and_refreshes_do_not_extend_the_session() {
+    let fixture = Fixture::new();
+    let clock = &fixture.fake.runtime.clock;
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    let mut tokens = fixture.login("admin", PASSWORD).unwrap();
+    let expected = clock.now() + minutes(30);
+    for _ in 0..4 {
+        clock.advance(minutes(7));
+        tokens = fixture.refresh_by(Activity::Background, &tokens).unwrap();
+        let signed_in = fixture.signed_in_by(Activity::Background, &tokens).unwrap();
+        assert_eq!(signed_in.session_row().idle_expires_at, expected);
+    }
+    clock.advance(minutes(2));
+    assert_eq!(cause(fixture.signed_in_by(Activity::Background, &tokens)), Cause::SessionEnded);
+    assert_eq!(cause(fixture.refresh_by(Activity::Background, &tokens)), Cause::SessionEnded);
+}
+
+#[test]
+fn request_of_the_user_moves_the_idle_expiry_up_to_the_absolute_one() {
+    let fixture = Fixture::new();
+    let clock = &fixture.fake.runtime.clock;
+    let mut tokens = fixture.login("admin", PASSWORD).unwrap();
+    for _ in 0..95 {
+        clock.advance(Duration::from_secs(300));
+        tokens = fixture.refresh_by(Activity::Background, &tokens).unwrap();
+        let row = fixture.signed_in(&tokens).unwrap().session_row();
+        let idle = clock.now() + Duration::from_secs(30 * 60);
+        assert_eq!((row.last_seen_at, row.idle_expires_at), (clock.now(), idle.min(row.expires_at)));
+        // the next request shows the same
+        let row_again = fixture.signed_in_by(Activity::Background, &tokens).unwrap().session_row();
+        assert_eq!(row_again, row);
+    }
 }
 
 #[test]
@@ -317,7 +362,7 @@ fn session_revoked_by_another_process_ends_within_one_second() {
     let session = here.signed_in(&tokens).unwrap().session.id;
     let authenticate_there = || {
         let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
-        block_on(there.sessions.authenticate(bearer, cookie, Origin::default()))
+        block_on(there.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User))
     };
     let caller = authenticate_there().unwrap().caller;
     block_on(here.app.sessions.revoke(&caller, session)).unwrap();

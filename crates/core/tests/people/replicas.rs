@@ -16,7 +16,10 @@ use pilothouse_core::{
     access::{Origin, Permit},
     app::{App, AppSettings},
     ids::{SessionId, UserId},
-    session::{FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
+    session::{
+        Activity, FoundSession, RefreshExchange, Rotation, SecretHash, Session, SessionRecord, SessionStore,
+        SignedIn, Tokens,
+    },
     testing::fake::MemoryStore,
     user::{PasswordHash, Username},
 };
@@ -54,16 +57,8 @@ impl SessionStore for CountingStore {
         self.store.touch(id, at).await
     }
 
-    async fn rotate(
-        &self,
-        permit: &Permit,
-        id: SessionId,
-        presented: SecretHash,
-        fresh: SecretHash,
-        at: Timestamp,
-        grace: Duration,
-    ) -> Result<Rotation> {
-        self.store.rotate(permit, id, presented, fresh, at, grace).await
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        self.store.rotate(permit, id, exchange).await
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
@@ -92,7 +87,7 @@ impl Replica {
 
     fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn> {
         let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
-        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default()))
+        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User))
     }
 
     /// Session look-ups in the database since the previous call.

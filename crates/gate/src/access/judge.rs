@@ -11,7 +11,7 @@ use pilothouse_types::{
     role::Role,
 };
 
-use super::{AccessRequest, Caller, Resource, Verb, related, required_role};
+use super::{AccessRequest, Caller, Resource, related, required_role};
 use crate::rights::{
     Ask, Decision, GrantRef, Missing, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
 };
@@ -188,6 +188,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::access::Verb;
     use crate::rights::{ClusterLabels, EffectiveGrant, Labels, Reach, Rights, RoleRule, RoleRules};
 
     /// A caller of the role `none` with these rules in cluster 1, in these namespaces (`None`: the whole cluster). The

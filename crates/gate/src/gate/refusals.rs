@@ -1,7 +1,8 @@
 //! Rate limiter for the audit rows of refusals. A refused request costs its sender nothing, so the number of rows is
-//! limited: each user has [`MAX_ROWS`] rows per [`WINDOW`], then one row per [`REPEAT_INTERVAL`]. A read that is
-//! refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without a row.
-//! The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
+//! limited: each user has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`], then one row per
+//! [`REPEAT_INTERVAL`]. Reads do not count as changes, so that nobody hides a refused change behind refused reads. A read
+//! that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without
+//! a row. The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,29 +12,48 @@ use std::{
 
 use pilothouse_types::ids::{ClusterId, UserId};
 
-use crate::access::{AccessRequest, Resource, Verb};
+use crate::{
+    access::{AccessRequest, Resource, Verb},
+    rights::{Needs, RightResource, RightVerb, needs},
+};
 
-/// Maximum number of refusal rows of one user within [`WINDOW`].
+/// Maximum number of rows of refused changes of one user within [`WINDOW`], and of rows of refused reads.
 pub(super) const MAX_ROWS: usize = 300;
 /// Time window of [`MAX_ROWS`].
 pub(super) const WINDOW: Duration = Duration::from_secs(15 * 60);
 /// Time within which a repeated refusal of the same read has no row; beyond [`MAX_ROWS`], the minimum time between two
-/// rows.
+/// rows of changes, and between two rows of reads.
 pub(super) const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Key by which two refusals count as the same.
+/// Key by which two refusals of a user count as the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RefusalKey {
-    verb: Verb,
-    resource: Resource,
+    is_read: bool,
+    operation: RefusedOperation,
     cluster: Option<ClusterId>,
     namespace: Option<String>,
 }
 
+/// A refused operation: the right that it needs, or the operation itself if it needs none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum RefusedOperation {
+    Right(RightVerb, RightResource),
+    WithoutRight(Verb, Resource),
+}
+
 impl RefusalKey {
     pub(super) fn of(access: &AccessRequest) -> Self {
-        let namespace = access.namespaces.one().map(ToString::to_string);
-        Self { verb: access.verb, resource: access.resource, cluster: access.cluster, namespace }
+        let (verb, resource) = (access.verb, access.resource);
+        Self {
+            // an export only reads, although it is recorded
+            is_read: verb.reads() || verb == Verb::Export,
+            operation: match needs(verb, resource) {
+                Needs::Right(verb, resource) => RefusedOperation::Right(verb, resource),
+                Needs::SignIn | Needs::AnyRight => RefusedOperation::WithoutRight(verb, resource),
+            },
+            cluster: access.cluster,
+            namespace: access.namespaces.one().map(ToString::to_string),
+        }
     }
 }
 
@@ -44,8 +64,10 @@ pub(super) struct Refusals(Mutex<HashMap<UserId, UserRefusals>>);
 /// Refusals of one user.
 #[derive(Default)]
 struct UserRefusals {
-    /// Times of the user's rows, the oldest first.
-    rows: VecDeque<Duration>,
+    /// Times of the rows of changes, the oldest first.
+    change_rows: VecDeque<Duration>,
+    /// Times of the rows of reads, the oldest first.
+    read_rows: VecDeque<Duration>,
     /// Number of refusals that no row reports yet.
     unreported: u64,
     reads: HashMap<RefusalKey, RefusedRead>,
@@ -72,13 +94,13 @@ impl Refusals {
             read.unreported += 1;
             return None;
         }
-        let full = refused.rows.len() >= MAX_ROWS;
-        if full && refused.rows.back().is_some_and(|last| age(*last, now) < REPEAT_INTERVAL) {
+        let rows = refused.rows(key);
+        if rows.len() >= MAX_ROWS && rows.back().is_some_and(|last| age(*last, now) < REPEAT_INTERVAL) {
             refused.unreported += 1;
             return None;
         }
-        refused.rows.push_back(now);
-        let earlier = if key.verb.reads() {
+        rows.push_back(now);
+        let earlier = if key.is_read {
             refused.reads.insert(key.clone(), RefusedRead { at: now, unreported: 0 })
         } else {
             None
@@ -89,7 +111,7 @@ impl Refusals {
     /// Restores the counts when the row allowed by [`Refusals::count`] was not stored: the next row reports them.
     pub(super) fn restore(&self, user: UserId, key: &RefusalKey, earlier_count: u64) {
         if let Some(refused) = self.lock().get_mut(&user) {
-            refused.rows.pop_back();
+            refused.rows(key).pop_back();
             let since = refused.reads.remove(key).map_or(0, |read| read.unreported);
             refused.unreported += earlier_count + since + 1;
         }
@@ -106,10 +128,17 @@ fn age(then: Duration, now: Duration) -> Duration {
 }
 
 impl UserRefusals {
+    /// Times of the rows that count toward the same limit as a refusal.
+    fn rows(&mut self, key: &RefusalKey) -> &mut VecDeque<Duration> {
+        if key.is_read { &mut self.read_rows } else { &mut self.change_rows }
+    }
+
     /// Removes entries older than the window. Unreported counts are kept.
     fn expire(&mut self, now: Duration) {
-        while self.rows.front().is_some_and(|row| age(*row, now) >= WINDOW) {
-            self.rows.pop_front();
+        for rows in [&mut self.change_rows, &mut self.read_rows] {
+            while rows.front().is_some_and(|row| age(*row, now) >= WINDOW) {
+                rows.pop_front();
+            }
         }
         let unreported = &mut self.unreported;
         self.reads.retain(|_, read| {
@@ -121,7 +150,8 @@ impl UserRefusals {
 
     fn is_empty(&mut self, now: Duration) -> bool {
         self.expire(now);
-        self.rows.is_empty() && self.reads.is_empty() && self.unreported == 0
+        let no_rows = self.change_rows.is_empty() && self.read_rows.is_empty();
+        no_rows && self.reads.is_empty() && self.unreported == 0
     }
 }
 
@@ -139,7 +169,11 @@ mod tests {
     }
 
     fn read(namespace: &str) -> RefusalKey {
-        let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+        read_of(Verb::List, Kind::Pod, namespace)
+    }
+
+    fn read_of(verb: Verb, kind: Kind, namespace: &str) -> RefusalKey {
+        let access = AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(ClusterId(1));
         RefusalKey::of(&access.in_namespace(&Namespace::new(namespace).unwrap()))
     }
 
@@ -158,11 +192,12 @@ mod tests {
         assert_eq!(refused(&read("other"), 1002), Some(0), "another namespace");
         let other_cluster = RefusalKey { cluster: Some(ClusterId(2)), ..read("shop") };
         assert_eq!(refused(&other_cluster, 1002), Some(0), "another cluster");
-        let other_verb = RefusalKey { verb: Verb::Get, ..read("shop") };
-        assert_eq!(refused(&other_verb, 1002), Some(0), "another verb");
+        assert_eq!(refused(&read_of(Verb::Get, Kind::Pod, "shop"), 1002), Some(0), "another verb");
+        assert_eq!(refused(&read_of(Verb::List, Kind::Secret, "shop"), 1002), Some(0), "another resource");
+        assert_eq!(refused(&read_of(Verb::List, Kind::Deployment, "shop"), 1002), None, "the same right");
         assert_eq!(refusals.count(BEN, &read("shop"), seconds(1002)), Some(0), "another user");
         assert_eq!(refused(&read("shop"), 1059), None, "a repetition does not extend the interval");
-        assert_eq!(refused(&read("shop"), 1060), Some(2));
+        assert_eq!(refused(&read("shop"), 1060), Some(3));
         assert_eq!(refused(&read("shop"), 1119), None);
         assert_eq!(refused(&read("shop"), 1180), Some(1));
     }
@@ -189,9 +224,37 @@ mod tests {
         assert_eq!(refused(912), None);
     }
 
+    #[test]
+    fn refused_export_counts_as_a_read_of_the_trail() {
+        let refusals = Refusals::default();
+        let refused = |verb, at| {
+            let key = RefusalKey::of(&AccessRequest::to(verb, Resource::Operation));
+            refusals.count(ANN, &key, seconds(at))
+        };
+        assert_eq!(refused(Verb::Export, 100), Some(0));
+        // both need the right to list the audit trail
+        assert_eq!(refused(Verb::Verify, 100), None);
+        assert_eq!(refused(Verb::Export, 159), None);
+        assert_eq!(refused(Verb::Export, 160), Some(2));
+    }
+
+    #[test]
+    fn reads_do_not_take_the_rows_of_changes() {
+        let refusals = Refusals::default();
+        for n in 0..1000 {
+            refusals.count(ANN, &read(&format!("n-{n}")), seconds(100));
+        }
+        assert_eq!(refusals.count(ANN, &change(), seconds(100)), Some(1000 - MAX_ROWS as u64));
+        for n in 1..MAX_ROWS {
+            assert_eq!(refusals.count(ANN, &change(), seconds(100)), Some(0), "{n}");
+        }
+        assert_eq!(refusals.count(ANN, &change(), seconds(100)), None);
+        assert_eq!(refusals.count(ANN, &read("shop"), seconds(160)), Some(1));
+    }
+
     /// The limits do not depend on the number of namespaces, kinds or clusters in the requests.
     #[test]
-    fn reads_count_as_rows_and_take_bounded_memory() {
+    fn rows_of_reads_are_limited_and_take_bounded_memory() {
         let refusals = Refusals::default();
         let mut rows = 0;
         for n in 0..10_000_u64 {
@@ -201,8 +264,9 @@ mod tests {
         assert_eq!(rows, MAX_ROWS);
         assert_eq!(refusals.lock()[&ANN].reads.len(), MAX_ROWS);
         assert_eq!(refusals.count(ANN, &change(), seconds(200)), Some(10_000 - MAX_ROWS as u64));
-        // after the window, only an unreported count remains
+        assert_eq!(refusals.count(ANN, &read("n-0"), seconds(200)), Some(0), "one row a minute");
         assert_eq!(refusals.count(ANN, &read("n-0"), seconds(200)), None);
+        // after the window, only an unreported count remains
         assert_eq!(refusals.count(BEN, &change(), seconds(5000)), Some(0));
         assert!(refusals.lock()[&ANN].reads.is_empty());
         assert_eq!(refusals.count(ANN, &read("n-0"), seconds(5000)), Some(1));

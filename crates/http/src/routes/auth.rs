@@ -90,9 +90,9 @@ pub(crate) struct RefreshBody {
 
 pub(crate) async fn refresh(
     api: Data<Api>,
-    CookieOnly { origin, cookie: old, input: Body(body) }: CookieOnly<Body<RefreshBody>>,
+    CookieOnly { origin, cookie: old, activity, input: Body(body) }: CookieOnly<Body<RefreshBody>>,
 ) -> Result<ResponseWithCookie<TokenPair>> {
-    let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin).await?;
+    let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin, activity).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
     Ok(Response::of(TokenPair::from(&tokens)).with_message(Message::Refreshed).cookie(cookie))
 }

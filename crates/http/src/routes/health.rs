@@ -1,4 +1,4 @@
-//! Routes for liveness, readiness and the OpenAPI document.
+//! Routes for liveness, readiness, the version and the OpenAPI document.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder, body::BoxBody, dev::Payload, http::header::ContentType, web::Data,
@@ -11,6 +11,7 @@ use crate::{
     docs::{Docs, Documented},
     error::Result,
     extract::{Input, Public},
+    query::NoParams,
     response::Response,
 };
 
@@ -41,6 +42,24 @@ pub(crate) async fn live(_: Data<Api>, _: Public<IgnoredInput>) -> Result<Respon
 pub(crate) async fn ready(api: Data<Api>, _: Public<IgnoredInput>) -> Result<Response<Alive>> {
     api.hooks.readiness.ready().await?;
     Ok(Response::of(Alive { status: "ok" }))
+}
+
+/// The version of the server.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ServerVersion {
+    /// Version of Pilothouse.
+    version: &'static str,
+    /// Commit of the source of the binary; null if it was not known at the build.
+    #[schema(value_type = Option<String>)]
+    commit: Option<&'static str>,
+    /// Build of the console that the binary contains; null if it contains none.
+    #[schema(value_type = Option<String>)]
+    console: Option<&'static str>,
+}
+
+pub(crate) async fn version(api: Data<Api>, _: Public<NoParams>) -> Result<Response<ServerVersion>> {
+    let commit = api.settings.commit;
+    Ok(Response::of(ServerVersion { version: env!("CARGO_PKG_VERSION"), commit, console: None }))
 }
 
 /// The OpenAPI document, without the envelope.

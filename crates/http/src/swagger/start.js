@@ -33,15 +33,16 @@ function signedOut() {
   clearTimeout(renewal);
 }
 
-// Runs before the access token expires, so that a page that stays open does not sign the user out.
+// Runs before the access token expires, so that the page stays signed in while the session lasts. It does not extend the
+// session: only the user's calls do.
 async function renew(token) {
-  const reply = await post('/api/auth/refresh', { refresh_token: token });
+  const reply = await post('/api/auth/refresh', { refresh_token: token }, { 'X-Background': 'true' });
   if (reply.success) signedIn(reply.data);
   else signedOut();
 }
 
-async function post(path, body) {
-  const headers = { 'Content-Type': 'application/json' };
+async function post(path, body, more = {}) {
+  const headers = { 'Content-Type': 'application/json', ...more };
   const response = await fetch(path, { method: 'POST', headers, body: JSON.stringify(body) });
   return response.json();
 }

@@ -18,8 +18,15 @@ use crate::{
 };
 
 /// Routes that do not require a bearer token.
-pub(crate) const PUBLIC_PATHS: [&str; 6] =
-    ["/livez", "/readyz", "/api/openapi.json", "/api/auth/login", "/api/auth/refresh", "/api/auth/logout"];
+pub(crate) const PUBLIC_PATHS: [&str; 7] = [
+    "/livez",
+    "/readyz",
+    "/api/version",
+    "/api/openapi.json",
+    "/api/auth/login",
+    "/api/auth/refresh",
+    "/api/auth/logout",
+];
 
 /// A valid input of every route for a super admin.
 pub(crate) async fn inputs(api: &TestApp) -> Vec<(String, &'static str, String)> {

@@ -198,7 +198,7 @@ async fn cve_2022_45933_public_routes_disclose_nothing_of_a_cluster() {
     let api = TestApp::new().await;
     let signed_in = api.login("super").await;
     api.get(&signed_in, "/api/k8s/pods", &format!("cluster_id={}&namespace=*", api.cluster)).await.data();
-    for path in ["/livez", "/readyz", "/api/openapi.json", "/api/docs", "/api/docs/"] {
+    for path in ["/livez", "/readyz", "/api/version", "/api/openapi.json", "/api/docs", "/api/docs/"] {
         let reply = api.call(&Credentials::default(), "GET", path, "").await;
         for text in ["k8s.example.com:6443", "canary", "web-0", "super\""] {
             assert!(!reply.text.contains(text), "{path}: {text}");

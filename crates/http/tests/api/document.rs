@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use actix_web::test::TestRequest;
 use pilothouse_core::inventory::LISTS;
-use pilothouse_http::{document, endpoints};
-use serde_json::Value;
+use pilothouse_http::{HttpSettings, document, endpoints};
+use serde_json::{Value, json};
 
-use crate::test_app::TestApp;
+use crate::test_app::{Ready, TestApp};
 
 #[test]
 fn committed_openapi_document_is_current() {
@@ -67,6 +67,30 @@ async fn document_needs_no_authentication() {
     let reply = TestApp::new().await.send(TestRequest::get().uri("/api/openapi.json?v=1")).await;
     assert_eq!(reply.json(), document());
 }
+
+#[actix_web::test]
+async fn version_is_open_and_commit_is_null_if_unknown() {
+    for commit in [None, Some("246070bc330dbc1214bd6b455cd159136f0cb30f")] {
+        let api = TestApp::with(HttpSettings { commit, ..HttpSettings::default() }, Ready::Yes).await;
+        let data = api.send(TestRequest::get().uri("/api/version")).await.data();
+        let version = document()["info"]["version"].take();
+        assert_eq!(data, json!({"version": version, "commit": commit, "console": null}));
+    }
+}
+
+/// A request that a client sends without its user has a header for it: a read, or the exchange of the tokens.
+#[test]
+fn every_authenticated_read_and_the_refresh_may_be_in_the_background() {
+    let document = document();
+    for (name, operation) in operations(&document) {
+        let mut parameters = operation["parameters"].as_array().unwrap().iter();
+        let has_header = parameters.any(|one| resolve(&document, one)["name"] == "X-Background");
+        let signed_in = operation["security"].as_array().is_some_and(|all| !all.is_empty());
+        let expected = (name.starts_with("get ") && signed_in) || name == "post /api/auth/refresh";
+        assert_eq!(has_header, expected, "{name}");
+    }
+}
+
 /// Every operation of the document, with its name such as `post /api/k8s/clusters`.
 fn operations(document: &Value) -> Vec<(String, &Value)> {
     let paths = document["paths"].as_object().unwrap().iter();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::{http::StatusCode, test::TestRequest};
 use pilothouse_http::HttpSettings;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::test_app::{Credentials, PASSWORD, Ready, SignedIn, TestApp};
 
@@ -67,6 +67,40 @@ async fn refresh_replaces_the_pair_of_tokens() {
     let replayed = api.call(&credentials, "POST", "/api/auth/refresh", &body).await;
     assert_eq!(replayed.error().2, "session_ended");
     assert_eq!(api.call(&next, "GET", "/api/auth/me", "").await.error().2, "session_ended");
+}
+
+#[actix_web::test]
+async fn background_reads_and_refreshes_do_not_extend_the_session() {
+    let api = TestApp::new().await;
+    let SignedIn { mut credentials, mut refresh, .. } = api.login("viewer").await;
+    let send = async |credentials: &Credentials, request: TestRequest, background: &str| {
+        let request = request.insert_header(("x-background", background));
+        api.send(credentials.headers().into_iter().fold(request, TestRequest::insert_header)).await
+    };
+    let get = |path: &str| TestRequest::get().uri(path);
+    let post = |path: &str, body: Value| TestRequest::post().uri(path).set_json(body);
+    let idle_expiry = async |credentials: &Credentials, background: &str| {
+        let me = send(credentials, get("/api/auth/me"), background).await.data();
+        me["session"]["idle_expires_at"].as_str().unwrap().to_owned()
+    };
+    let first = idle_expiry(&credentials, "true").await;
+    for _ in 0..3 {
+        api.advance(Duration::from_secs(300));
+        let body = json!({"refresh_token": refresh});
+        let fresh = send(&credentials, post("/api/auth/refresh", body), "true").await.data();
+        credentials.bearer = fresh["access_token"].as_str().map(str::to_owned);
+        refresh = fresh["refresh_token"].as_str().unwrap().to_owned();
+        assert_eq!(idle_expiry(&credentials, "true").await, first);
+        let list = send(&credentials, get("/api/auth/sessions"), "true").await.data();
+        assert_eq!(list["sessions"][0]["idle_expires_at"], first.as_str());
+    }
+    // a change counts as the user's, and so does any other value of the header
+    let absent = post("/api/auth/sessions/revoke", json!({"id": 999_999}));
+    assert_eq!(send(&credentials, absent, "true").await.status, StatusCode::NOT_FOUND);
+    let second = idle_expiry(&credentials, "true").await;
+    assert!(second > first, "{second} {first}");
+    api.advance(Duration::from_secs(300));
+    assert!(idle_expiry(&credentials, "yes").await > second);
 }
 
 #[actix_web::test]

@@ -10,7 +10,7 @@ use crate::{
     ids::{SessionId, UserId},
     operation::Status,
     role::Role,
-    session::{Rotation, SecretHash, SessionRecord},
+    session::{Activity, RefreshExchange, Rotation, SecretHash, SessionRecord},
     user::{PasswordHash, SetBy, UserPatch},
 };
 
@@ -36,8 +36,20 @@ impl StorePorts {
         fresh: SecretHash,
         at: Timestamp,
     ) -> Rotation {
+        self.rotate_by(Activity::User, id, presented, fresh, at).await
+    }
+
+    async fn rotate_by(
+        &self,
+        activity: Activity,
+        id: SessionId,
+        presented: SecretHash,
+        fresh: SecretHash,
+        at: Timestamp,
+    ) -> Rotation {
         let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("user"));
-        self.sessions.rotate(&permit, id, presented, fresh, at, GRACE).await.unwrap()
+        let exchange = RefreshExchange { presented, fresh, at, grace: GRACE, activity };
+        self.sessions.rotate(&permit, id, exchange).await.unwrap()
     }
 
     async fn end(&self, id: SessionId) -> bool {
@@ -118,6 +130,23 @@ pub(super) async fn refresh_token_is_single_use(ports: &StorePorts) {
     assert_eq!(ports.rotate(session.id, first, third, at + GRACE).await, Rotation::JustUsed);
     assert_eq!(ports.rotate(session.id, third, ports.secret(), at).await, Rotation::Unknown, "never issued");
     assert_eq!(ports.rotate(session.id, second, third, at).await, Rotation::Rotated(3));
+}
+
+pub(super) async fn background_refresh_does_not_update_last_seen(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, first) = ports.session(&user).await;
+    let (second, third) = (ports.secret(), ports.secret());
+    let seen = async || {
+        let found = ports.sessions.find(cookie).await.unwrap().unwrap().session;
+        (found.generation, found.last_seen_at)
+    };
+    let later = ports.now() + Duration::from_secs(60);
+    let rotated = ports.rotate_by(Activity::Background, session.id, first, second, later).await;
+    assert_eq!(rotated, Rotation::Rotated(2));
+    assert_eq!(seen().await, (2, ports.now()));
+    let rotated = ports.rotate_by(Activity::User, session.id, second, third, later).await;
+    assert_eq!(rotated, Rotation::Rotated(3));
+    assert_eq!(seen().await, (3, later));
 }
 
 pub(super) async fn one_of_concurrent_refreshes_succeeds(ports: &StorePorts) {

@@ -10,8 +10,8 @@ use crate::{
     ids::{SessionId, UserId},
     role::Role,
     session::{
-        ClientAddress, FoundSession, LoginThrottle, Rotation, SecretHash, Session, SessionRecord,
-        SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, Rotation, SecretHash, Session,
+        SessionRecord, SessionStore, ThrottleKey,
     },
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -208,15 +208,8 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn rotate(
-        &self,
-        permit: &Permit,
-        id: SessionId,
-        presented: SecretHash,
-        fresh: SecretHash,
-        at: Timestamp,
-        grace: Duration,
-    ) -> Result<Rotation> {
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
         let mut state = self.write()?;
         match state.refresh.get(&presented).copied() {
             Some((session, used)) if session == id.0 => match used {
@@ -230,7 +223,9 @@ impl SessionStore for MemoryStore {
                         .find(|session| session.id == id);
                     let Some(session) = session else { return Ok(Rotation::Unknown) };
                     session.generation += 1;
-                    session.last_seen_at = at;
+                    if activity == Activity::User {
+                        session.last_seen_at = at;
+                    }
                     let generation = session.generation;
                     state.record_success(permit, None)?;
                     Ok(Rotation::Rotated(generation))
