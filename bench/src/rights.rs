@@ -28,7 +28,7 @@ const SMALL: FakePods = FakePods { count: 50 };
 const PER_PAGE: usize = 50;
 /// Text of the searches. About half of the pods have it in their name.
 const SEARCHED: &str = "web-";
-/// Timeout of the first fill of all lists.
+/// Timeout until all lists are filled.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(300);
 /// Targets: CPU time relative to the earlier build, or else to the user who sees everything.
 const MAX_RATIO_OF_ALL: f64 = 1.1;
@@ -74,6 +74,29 @@ struct Request {
     /// JSON pointer to the total in `data`.
     pointer: &'static str,
     total: usize,
+}
+
+impl Request {
+    /// Repeats the request until the response has the correct total. Returns `data` of the response.
+    fn wait_until_complete(&self, user: &Target) -> Result<Value> {
+        let end = Instant::now() + SYNC_TIMEOUT;
+        loop {
+            let error = match user.data(&self.path) {
+                Ok(data) if data.pointer(self.pointer).is_some_and(|total| *total == self.total) => {
+                    return Ok(data);
+                }
+                Ok(data) => {
+                    let (name, found) = (self.name, data.pointer(self.pointer));
+                    BenchError::because(format!("{name}: the total is {found:?} instead of {}", self.total))
+                }
+                Err(error) => error,
+            };
+            if Instant::now() > end {
+                return Err(error);
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 /// The correct results for a user.
@@ -145,31 +168,18 @@ impl Expected {
         ]
     }
 
-    /// Compares the totals of all requests with the expected ones, and the rows of the middle page.
+    /// Waits until the totals of all requests are the expected ones. Compares the rows of the middle page with the
+    /// expected ones.
     fn check(&self, user: &Target, cluster: i64) -> Result<()> {
-        for Request { name, path, pointer, total } in self.requests(cluster) {
-            let data = user.data(&path)?;
-            if data.pointer(pointer).and_then(Value::as_u64) != u64::try_from(total).ok() {
-                let found = data.pointer(pointer);
-                return Err(BenchError::because(format!(
-                    "{name}: the total is {found:?} instead of {total}"
-                )));
+        for request in self.requests(cluster) {
+            let (name, rows) = (request.name, row_names(&request.wait_until_complete(user)?));
+            let start = (self.middle_page() - 1) * PER_PAGE;
+            let middle = self.pods.iter().skip(start).take(PER_PAGE);
+            if name == "middle page" && !rows.iter().eq(middle) {
+                return Err(BenchError::because(format!("unexpected rows on the {name}: {rows:?}")));
             }
-            let rows = row_names(&data);
-            match name {
-                "middle page" => {
-                    let start = (self.middle_page() - 1) * PER_PAGE;
-                    let expected = self.pods.iter().skip(start).take(PER_PAGE);
-                    if !rows.iter().eq(expected) {
-                        return Err(BenchError::because(format!("unexpected rows on the {name}: {rows:?}")));
-                    }
-                }
-                _ if rows.iter().any(|row| self.pods.binary_search(row).is_err()) => {
-                    return Err(BenchError::because(format!(
-                        "{name}: rows that the user must not see: {rows:?}"
-                    )));
-                }
-                _ => {}
+            if rows.iter().any(|row| self.pods.binary_search(row).is_err()) {
+                return Err(BenchError::because(format!("{name}: rows outside the user's rights: {rows:?}")));
             }
         }
         Ok(())
@@ -226,20 +236,8 @@ impl Build {
         Ok(Self { server, cluster, users, _folder: folder })
     }
 
-    /// Waits until the overview of the user who sees everything is complete, then checks the responses to each user.
+    /// Checks the responses to each user.
     fn check(&self, expected: &dyn Fn(UserRights) -> Expected) -> Result<()> {
-        let end = Instant::now() + SYNC_TIMEOUT;
-        let all = expected(UserRights::All).in_all_clusters;
-        loop {
-            let total = self.server.data("/api/k8s/overview?kind=pods")?["totals"]["pods"]["total"].take();
-            if total == all {
-                break;
-            }
-            if Instant::now() > end {
-                return Err(BenchError::because(format!("the overview has {total} pods instead of {all}")));
-            }
-            sleep(Duration::from_millis(100));
-        }
         self.users.iter().try_for_each(|(rights, user)| expected(*rights).check(user, self.cluster))
     }
 
