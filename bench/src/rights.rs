@@ -268,6 +268,8 @@ enum WithGrant {
 /// B11.
 pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     process::pin_current_thread(process::LOAD_CORE)?;
+    // each server has one watch per cluster
+    process::raise_file_limit()?;
     let large = FakePods { count: plan.pods() };
     let fakes = [Fake::with_pods(large)?, Fake::with_pods(SMALL)?];
     let expected = |rights| Expected::new(rights, large, plan.clusters);
