@@ -1,6 +1,6 @@
 //! Client pool: at most one transport per registered cluster, for the current version of its stored connection. It is
-//! created by the first request to the cluster other than a probe, so that a cluster that is only probed takes no memory
-//! for TLS settings and idle connections.
+//! created by the first request to the cluster other than a probe, so that a cluster that is only probed takes no
+//! memory for TLS settings and idle connections.
 
 use std::{
     collections::HashMap,

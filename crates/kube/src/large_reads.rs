@@ -1,6 +1,6 @@
-//! Large reads of one cluster: at most one runs at a time, and a request that was too large is refused for a while without
-//! reading. Otherwise callers that repeat a request for an endless list keep the processors busy with decrypting and
-//! parsing, and delay requests for other clusters.
+//! Large reads of one cluster: at most one runs at a time, and a request that was too large is refused for a while
+//! without reading. Otherwise callers that repeat a request for an endless list keep the processors busy with decrypting
+//! and parsing, and delay requests for other clusters.
 //!
 //! A read is the uncached part of one client request: a page of a list, or the details of a workload. It becomes large
 //! with more than [`LARGE_READ_BYTES`] received, and then needs the cluster's slot for large reads. Without the slot it
@@ -114,11 +114,12 @@ impl LargeRead {
         Ok(())
     }
 
-    /// Whether a read that ended with `cause` (none: a success) has to start again because it was interrupted. Then waits
-    /// for the slot. Records a request that was too large.
+    /// Whether a read that ended with `cause` (none: a success) has to start again because it was interrupted. Then
+    /// waits for the slot. Records a request that was too large.
     ///
     /// # Errors
-    /// `Overloaded` when the slot is not free by the deadline; `TooLarge` when the same request was too large meanwhile.
+    /// `Overloaded` when the slot is not free by the deadline; `TooLarge` when the same request was too large
+    /// meanwhile.
     pub(crate) async fn restart(
         &self,
         reads: &LargeReads,

@@ -72,7 +72,7 @@ async fn pods_of(adapter: &KubeClusters, namespace: &str) -> Result<Listing> {
 async fn endless_list_is_refused_and_releases_memory() {
     let server = endless_list(10, 20_000).await;
     let adapter = small_budget_adapter(&server);
-    // repeated: a refused read must release its memory. In other namespaces, because the same request is not read again.
+    // a refused read must release its memory. In other namespaces, because the same request is not read again
     for namespace in ["one", "two", "three"] {
         assert_eq!(cause(pods_of(&adapter, namespace).await), Some(Cause::TooLarge));
     }
