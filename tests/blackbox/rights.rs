@@ -87,8 +87,8 @@ impl Call {
     }
 }
 
-/// Valid requests to the 27 endpoints that clients have used from the start, in an executable order. `caller` is part of
-/// the names of the objects that they create, and `spare` is a cluster to change and delete.
+/// Valid requests to the 27 endpoints that clients have used from the start, in an executable order. `caller` is part
+/// of the names of the objects that they create, and `spare` is a cluster to change and delete.
 fn first_endpoints(cluster: i64, spare: i64, caller: &str) -> Vec<Call> {
     const ALL: [u16; 4] = [200; 4];
     const NOT_VIEWER: [u16; 4] = [403, 200, 200, 200];

@@ -80,8 +80,8 @@ async fn page_states_the_namespaces_that_it_covers() {
     assert_ne!(whole.header("etag"), cut.header("etag"), "the tag covers the scope");
 }
 
-/// The application, ann, who is admin in the namespace `shop` of the cluster `demo`, and the id of another cluster. It is
-/// registered, or was deleted. Otherwise the two installations are alike, with the same ids.
+/// The application, ann, who is admin in the namespace `shop` of the cluster `demo`, and the id of another cluster. It
+/// is registered, or was deleted. Otherwise the two installations are alike, with the same ids.
 async fn other_cluster(is_registered: bool) -> (TestApp, SignedIn, i64) {
     let api = TestApp::new().await;
     api.login("target").await;

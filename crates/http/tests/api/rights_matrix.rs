@@ -103,8 +103,8 @@ fn in_namespace(line: Line) -> Line {
     Line { input, ..line }
 }
 
-/// The cluster and the namespace of a request, in which the right for it is missing: null for all clusters, and for no or
-/// several namespaces.
+/// The cluster and the namespace of a request, in which the right for it is missing: null for all clusters, and for no
+/// or several namespaces.
 fn place_of(line: &Line, input: &str) -> (Value, Value) {
     let path = line.path.as_str();
     if !path.starts_with("/api/k8s/") {
@@ -143,8 +143,8 @@ fn rights_table_has_every_route() {
     assert_eq!(written, real);
 }
 
-/// The 27 endpoints that clients have used from the start, with the statuses of a valid request: of `viewer`, `ops`, `super`,
-/// and `edit`, whose grant is in one namespace.
+/// The 27 endpoints that clients have used from the start, with the statuses of a valid request: of `viewer`, `ops`,
+/// `super`, and `edit`, whose grant is in one namespace.
 const FIRST_ENDPOINTS: [(&str, &str, [u16; 4]); 27] = [
     ("GET", "/api/k8s/clusters", [200, 200, 200, 200]),
     ("POST", "/api/k8s/clusters", [403, 200, 200, 403]),
