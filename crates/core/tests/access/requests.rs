@@ -41,9 +41,9 @@ fn request_is_approved_by_somebody_else_who_could_give_it() {
         (ann, "admin", fixture.shop(), lead, "create custom"),
         (ann, "editor", in_prod, lead, "not_found"),
         (ann, "editor", unknown, root, "ok"),
-        (lead, "viewer", fixture.shop(), lead, "create grants"),
+        (lead, "viewer", fixture.shop(), lead, "own_request"),
         (lead, "viewer", fixture.shop(), root, "ok"),
-        (root, "viewer", fixture.shop(), root, "create grants"),
+        (root, "viewer", fixture.shop(), root, "own_request"),
         (root, "viewer", fixture.shop(), lead, "ok"),
     ];
     for (requester, role, scope, approver, expected) in cases {

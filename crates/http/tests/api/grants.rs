@@ -65,6 +65,13 @@ async fn second_decision_on_a_request_is_a_conflict() {
     let id = json!({"id": request["id"]});
     let own = api.post(&ann, "/api/access/requests/approve", id.clone()).await;
     assert_eq!(own.json()["context"]["missing"]["resource"], "grants");
+    // whoever has every right is told why it is refused, not that a right is missing
+    let new = json!({"role": "editor", "clusters": {"ids": [api.cluster]}, "namespaces": ["shop"],
+        "duration_seconds": 3600, "reason": "release 4.2"});
+    let of_admin = api.post(&admin, "/api/access/requests", new).await.data()["request"]["id"].take();
+    let own = api.post(&admin, "/api/access/requests/approve", json!({"id": of_admin})).await;
+    assert_eq!(own.error(), (403, "PERMISSION_DENIED".into(), "own_request".into()));
+    assert!(own.json()["context"].get("missing").is_none());
 
     let approved = api.post(&admin, "/api/access/requests/approve", id.clone()).await.data();
     assert_eq!(approved["request"]["state"], "approved");
