@@ -101,7 +101,6 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/access/grants/revoke",      Right(Delete, Grants),     &[],     access::revoke_grant,   "Revoke a grant"),
         get( "/api/access/mine",                 SignedIn,                  &[],     questions::mine,        "One's own rights"),
         get( "/api/access/explain",              SignedIn,                  QUESTION, questions::explain,   "Whether a right is there, and why: one's own, or with list grants another user's"),
-        get( "/api/access/who",                  Right(List, Grants),       QUESTION, questions::who,       "All who have a right"),
         change("/api/access/requests",           SignedIn,                  &[],     requests::create,       "Ask for a grant for a limited time"),
         change("/api/access/requests/approve",   Right(Create, Grants),     &[],     requests::approve,      "Approve another user's request, which makes the grant"),
         change("/api/access/requests/deny",      Right(Create, Grants),     &[],     requests::deny,         "Deny a request"),

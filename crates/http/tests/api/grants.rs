@@ -124,6 +124,30 @@ async fn absent_scopes_are_refused_by_name() {
 }
 
 #[actix_web::test]
+async fn who_is_paged_like_other_lists() {
+    let api = TestApp::new().await;
+    let admin = api.login("super").await;
+    ann(&api, &admin).await;
+    let question = format!("verb=list&resource=workloads&cluster_id={}&namespace=shop", api.cluster);
+    let who =
+        async |more: &str| api.get(&admin, "/api/access/who", &format!("{question}{more}")).await.data();
+    let all = who("&per_page=500").await;
+    let names: Vec<_> = all["who"].as_array().unwrap().iter().map(|row| row["username"].clone()).collect();
+    assert!(names.is_sorted_by_key(Value::to_string) && names.contains(&json!("viewer")), "{names:?}");
+    assert!(!names.contains(&json!("ann")), "the role none gives no right");
+    assert_eq!(all["pagination"]["total"], names.len());
+    for (n, name) in names.iter().enumerate() {
+        let page = who(&format!("&per_page=1&page={}", n + 1)).await;
+        assert_eq!((&page["who"][0]["username"], &page["pagination"]["total"]), (name, &json!(names.len())));
+        assert_eq!(page["who"].as_array().unwrap().len(), 1);
+    }
+    assert_eq!(who("&search=viewer").await["who"][0]["username"], "viewer");
+    assert_eq!(who("&subject_type=group").await["who"], json!([]));
+    let refused = api.get(&admin, "/api/access/who", "verb=logs&resource=secrets").await;
+    assert_eq!(refused.fields(), ["verb=not_allowed"]);
+}
+
+#[actix_web::test]
 async fn question_about_a_right_that_does_not_exist_is_refused() {
     let api = TestApp::new().await;
     let viewer = api.login("viewer").await;
