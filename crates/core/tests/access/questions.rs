@@ -2,7 +2,7 @@
 
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
-    grant::{AccessQuestion, WhoQuery},
+    grant::{AccessQuestion, GrantQuery, WhoQuery},
     ids::GrantId,
     kind::Kind,
     name::Namespace,
@@ -197,6 +197,27 @@ fn who_names_users_by_role_and_by_grant() {
     let listing = who(RightVerb::List, fixture.dev, "shop-web");
     let names: Vec<_> = listing.iter().map(|(name, grants)| (name.as_str(), grants.len())).collect();
     assert_eq!(names, [("ann", 1), ("bob", 2), ("root", 1)]);
+}
+
+/// Who has a right in a place is a question about the place: the grants that give it are named, also those that reach
+/// beyond it and are not in the caller's list of grants.
+#[test]
+fn who_names_grants_of_a_wider_scope_than_that_of_the_asker() {
+    let fixture = Fixture::new();
+    let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
+    let wide = json!({"clusters": {"all": true}, "namespaces": null});
+    let wide = fixture.give(ann, "viewer", &wide, None).id;
+    let of_lead = fixture.caller(lead);
+    let question = question(RightVerb::List, RightResource::Workloads, fixture.dev, "shop-web");
+    let (rows, pagination) = block_on(fixture.app.grants.who(&of_lead, &who_query(question))).unwrap();
+    assert_eq!(pagination.total, 2, "ann and the lead");
+    assert!(
+        rows.iter().any(|row| row.name() == "ann" && row.json().contains(&format!("\"grant_id\":{wide},")))
+    );
+    let listed = GrantQuery { list: ListQuery::default(), cluster: None };
+    let (rows, _) = block_on(fixture.app.grants.list(&of_lead, &listed)).unwrap();
+    assert!(rows.iter().all(|row| !row.json().starts_with(&format!("{{\"id\":{wide},"))));
+    assert_eq!(rows.len(), 2, "the lead's own");
 }
 
 #[test]

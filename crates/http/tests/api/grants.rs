@@ -86,6 +86,32 @@ async fn second_decision_on_a_request_is_a_conflict() {
 }
 
 #[actix_web::test]
+async fn grants_of_a_disabled_user_hold_again_after_enabling() {
+    let api = TestApp::new().await;
+    let admin = api.login("super").await;
+    let (id, signed_in) = ann(&api, &admin).await;
+    api.post(&admin, "/api/access/grants", grant_to(id, "editor", json!(["shop"]))).await.data();
+    let pods = format!("cluster_id={}&namespace=shop", api.cluster);
+    let set_disabled = async |disabled: bool| {
+        let patch = json!({"id": id, "disabled": disabled});
+        api.post(&admin, "/api/auth/users/update", patch).await.data();
+    };
+    let editors = async || {
+        let question = format!("verb=update&resource=workloads&{pods}&search=ann");
+        api.get(&admin, "/api/access/who", &question).await.data()["pagination"]["total"].take()
+    };
+    assert_eq!(editors().await, 1);
+    set_disabled(true).await;
+    assert_eq!(api.get(&signed_in, "/api/k8s/pods", &pods).await.error().2, "session_ended");
+    let grants = api.get(&admin, "/api/access/grants", &format!("user_id={}", id.0)).await.data();
+    assert_eq!((&grants["grants"][0]["state"], editors().await), (&json!("active"), json!(0)));
+    set_disabled(false).await;
+    assert_eq!(editors().await, 1);
+    let again = api.login("ann").await;
+    assert_eq!(api.get(&again, "/api/k8s/pods", &pods).await.status.as_u16(), 200);
+}
+
+#[actix_web::test]
 async fn absent_scopes_are_refused_by_name() {
     let api = TestApp::new().await;
     let admin = api.login("super").await;
