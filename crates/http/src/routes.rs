@@ -4,9 +4,9 @@
 //! A `change` is a POST that supports an `Idempotency-Key`. A plain `post` ignores the header, and its response is not
 //! stored: it returns a secret (tokens, revealed values) or changes nothing.
 //!
-//! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that both
-//! agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are documentation too; those that follow
-//! from method and authentication are omitted ([`Route::may_return`]).
+//! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that
+//! both agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are
+//! documentation too; those that follow from method and authentication are omitted ([`Route::may_return`]).
 
 mod access;
 mod audit;

@@ -1,4 +1,5 @@
-//! Use cases that tell who has which rights: the caller's own, an explanation of one decision, and all who have a right.
+//! Use cases that tell who has which rights: the caller's own, an explanation of one decision, and all who have a
+//! right.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -288,9 +289,9 @@ impl Grants {
         })
     }
 
-    /// A page of those who have a right, or a part of it, by their role or by a grant, without disabled users. The caller
-    /// needs `list grants` in the place of the question, and gets the grants that give the right there, also those whose
-    /// scope is wider.
+    /// A page of those who have a right, or a part of it, by their role or by a grant, without disabled users. The
+    /// caller needs `list grants` in the place of the question, and gets the grants that give the right there, also
+    /// those whose scope is wider.
     ///
     /// # Errors
     /// `RoleTooLow`; `NotFound` of a cluster in which the caller has no right; `StoreUnavailable`.

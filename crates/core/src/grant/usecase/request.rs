@@ -73,8 +73,8 @@ impl Grants {
     /// other than the requester; a denial takes `create grants` in the whole scope; a withdrawal takes the requester.
     ///
     /// # Errors
-    /// `InvalidInput`; `RoleTooLow`; `OwnRequest`; `NotFound` if there is no such request that the caller sees, or the role
-    /// or the user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
+    /// `InvalidInput`; `RoleTooLow`; `OwnRequest`; `NotFound` if there is no such request that the caller sees, or the
+    /// role or the user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,
