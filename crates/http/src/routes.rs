@@ -33,7 +33,6 @@ use pilothouse_core::{
         RightResource::{Audit, Clusters, Config, Grants, Namespaces, Secrets, Users, Workloads},
         RightVerb::{Create, Delete, Get, List, Logs, Restart, Reveal, Scale, Update},
     },
-    role::Role::Viewer,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
@@ -157,12 +156,12 @@ impl Route {
     /// support.
     pub(crate) fn may_return(&self, code: Code) -> bool {
         let post = self.method == Method::POST;
-        let role = self.auth.role();
-        let signed_in = role.is_some();
+        let signed_in = self.auth.role().is_some();
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            Code::PermissionDenied => role > Some(Viewer),
+            // also a right that every role has: the role none lacks it
+            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)),
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,
