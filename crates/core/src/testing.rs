@@ -6,7 +6,7 @@
 pub mod contract;
 pub mod fake;
 
-pub use pilothouse_gate::testing::permit;
+pub use pilothouse_gate::testing::{judged_permit, permit};
 
 use crate::{
     app::Ports,

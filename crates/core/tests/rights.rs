@@ -10,13 +10,14 @@ use pilothouse_core::{
     app::{App, AppSettings},
     audit::OperationQuery,
     cluster::{ClusterChange, NewCluster},
-    grant::{GrantRecord, GrantRegistry},
+    gate::Warning,
+    grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
     inventory::{List, ListPage},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
-    rights::{RoleName, Subject},
+    rights::{RoleName, RoleRules, Subject},
     role::Role,
     rows::{ListQuery, Row},
     session::{Activity, Login},
@@ -94,6 +95,17 @@ impl Fixture {
         let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record)).unwrap();
         self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
         grant.id
+    }
+
+    /// Grants ann an own role with these rules in the first cluster.
+    fn grant_rules(&self, role: &str, rules: Value, namespaces: Value) -> GrantId {
+        let record = RoleRecord {
+            name: RoleName::new(role).unwrap(),
+            description: String::new(),
+            rules: RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap(),
+        };
+        block_on(self.app.grants.create_role(&Caller::system(), record)).unwrap();
+        self.grant(role, json!({"ids": [self.clusters[0]]}), namespaces)
     }
 
     fn revoke(&self, id: GrantId) {
@@ -174,6 +186,68 @@ fn lists_are_cut_to_the_namespaces_of_the_grants() {
 }
 
 #[test]
+fn related_rows_take_the_right_to_list_their_kind() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let owner = json!([{"kind": "ReplicaSet", "name": "web-5f", "controller": true}]);
+    let labels = json!({"pod-template-hash": "5f"});
+    let metadata =
+        json!({"name": "web-5f-x", "namespace": "shop", "labels": labels, "ownerReferences": owner});
+    fixture.fake.clusters.put(
+        one,
+        Kind::Pod,
+        json!({"metadata": metadata, "spec": {"nodeName": "node"}, "status": {"phase": "Running"}}),
+    );
+    let metadata = json!({"name": "scaled", "namespace": "shop"});
+    let about = json!({"kind": "Deployment", "name": "web"});
+    fixture.fake.clusters.put(one, Kind::Event, json!({"metadata": metadata, "involvedObject": about}));
+    let quota = json!({"metadata": {"name": "quota", "namespace": "shop"}, "spec": {"hard": {"pods": "5"}}});
+    fixture.fake.clusters.put(one, Kind::ResourceQuota, quota);
+    let unreadable =
+        |kinds: &[&'static str]| kinds.iter().copied().map(Warning::Unreadable).collect::<Vec<_>>();
+
+    for (name, rules, pods, events, left_out) in [
+        ("get-only", json!([{"verbs": ["get"], "resources": ["workloads"]}]), 0, 0, &["pods", "events"][..]),
+        ("workloads", json!([{"verbs": ["list", "get"], "resources": ["workloads"]}]), 1, 0, &["events"]),
+        (
+            "with-events",
+            json!([
+                {"verbs": ["get"], "resources": ["workloads"]}, {"verbs": ["list"], "resources": ["events"]}
+            ]),
+            0,
+            1,
+            &["pods"],
+        ),
+        ("all", json!([{"verbs": ["list", "get"], "resources": ["workloads", "events"]}]), 1, 1, &[]),
+    ] {
+        let grant = fixture.grant_rules(name, rules, json!(["shop"]));
+        let detail = block_on(fixture.app.workloads.detail(&fixture.ann(), one, &scale("shop"))).unwrap();
+        assert_eq!((detail.pods.len(), detail.events.len()), (pods, events), "{name}");
+        assert_eq!(detail.warnings, unreadable(left_out), "{name}");
+        fixture.revoke(grant);
+    }
+
+    // the joined field of the row in a list, and the warning
+    let joined = |list: List, field: &str| {
+        let listing = fixture.list(list, one, None).unwrap().listing;
+        let row = listing.rows.iter().find(|row| ["node", "shop"].contains(&row.name())).unwrap();
+        (row.parse::<Value>().unwrap()[field].clone(), listing.warnings)
+    };
+    let lists = |resources: &str| json!([{"verbs": ["list"], "resources": [resources]}]);
+    fixture.grant_rules("nodes", lists("nodes"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (Value::Null, unreadable(&["pods"])));
+    assert_eq!(joined(List::Namespaces, "resource_quota"), (Value::Null, unreadable(&["resourcequotas"])));
+    let grant = fixture.grant_rules("pods", lists("workloads"), json!(["team-a"]));
+    assert_eq!(joined(List::Nodes, "pods"), (json!(0), unreadable(&["pods"])), "those of one namespace");
+    fixture.revoke(grant);
+    fixture.grant_rules("every-pod", lists("workloads"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (json!(1), Vec::new()));
+    fixture.grant_rules("quotas", lists("quotas"), Value::Null);
+    let (quota, warnings) = joined(List::Namespaces, "resource_quota");
+    assert!(quota.is_object() && warnings.is_empty(), "{quota} {warnings:?}");
+}
+
+#[test]
 fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
     let fixture = Fixture::new();
     let one = fixture.clusters[0];
@@ -189,6 +263,8 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
         _ => None,
     });
     assert_eq!(row.unwrap().grant_id, Some(grant), "the audit entry names the grant");
+    let listed = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(listed.grant_id, Some(grant), "the list of operations names the grant");
     assert_eq!(change("shop").unwrap_err().cause, Cause::RoleTooLow);
     fixture.revoke(grant);
     assert_eq!(change("team-a").unwrap_err().cause, Cause::NotFound);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pilothouse_types::{
     error::{Cause, Error, Result},
-    ids::ClusterId,
+    ids::{ClusterId, GrantId},
     kind::Kind,
     name::Namespace,
     namespaces::NamespaceScope,
@@ -51,6 +51,11 @@ impl Allowed {
     /// The grant that allows the request, or the preset of the caller's role. `None` if the operation needs no right.
     pub fn grant(&self) -> Option<&GrantRef> {
         self.grant.as_deref()
+    }
+
+    /// Id of that grant. `None` if the caller's role allows the request, or if the operation needs no right.
+    pub(crate) fn grant_id(&self) -> Option<GrantId> {
+        self.grant().and_then(|grant| grant.id)
     }
 
     /// Whether objects of the same namespaces may be read, of the request's own kind and of each related kind.

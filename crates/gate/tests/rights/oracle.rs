@@ -1,7 +1,9 @@
 //! A naive evaluator: nested loops over the raw grants, with texts in place of sets and masks. The compiled rights must
 //! agree with it on every question.
 
-use pilothouse_gate::rights::{Ask, ClusterLabels, Decision, Labels, RightResource, Rights, decide};
+use pilothouse_gate::rights::{
+    Ask, ClusterLabels, Decision, Labels, RightResource, Rights, Verdict, decide, explain,
+};
 use pilothouse_types::namespaces::NamespaceScope;
 use proptest::prelude::*;
 
@@ -103,6 +105,10 @@ fn check(
     let verb = ask.verb.as_str();
     let allowed = |namespace: Option<&str>| giving.iter().any(|grant| grant.reaches(verb, namespace));
     let decision = decide(rights, ask);
+    let explanation = explain(rights, ask);
+    let explained = explanation.grants.iter().any(|(_, verdict)| *verdict == Verdict::Allows);
+    prop_assert_eq!(&explanation.decision, &decision, "{:?}", ask);
+    prop_assert_eq!(explained, decision.is_allowed(), "{:?}", ask);
     let scope = match &decision {
         Decision::Allow { scope, .. } => Some(scope),
         Decision::Deny { .. } => None,
@@ -133,6 +139,9 @@ fn check(
 }
 
 proptest! {
+    // with 2,800 questions each: a million decisions
+    #![proptest_config(ProptestConfig::with_cases(360))]
+
     #[test]
     fn compiled_rights_agree_with_nested_loops_over_the_grants(grants in raw_grants()) {
         let labels = clusters();

@@ -58,6 +58,23 @@ async fn unserved_or_unreadable_kind_is_a_warning() {
 }
 
 #[tokio::test]
+async fn joined_kind_is_not_read_for_a_caller_who_may_not_list_it() {
+    let server = FakeServer::start(|_, _| {
+        let items = json!([{"metadata": {"name": "a"}}]);
+        Reply::json(200, &json!({"kind": "NodeList", "metadata": {}, "items": items}))
+    })
+    .await;
+    let ann = caller(json!([{"verbs": ["list"], "resources": ["nodes"]}]), Value::Null);
+    let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Node)).in_cluster(CLUSTER);
+    let permit = judged_permit(&ann, access).unwrap();
+    let query = ListQuery { kinds: vec![Kind::Node], ..ListQuery::default() };
+    let listing = adapter(&server).page(&permit, List::Nodes, &query).await.unwrap();
+    let pods: Vec<_> = listing.rows.iter().map(|row| row.parse::<Value>().unwrap()["pods"].clone()).collect();
+    assert_eq!((pods, listing.warnings), (vec![Value::Null], vec![Warning::Unreadable("pods")]));
+    assert!(server.requests().iter().all(|request| request.target.starts_with("/api/v1/nodes")));
+}
+
+#[tokio::test]
 async fn nodes_have_the_count_of_their_pods() {
     let (node, pod) = (
         |name: &str| json!({"metadata": {"name": name}}),
