@@ -116,8 +116,8 @@ impl Gate {
     /// recorded.
     ///
     /// # Errors
-    /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in it;
-    /// `AuditUnavailable` when a refusal cannot be recorded.
+    /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in
+    /// it; `AuditUnavailable` when a refusal cannot be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let (access, allowed) = self.authorise(caller, access).await?;
         Ok(Permit::new(access, allowed, None))
@@ -274,7 +274,8 @@ impl Gate {
         .await
     }
 
-    /// Refuses a request by a rule other than the caller's rights, and records the reason. The rights are checked first.
+    /// Refuses a request by a rule other than the caller's rights, and records the reason. The rights are checked
+    /// first.
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
@@ -353,9 +354,9 @@ impl Gate {
         Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights reach,
-    /// and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is not
-    /// looked up: neither the response nor the record of the refusal shows that it exists.
+    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights
+    /// reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
+    /// not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
         caller: &Caller,

@@ -38,7 +38,8 @@ pub struct OperationQuery {
 pub struct AuditedClusters {
     /// The clusters.
     pub clusters: Vec<ClusterId>,
-    /// The namespaces of the objects concerned. `None`: all operations in these clusters, also those without a namespace.
+    /// The namespaces of the objects concerned. `None`: all operations in these clusters, also those without a
+    /// namespace.
     pub namespaces: Option<NamespaceSet>,
 }
 

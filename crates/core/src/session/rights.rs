@@ -20,8 +20,8 @@ use crate::{
 /// Minimum number of entries before outdated ones are removed.
 const MIN_SWEEP: usize = 64;
 
-/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether cached
-/// rights are current, so that they are as old as the session: less than a second.
+/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether
+/// cached rights are current, so that they are as old as the session: less than a second.
 pub(crate) struct UserRights {
     source: Arc<dyn RightsSource>,
     clock: Arc<dyn Clock>,

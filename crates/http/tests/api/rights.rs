@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use pilothouse_core::{
     access::Caller,
     audit::OperationRow,
-    grant::GrantRecord,
+    grant::{GrantRecord, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
-    rights::{RoleName, Subject},
+    rights::{RoleName, RoleRules, Subject},
     role::Role,
     testing::new_cluster,
     user::{NewPassword, NewUser},
@@ -202,4 +202,27 @@ async fn id_of_a_deleted_cluster_reaches_nothing() {
     assert_eq!(mine["can"]["list workloads"], "none");
     let grants = api.get(&ann, "/api/access/grants", "state=active").await.data();
     assert_eq!(grants["grants"][0]["id"], json!(grant), "the grant itself stays");
+}
+
+/// As with kubectl, a change returns the object's row, also to a caller who may not read. The row has no values.
+#[actix_web::test]
+async fn change_without_the_right_to_read_returns_a_row_without_values() {
+    let api = TestApp::new().await;
+    let ann = api.ann().await;
+    let rules = serde_json::from_value(json!([{"verbs": ["update"], "resources": ["config"]}])).unwrap();
+    let role = RoleRecord {
+        name: RoleName::new("config-writer").unwrap(),
+        description: String::new(),
+        rules: RoleRules::new(rules).unwrap(),
+    };
+    api.app.grants.create_role(&Caller::system(), role).await.unwrap();
+    api.grant_to_ann("config-writer", json!(["shop"])).await;
+    let object = format!("cluster_id={}&namespace=shop&name=conf", api.cluster);
+    let read = api.get(&ann, "/api/k8s/configmaps/detail", &object).await;
+    assert_eq!(read.error().2, "role_too_low");
+    let labels =
+        json!({"cluster_id": api.cluster, "namespace": "shop", "name": "conf", "labels": {"app": "web"}});
+    let changed = api.post(&ann, "/api/k8s/configmaps/update", labels).await;
+    assert_eq!(changed.data()["configmap"]["keys"], json!([{"name": "key", "bytes": 11}]));
+    assert!(!changed.text.contains("canary-data"), "{}", changed.text);
 }

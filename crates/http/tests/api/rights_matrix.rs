@@ -13,7 +13,7 @@ use pilothouse_core::{
     rights::{RoleName, Subject},
     testing::new_cluster,
 };
-use pilothouse_http::endpoints;
+use pilothouse_http::{document, endpoints};
 use serde_json::{Value, json};
 
 use crate::{
@@ -190,6 +190,19 @@ fn first_endpoints_are_tried_with_each_role_and_a_grant_in_one_namespace() {
         });
         let valid = statuses.find(|[_, _, super_admin, _]| *super_admin == 200);
         assert_eq!(valid, Some(expected), "{method} {path}");
+    }
+}
+
+/// Above all the 403 of rights that every role has and a user of the role `none` lacks.
+#[test]
+fn every_status_of_the_table_is_documented() {
+    let document = document();
+    for line in FILE.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let responses = &document["paths"][fields[1]][fields[0].to_lowercase()]["responses"];
+        for status in &fields[2..2 + KINDS.len()] {
+            assert!(responses[*status].is_object(), "{} {} may return {status}", fields[0], fields[1]);
+        }
     }
 }
 

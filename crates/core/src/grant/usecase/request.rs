@@ -11,7 +11,7 @@ use crate::{
     error::{Cause, Error, Result},
     grant::{Decision, GrantRequest, RequestRecord},
     ids::GrantRequestId,
-    rights::{ClusterScope, Missing, Reach, RightResource, RightVerb, RoleName, Subject, covers},
+    rights::{ClusterScope, Reach, RightResource, RightVerb, RoleName, Subject, covers},
     rows::{ListQuery, Pagination, Row, select},
 };
 
@@ -73,8 +73,8 @@ impl Grants {
     /// other than the requester; a denial takes `create grants` in the whole scope; a withdrawal takes the requester.
     ///
     /// # Errors
-    /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such request that the caller sees, or the role or the
-    /// user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
+    /// `InvalidInput`; `RoleTooLow`; `OwnRequest`; `NotFound` if there is no such request that the caller sees, or the
+    /// role or the user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,
@@ -131,8 +131,7 @@ impl Grants {
                 covers(&caller.rights, right, &request.clusters, &request.reach, now).map_err(refusal)?;
             }
             Decision::Approve if is_own(caller, &request) => {
-                let (verb, resource) = (RightVerb::Create, RightResource::Grants);
-                return Err(refusal(Missing { verb, resource, cluster: None, namespace: None }));
+                return Err(Error::new(Cause::OwnRequest).resource("grant_request").name(id.to_string()));
             }
             Decision::Approve => {
                 let until = now + Duration::from_secs(request.duration_seconds.into());
