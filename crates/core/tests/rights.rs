@@ -2,14 +2,21 @@
 //! audit rows contain only what the rights reach.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
     app::{App, AppSettings},
     audit::OperationQuery,
-    cluster::{ClusterChange, NewCluster},
+    cluster::{
+        ClusterChange, ClusterPatch, ClusterProbe, ClusterRegistry, CredentialInput, NewCluster, Permission,
+        ProbeTarget, Probed,
+    },
+    connection::Connection,
     gate::Warning,
     grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
@@ -92,7 +99,7 @@ impl Fixture {
             reason: None,
         };
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::NewCluster));
-        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record)).unwrap();
+        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record, None)).unwrap();
         self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
         grant.id
     }
@@ -418,4 +425,63 @@ fn labels_that_change_a_grant_take_the_right_to_give_it() {
         |labels| block_on(fixture.app.clusters.create(&ops, NewCluster { labels, ..new_cluster("new") }));
     assert_eq!(new(labels).map(drop).unwrap_err().cause, Cause::RoleTooLow);
     assert!(new(Labels::new()).is_ok());
+}
+
+/// A probe during which another replica removes the labels of a cluster.
+struct Relabelling {
+    fake: Fake,
+    cluster: ClusterId,
+}
+
+#[async_trait]
+impl ClusterProbe for Relabelling {
+    fn check(&self, connection: &Connection) -> Result<()> {
+        self.fake.clusters.check(connection)
+    }
+
+    async fn probe(&self, of: &Permit, target: ProbeTarget) -> Result<Probed> {
+        let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(self.cluster);
+        let patch = ClusterPatch { labels: Some(Labels::new()), ..ClusterPatch::default() };
+        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        let at = pilothouse_core::clock::Clock::now(&*self.fake.runtime.clock);
+        ClusterRegistry::update(&*self.fake.store, &permit(&Caller::system(), access), patch, at).await?;
+        self.fake.clusters.probe(of, target).await
+    }
+
+    async fn permissions(&self, of: &Permit, target: ProbeTarget) -> Result<Vec<Permission>> {
+        self.fake.clusters.permissions(of, target).await
+    }
+
+    async fn connection_changed(&self, id: ClusterId) {
+        self.fake.clusters.connection_changed(id).await;
+    }
+}
+
+#[test]
+fn labels_are_judged_as_a_change_of_those_that_they_replace() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    fixture.grant("viewer", json!({"labels": "environment=one"}), team());
+    let ops = Caller { user_id: Some(UserId(70)), ..Caller::system().with_role(Role::OpsAdmin) };
+    let mut ports = fixture.fake.ports();
+    ports.clusters.probe = Arc::new(Relabelling { fake: fixture.fake.clone(), cluster: one });
+    let app = App::new(ports, AppSettings::default());
+    let update = |labels: &[(&str, &str)]| {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let server = "https://other.example.com:6443".to_owned().try_into().unwrap();
+        let change = ClusterChange {
+            labels: Some(labels.iter().map(owned).collect()),
+            credential: CredentialInput { api_server: Some(server), ..new_cluster("one").credential },
+            ..ClusterChange::default()
+        };
+        let changed = block_on(app.clusters.update(&ops, one, change));
+        let stored = block_on(ClusterRegistry::find(&*fixture.fake.store, one)).unwrap().unwrap();
+        (changed.map(drop).map_err(|error| error.cause), stored.labels.len())
+    };
+    // neither of them changes what the grant reaches, unless the label is written again after its removal
+    assert_eq!(update(&[("environment", "one"), ("tier", "web")]), (Err(Cause::Modified), 0));
+    let labels = Labels::from([("environment".to_owned(), "one".to_owned())]);
+    let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
+    block_on(fixture.app.clusters.update(&Caller::system(), one, change)).unwrap();
+    assert_eq!(update(&[("environment", "one")]), (Ok(()), 0), "labels that do not change are not written");
 }

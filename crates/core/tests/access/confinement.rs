@@ -174,7 +174,13 @@ impl World {
                 };
                 let request = block_on(grants.request(&self.callers[by], new)).unwrap();
                 let decided = grants.decide(&self.callers[approver], request.id, Decision::Approve, None);
-                block_on(decided).is_ok()
+                let approved = block_on(decided).is_ok();
+                if !approved {
+                    // not more requests than a user may have
+                    let requester = &self.callers[by];
+                    block_on(grants.decide(requester, request.id, Decision::Withdraw, None)).unwrap();
+                }
+                approved
             }
             Call::Label { by, cluster, environment } => {
                 let labels = Labels::from([("environment".to_owned(), environment.to_owned())]);

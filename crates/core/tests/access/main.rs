@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 mod confinement;
 mod giving;
 mod limits;
+mod overtaken;
 mod questions;
 mod requests;
 

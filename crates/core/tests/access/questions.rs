@@ -87,6 +87,24 @@ fn explanation_is_the_decision_of_the_gate() {
     assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
 }
 
+/// Another replica registered the cluster after the rights of the caller were compiled.
+#[test]
+fn cluster_of_a_moment_ago_is_explained_as_the_gate_decides() {
+    let fixture = Fixture::new();
+    let (vic, ann) = (fixture.user("vic", Role::Viewer), fixture.user("ann", Role::None));
+    fixture.give(ann, "viewer", &fixture.shop(), None);
+    let callers = [(fixture.caller(vic), true), (fixture.caller(ann), false)];
+    let cluster = block_on(fixture.app.clusters.create(&Caller::system(), new_cluster("new")));
+    let cluster = cluster.unwrap().value.id;
+    for (caller, expected) in callers {
+        let question = question(RightVerb::List, RightResource::Workloads, cluster, "shop-web");
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(cluster);
+        let decision = block_on(fixture.app.gate.allow(&caller, pods.within(question.namespaces.clone())));
+        let explained = block_on(fixture.app.grants.explain(&caller, question, None));
+        assert_eq!((decision.is_ok(), explained.is_ok_and(|it| it.allowed)), (expected, expected));
+    }
+}
+
 fn question(verb: RightVerb, resource: RightResource, cluster: ClusterId, namespace: &str) -> AccessQuestion {
     let namespaces = NamespaceScope::parse(namespace).unwrap();
     AccessQuestion { verb, resource, cluster: Some(cluster), namespaces }

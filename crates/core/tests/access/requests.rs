@@ -1,7 +1,7 @@
 //! Requests for grants: who decides them, and once.
 
 use pilothouse_core::{
-    grant::{Decision, GrantRequest, NewRequest},
+    grant::{Decision, GrantRequest, MockRequestRegistry, NewRequest},
     ids::{GrantId, GrantRequestId},
     rows::ListQuery,
 };
@@ -127,6 +127,20 @@ fn requests_are_seen_by_requester_and_by_those_who_decide() {
     for (user, seen) in [(ann, 2), (lead, 1), (lister, 1), (bob, 0), (root, 2)] {
         let page = block_on(fixture.app.grants.requests(&fixture.caller(user), &ListQuery::default()));
         assert_eq!(page.unwrap().1.total, seen, "user {user}");
+    }
+}
+
+#[test]
+fn requests_of_others_are_read_only_for_whom_they_may_concern() {
+    let fixture = Fixture::new();
+    let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
+    for (user, read) in [(ann, Some(ann)), (lead, None)] {
+        let mut requests = MockRequestRegistry::new();
+        requests.expect_list().once().withf(move |of, _| *of == read).returning(|_, _| Ok(Vec::new()));
+        let mut ports = fixture.fake.ports();
+        ports.rights.requests = Arc::new(requests);
+        let app = App::new(ports, AppSettings::default());
+        block_on(app.grants.requests(&fixture.caller(user), &ListQuery::default())).unwrap();
     }
 }
 

@@ -13,7 +13,7 @@ use pilothouse_types::{
 
 use super::{AccessRequest, Caller, Resource, related, required_role};
 use crate::rights::{
-    Ask, Decision, GrantRef, Missing, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
+    Ask, Decision, GrantRef, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
 };
 
 /// The allowed part of an access request.
@@ -137,8 +137,6 @@ impl Caller {
         }
     }
 
-    /// Decides a question about a cluster that the caller sees. In a cluster that the rights do not contain yet, because
-    /// it was registered a moment ago, or that does not exist, only the grants on all clusters count.
     fn decide(
         &self,
         verb: RightVerb,
@@ -146,12 +144,7 @@ impl Caller {
         cluster: Option<ClusterId>,
         namespaces: &NamespaceScope,
     ) -> Decision {
-        let known = cluster.filter(|id| self.rights.contains_cluster(*id));
-        let ask = Ask { verb, resource, cluster: known, namespaces: namespaces.clone() };
-        match decide(&self.rights, &ask) {
-            Decision::Deny { missing } => Decision::Deny { missing: Missing { cluster, ..missing } },
-            allow @ Decision::Allow { .. } => allow,
-        }
+        decide(&self.rights, &Ask { verb, resource, cluster, namespaces: namespaces.clone() })
     }
 
     fn allowed(
