@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 mod confinement;
 mod giving;
+mod labels;
 mod limits;
 mod questions;
 mod requests;
