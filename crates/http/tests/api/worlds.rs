@@ -100,15 +100,17 @@ struct Plan {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let patterns: Vec<Option<&'static [&'static str]>> =
-        vec![None, Some(&["shop"]), Some(&["shop", "team-*"]), Some(&["bank", "kube-*"]), Some(&["*"])];
+    const ANY: &[&str] = &["*"];
+    let patterns: [Option<&'static [&'static str]>; 5] =
+        [None, Some(&["shop"]), Some(&["shop", "team-*"]), Some(&["bank", "kube-*"]), Some(ANY)];
     let roles = sample::select(vec!["viewer", "editor", "admin", "first-aid", "lister"]);
     let clusters = sample::select(vec!["demo", "second", "both", "label", "all"]);
-    let held = (roles, clusters, sample::select(patterns)).prop_map(|(role, clusters, namespaces)| {
-        // whoever has the whole of all clusters sees all users act
-        let namespaces = namespaces.or((clusters == "all").then_some(&["*"]));
-        Held { role, clusters, namespaces }
-    });
+    let held =
+        (roles, clusters, sample::select(patterns.to_vec())).prop_map(|(role, clusters, namespaces)| {
+            // whoever has the whole of all clusters sees all users act
+            let namespaces = namespaces.or((clusters == "all").then_some(ANY));
+            Held { role, clusters, namespaces }
+        });
     let filled = || prop::collection::vec(any::<bool>(), 3 * NAMESPACES.len());
     let gets = prop::collection::vec((sample::select(targets()), Just(None::<String>), 0..3_usize), 8);
     let posts = lines().into_iter().filter(|line| line.method == "POST" && POSTS.contains(&&*line.path));
