@@ -47,6 +47,13 @@ failover times="20":
 replica-ends times="100":
     PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test --workspace --test blackbox three_replicas -- --nocapture
 
+# Run the random tests of rights to this extent: decisions, states of confinement, histories, pairs of worlds, scoped queries
+rights decisions="1000000" states="100000" histories="2000" worlds="2000" queries="10000":
+    PILOTHOUSE_TEST_DECISIONS={{ decisions }} PILOTHOUSE_TEST_STATES={{ states }} \
+        PILOTHOUSE_TEST_HISTORIES={{ histories }} PILOTHOUSE_TEST_WORLDS={{ worlds }} \
+        PILOTHOUSE_TEST_QUERIES={{ queries }} cargo test --release --workspace --lib --test rights --test access \
+        --test api -- oracle laws confinement histories worlds table_returns_the_same_results_as_select --nocapture
+
 # Run the black-box tests with PostgreSQL as the server's database
 test-postgres: (ci "postgres")
 

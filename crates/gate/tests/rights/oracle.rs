@@ -7,7 +7,9 @@ use pilothouse_gate::rights::{
 use pilothouse_types::namespaces::NamespaceScope;
 use proptest::prelude::*;
 
-use crate::world::{NAMES, NOW, QUESTIONS, RawClusters, RawGrant, at, clusters, effective, raw_grants};
+use crate::world::{
+    NAMES, NOW, QUESTIONS, RawClusters, RawGrant, at, cases, clusters, effective, raw_grants,
+};
 
 /// Resources whose rights take the reach `cluster`.
 const CLUSTER_SCOPED: [&str; 6] = ["nodes", "volumes", "clusters", "users", "tokens", "keys"];
@@ -134,8 +136,7 @@ fn check(
 }
 
 proptest! {
-    // with 2,800 questions each: a million decisions
-    #![proptest_config(ProptestConfig::with_cases(360))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn compiled_rights_agree_with_nested_loops_over_the_grants(grants in raw_grants()) {

@@ -24,6 +24,7 @@ mod rebinding;
 mod refusals;
 mod watch_server;
 mod workloads;
+mod worlds;
 
 use std::{collections::BTreeMap, time::Duration};
 
