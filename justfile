@@ -47,6 +47,13 @@ failover times="20":
 replica-ends times="100":
     PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test --workspace --test blackbox three_replicas -- --nocapture
 
+# Run the random tests of rights to this extent: decisions, states of confinement, histories, pairs of worlds, scoped queries
+rights decisions="1000000" states="100000" histories="2000" worlds="2000" queries="10000":
+    PILOTHOUSE_TEST_DECISIONS={{ decisions }} PILOTHOUSE_TEST_STATES={{ states }} \
+        PILOTHOUSE_TEST_HISTORIES={{ histories }} PILOTHOUSE_TEST_WORLDS={{ worlds }} \
+        PILOTHOUSE_TEST_QUERIES={{ queries }} cargo test --release --workspace --lib --test rights --test access \
+        --test api -- oracle laws confinement histories worlds table_returns_the_same_results_as_select --nocapture
+
 # Run the black-box tests with PostgreSQL as the server's database
 test-postgres: (ci "postgres")
 
@@ -98,6 +105,14 @@ generate: openapi rbac settings error-table
 # Fuzz a parser with generated input for a number of seconds: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
 fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture
+
+# Mutation test of the gate crate: change its code in many ways, of which at least 95 % must fail a test. Takes hours
+mutants *arguments:
+    cargo mutants --version || cargo install --locked cargo-mutants@27.1.0
+    PILOTHOUSE_TEST_FUZZ_SECONDS=0 cargo mutants --package pilothouse-gate --output target {{ arguments }} || \
+        case $? in 2 | 3) echo 'some changes fail no test, or tests do not end' ;; *) exit 1 ;; esac
+    jq -re '[.caught + .timeout, .missed] | "\(.[0]) changes fail a test, \(.[1]) do not", .[0] >= 19 * .[1]' \
+        target/mutants.out/outcomes.json
 
 # Write the SBOM of the binary as CycloneDX (names, versions, hashes, licences): target/pilothouse.cdx.json
 sbom:

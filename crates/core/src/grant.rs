@@ -19,7 +19,7 @@ mod request;
 mod role;
 mod usecase;
 
-pub use query::GrantQuery;
+pub use query::{GrantQuery, WhoQuery};
 #[cfg(any(test, feature = "testing"))]
 pub use request::MockRequestRegistry;
 pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, RequestState};

@@ -2,32 +2,36 @@
 //! audit rows contain only what the rights reach.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_executor::block_on;
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
     app::{App, AppSettings},
     audit::OperationQuery,
+    clock::Clock as _,
     cluster::{
         ClusterChange, ClusterPatch, ClusterProbe, ClusterRegistry, CredentialInput, NewCluster, Permission,
         ProbeTarget, Probed,
     },
     connection::Connection,
-    grant::{GrantRecord, GrantRegistry},
+    gate::Warning,
+    grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
-    inventory::{List, ListPage},
+    inventory::{List, ListPage, ListStream},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
-    rights::{RoleName, Subject},
+    pod::{Follow, FollowStart, LogStream},
+    rights::{RoleName, RoleRules, Subject},
     role::Role,
     rows::{ListQuery, Row},
     session::{Activity, Login},
-    streams::StreamEvent,
+    streams::{EventStream, StreamEvent},
     testing::{fake::Fake, new_cluster, permit},
     user::{NewPassword, NewUser, Username},
     workload::{Replicas, WorkloadRef, WorkloadType},
@@ -88,25 +92,47 @@ impl Fixture {
 
     /// Grants ann a role, as another replica does: this process finds out by the rights stamp.
     fn grant(&self, role: &str, clusters: Value, namespaces: Value) -> GrantId {
+        self.grant_until(None, role, clusters, namespaces)
+    }
+
+    /// As [`Fixture::grant`], with an end.
+    fn grant_until(
+        &self,
+        until: Option<Timestamp>,
+        role: &str,
+        clusters: Value,
+        namespaces: Value,
+    ) -> GrantId {
         let record = GrantRecord {
             subject: self.ann.clone(),
             role: RoleName::new(role).unwrap(),
             clusters: serde_json::from_value(clusters).unwrap(),
             reach: serde_json::from_value(namespaces).unwrap(),
             from: None,
-            until: None,
+            until,
             reason: None,
         };
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::NewCluster));
         let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record, None)).unwrap();
-        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        self.fake.runtime.clock.advance(Duration::from_secs(1));
         grant.id
+    }
+
+    /// Grants ann an own role with these rules in the first cluster.
+    fn grant_rules(&self, role: &str, rules: Value, namespaces: Value) -> GrantId {
+        let record = RoleRecord {
+            name: RoleName::new(role).unwrap(),
+            description: String::new(),
+            rules: RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap(),
+        };
+        block_on(self.app.grants.create_role(&Caller::system(), record)).unwrap();
+        self.grant(role, json!({"ids": [self.clusters[0]]}), namespaces)
     }
 
     fn revoke(&self, id: GrantId) {
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Revoke, Resource::NewCluster));
         block_on(GrantRegistry::revoke(&*self.fake.store, &permit, id)).unwrap();
-        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        self.fake.runtime.clock.advance(Duration::from_secs(1));
     }
 
     /// Ann, as her next request arrives.
@@ -123,6 +149,23 @@ impl Fixture {
             pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
         let query = list.parse_page(&pairs)?;
         block_on(self.app.lists.page(&self.ann(), cluster, list, &query))
+    }
+
+    /// Watches the pods of a namespace, or of all.
+    fn watch(&self, cluster: ClusterId, namespace: &str) -> ListStream {
+        let id = cluster.to_string();
+        let pairs = [("kind", "pods"), ("cluster_id", &*id), ("namespace", namespace)];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (list, cluster, query) = List::parse_watch(&pairs).unwrap();
+        block_on(self.app.watches.watch(&self.ann(), cluster, list, query)).unwrap()
+    }
+
+    /// Follows the log of the pod `web`.
+    fn follow(&self, cluster: ClusterId, namespace: &str) -> LogStream {
+        let start = FollowStart::Newest { lines: 100, since_seconds: None };
+        let follow = Follow { container: None, start, timestamps: false };
+        let (namespace, pod) = (Namespace::new(namespace).unwrap(), ObjectName::new("web").unwrap());
+        block_on(self.app.pods.follow(&self.ann(), cluster, &namespace, &pod, &follow)).unwrap()
     }
 
     /// Namespaces and names of the pods in a list, and whether the list is complete.
@@ -181,6 +224,68 @@ fn lists_are_cut_to_the_namespaces_of_the_grants() {
 }
 
 #[test]
+fn related_rows_take_the_right_to_list_their_kind() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let owner = json!([{"kind": "ReplicaSet", "name": "web-5f", "controller": true}]);
+    let labels = json!({"pod-template-hash": "5f"});
+    let metadata =
+        json!({"name": "web-5f-x", "namespace": "shop", "labels": labels, "ownerReferences": owner});
+    fixture.fake.clusters.put(
+        one,
+        Kind::Pod,
+        json!({"metadata": metadata, "spec": {"nodeName": "node"}, "status": {"phase": "Running"}}),
+    );
+    let metadata = json!({"name": "scaled", "namespace": "shop"});
+    let about = json!({"kind": "Deployment", "name": "web"});
+    fixture.fake.clusters.put(one, Kind::Event, json!({"metadata": metadata, "involvedObject": about}));
+    let quota = json!({"metadata": {"name": "quota", "namespace": "shop"}, "spec": {"hard": {"pods": "5"}}});
+    fixture.fake.clusters.put(one, Kind::ResourceQuota, quota);
+    let unreadable =
+        |kinds: &[&'static str]| kinds.iter().copied().map(Warning::Unreadable).collect::<Vec<_>>();
+
+    for (name, rules, pods, events, left_out) in [
+        ("get-only", json!([{"verbs": ["get"], "resources": ["workloads"]}]), 0, 0, &["pods", "events"][..]),
+        ("workloads", json!([{"verbs": ["list", "get"], "resources": ["workloads"]}]), 1, 0, &["events"]),
+        (
+            "with-events",
+            json!([
+                {"verbs": ["get"], "resources": ["workloads"]}, {"verbs": ["list"], "resources": ["events"]}
+            ]),
+            0,
+            1,
+            &["pods"],
+        ),
+        ("all", json!([{"verbs": ["list", "get"], "resources": ["workloads", "events"]}]), 1, 1, &[]),
+    ] {
+        let grant = fixture.grant_rules(name, rules, json!(["shop"]));
+        let detail = block_on(fixture.app.workloads.detail(&fixture.ann(), one, &scale("shop"))).unwrap();
+        assert_eq!((detail.pods.len(), detail.events.len()), (pods, events), "{name}");
+        assert_eq!(detail.warnings, unreadable(left_out), "{name}");
+        fixture.revoke(grant);
+    }
+
+    // the joined field of the row in a list, and the warning
+    let joined = |list: List, field: &str| {
+        let listing = fixture.list(list, one, None).unwrap().listing;
+        let row = listing.rows.iter().find(|row| ["node", "shop"].contains(&row.name())).unwrap();
+        (row.parse::<Value>().unwrap()[field].clone(), listing.warnings)
+    };
+    let lists = |resources: &str| json!([{"verbs": ["list"], "resources": [resources]}]);
+    fixture.grant_rules("nodes", lists("nodes"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (Value::Null, unreadable(&["pods"])));
+    assert_eq!(joined(List::Namespaces, "resource_quota"), (Value::Null, unreadable(&["resourcequotas"])));
+    let grant = fixture.grant_rules("pods", lists("workloads"), json!(["team-a"]));
+    assert_eq!(joined(List::Nodes, "pods"), (json!(0), unreadable(&["pods"])), "those of one namespace");
+    fixture.revoke(grant);
+    fixture.grant_rules("every-pod", lists("workloads"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (json!(1), Vec::new()));
+    fixture.grant_rules("quotas", lists("quotas"), Value::Null);
+    let (quota, warnings) = joined(List::Namespaces, "resource_quota");
+    assert!(quota.is_object() && warnings.is_empty(), "{quota} {warnings:?}");
+}
+
+#[test]
 fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
     let fixture = Fixture::new();
     let one = fixture.clusters[0];
@@ -196,6 +301,8 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
         _ => None,
     });
     assert_eq!(row.unwrap().grant_id, Some(grant), "the audit entry names the grant");
+    let listed = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(listed.grant_id, Some(grant), "the list of operations names the grant");
     assert_eq!(change("shop").unwrap_err().cause, Cause::RoleTooLow);
     fixture.revoke(grant);
     assert_eq!(change("team-a").unwrap_err().cause, Cause::NotFound);
@@ -293,30 +400,65 @@ fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
     assert_eq!(verify.unwrap_err().cause, Cause::RoleTooLow, "the trail is verified as a whole");
 }
 
+/// The reason for which a stream ends.
+fn end<T>(stream: &mut EventStream<T>) -> &'static str {
+    loop {
+        if let StreamEvent::End(end) = block_on(stream.next()).unwrap() {
+            break end.reason();
+        }
+    }
+}
+
 #[test]
-fn stream_ends_when_the_grant_is_revoked() {
+fn list_stream_ends_when_the_grant_is_revoked() {
     let fixture = Fixture::new();
     let one = fixture.clusters[0];
     let grant = fixture.grant("viewer", json!({"ids": [one]}), team());
     let other = fixture.grant("viewer", json!({"ids": [one]}), json!(["shop"]));
-    let open = |namespace: &str| {
-        let id = one.to_string();
-        let pairs = [("kind", "pods"), ("cluster_id", &*id), ("namespace", namespace)];
-        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (list, cluster, query) = List::parse_watch(&pairs).unwrap();
-        block_on(fixture.app.watches.watch(&fixture.ann(), cluster, list, query)).unwrap()
-    };
     let _events = [fixture.fake.clusters.next_watch(), fixture.fake.clusters.next_watch()];
-    let mut streams = [open("*"), open("team-a")];
+    let mut streams = [fixture.watch(one, "*"), fixture.watch(one, "team-a")];
     fixture.revoke(other);
     // only the scope of the first stream has changed
-    let end = |stream: &mut pilothouse_core::inventory::ListStream| loop {
-        if let StreamEvent::End(end) = block_on(stream.next()).unwrap() {
-            break end.reason();
-        }
-    };
     assert_eq!(end(&mut streams[0]), "rights_changed");
     fixture.revoke(grant);
+    assert_eq!(end(&mut streams[1]), "rights_changed");
+}
+
+#[test]
+fn list_stream_of_all_namespaces_ends_when_another_grant_begins_or_ends() {
+    let fixture = Fixture::new();
+    let (one, clock) = (fixture.clusters[0], &fixture.fake.runtime.clock);
+    fixture.grant("viewer", json!({"ids": [one]}), team());
+    let _events = [(); 3].map(|()| fixture.fake.clusters.next_watch());
+    let mut narrow = fixture.watch(one, "*");
+    let mut same = fixture.watch(one, "team-a");
+    let until = clock.now() + Duration::from_secs(60);
+    fixture.grant_until(Some(until), "viewer", json!({"ids": [one]}), json!(["shop"]));
+    assert_eq!(end(&mut narrow), "rights_changed", "the client connects again and gets more namespaces");
+
+    let mut wide = fixture.watch(one, "*");
+    assert!(matches!(block_on(wide.next()), Some(StreamEvent::Next(_))));
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(end(&mut wide), "rights_changed");
+    // a stream whose scope is the same sees both: it ends with the cluster
+    block_on(fixture.app.clusters.delete(&Caller::system(), one)).unwrap();
+    assert_eq!(end(&mut same), "not_found");
+}
+
+#[test]
+fn log_stream_ends_when_its_grant_is_revoked_or_ends() {
+    let fixture = Fixture::new();
+    let (one, clock) = (fixture.clusters[0], &fixture.fake.runtime.clock);
+    let grant = fixture.grant("viewer", json!({"ids": [one]}), team());
+    let until = clock.now() + Duration::from_secs(60);
+    fixture.grant_until(Some(until), "viewer", json!({"ids": [one]}), json!(["shop"]));
+    let logs = [fixture.fake.clusters.next_log(), fixture.fake.clusters.next_log()];
+    let mut streams = [fixture.follow(one, "team-a"), fixture.follow(one, "shop")];
+    fixture.revoke(grant);
+    assert_eq!(end(&mut streams[0]), "rights_changed");
+    logs[1].unbounded_send(Ok(b"2026-01-01T00:00:00Z line\n".to_vec())).unwrap();
+    assert!(matches!(block_on(streams[1].next()), Some(StreamEvent::Next(_))), "the other grant holds");
+    clock.advance(Duration::from_secs(60));
     assert_eq!(end(&mut streams[1]), "rights_changed");
 }
 

@@ -167,6 +167,8 @@ causes! {
     RoleTooLow = "role_too_low", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
+    /// The requester of rights approves the own request.
+    OwnRequest = "own_request", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
     /// The cluster's RBAC refuses the stored credential.

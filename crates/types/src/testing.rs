@@ -1,4 +1,5 @@
-//! Fakes of the runtime ports: a clock that only tests advance, a counter as random source, threads as tasks.
+//! Fakes of the runtime ports: a clock that only tests advance, a counter as random source, threads as tasks. And the
+//! extent of random tests.
 
 use std::{
     sync::{
@@ -20,6 +21,21 @@ use crate::{
     rng::Rng,
     spawn::{Computation, Spawner},
 };
+
+/// The number in an environment variable that sets the extent of a random test (`just rights`); `default` if the variable
+/// is unset or empty.
+///
+/// # Panics
+/// If the value is not a number.
+#[allow(clippy::disallowed_methods, reason = "the environment sets the extent of a test")]
+pub fn env_number(name: &str, default: u32) -> u32 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => {
+            text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}"))
+        }
+        _ => default,
+    }
+}
 
 /// The fake runtime ports.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Use cases of grants and roles. Nobody gives more than they have: [`Grants::may_give`] judges each gift by the rights
 //! that the caller has when it is stored. What was given stays, so rights that are a second old do not count.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -35,6 +35,9 @@ pub use request::NewRequest;
 
 /// Length of a role's description in characters.
 const DESCRIPTION: RangeInclusive<usize> = 0..=1024;
+/// How far in the past a grant may be asked to begin: the latency of a request and the difference of two clocks. The
+/// grant then begins now.
+const MAX_PAST: Duration = Duration::from_secs(5 * 60);
 /// Length of a reason in characters.
 const REASON: RangeInclusive<usize> = 5..=500;
 /// Number of times that a gift is judged, if rights change each time before it is stored.
@@ -157,12 +160,13 @@ impl Grants {
     /// # Errors
     /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the user or the role does not
     /// exist; `TooMany`; `Overloaded` if rights change all the time; `StoreUnavailable`.
-    pub async fn create(&self, caller: &Caller, grant: GrantRecord) -> Result<Changed<GrantRow>> {
+    pub async fn create(&self, caller: &Caller, mut grant: GrantRecord) -> Result<Changed<GrantRow>> {
         check_text("reason", grant.reason.as_deref(), REASON)?;
         let now = self.clock.now();
-        if grant.from.is_some_and(|from| from < now) {
+        if grant.from.is_some_and(|from| from < now - MAX_PAST) {
             return Err(Error::invalid("from", Reason::OutOfRange));
         }
+        grant.from = grant.from.map(|from| from.max(now));
         if grant.until.is_some_and(|until| until <= grant.from.unwrap_or(now)) {
             return Err(Error::invalid("until", Reason::OutOfRange));
         }

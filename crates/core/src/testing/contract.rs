@@ -100,8 +100,8 @@ pub const STORE: &[Case] = cases! {
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
         request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
         pending_requests_of_a_user_are_limited, refused_approval_leaves_the_request_pending;
-    rights: rights_are_live_grants_with_rules_and_labels, each_change_of_rights_changes_the_stamp,
-        other_changes_keep_the_stamp;
+    rights: rights_are_live_grants_with_rules_and_labels, rights_leave_out_deleted_clusters,
+        each_change_of_rights_changes_the_stamp, other_changes_keep_the_stamp;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;

@@ -9,7 +9,9 @@ use pilothouse_core::{
     name::Namespace,
     namespaces::NamespaceScope,
     rights::{Ask, ClusterLabels, ClusterScope, RightResource, RightVerb, decide},
+    testing::env_number,
 };
+use proptest::{prelude::*, sample, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::*;
 
@@ -40,13 +42,18 @@ const SCOPES: [Scope; 9] = [
 /// Number of calls in a row.
 const DEPTH: usize = 4;
 
+/// Number of states at which the search of a random installation ends.
+const MAX_STATES: usize = 200;
+
 /// Rights at the start. Users are 0 (ann) and 1 (bob).
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 struct Start {
     roles: [Role; 2],
-    /// User, role, scope, and whether the grant ends after ten hours.
-    grants: &'static [(usize, &'static str, Scope, bool)],
+    grants: Vec<Held>,
 }
+
+/// A grant at the start: user, role, scope, and whether it ends after ten hours.
+type Held = (usize, &'static str, Scope, bool);
 
 /// A call of the user `by`. Roles and scopes are indexes into [`ROLES`] and [`SCOPES`].
 #[derive(Clone, Copy, Debug)]
@@ -109,13 +116,13 @@ struct State {
 type Tables = BTreeMap<(usize, BTreeSet<String>), Table>;
 
 impl World {
-    fn new(start: Start, path: &[Call]) -> Self {
+    fn new(start: &Start, path: &[Call]) -> Self {
         let fixture = Fixture::new();
         for (name, verbs, resource) in ROLES {
             fixture.role(name, json!([{"verbs": verbs, "resources": [resource]}])).unwrap();
         }
         let users = [fixture.user("ann", start.roles[0]), fixture.user("bob", start.roles[1])];
-        for (user, role, scope, ends) in start.grants {
+        for (user, role, scope, ends) in &start.grants {
             let until = ends.then(|| fixture.now() + 10 * HOUR);
             fixture.give(users[*user], role, &scope_in(&fixture, *scope), until);
         }
@@ -173,14 +180,13 @@ impl World {
                     reason: "release 4.2".to_owned(),
                 };
                 let request = block_on(grants.request(&self.callers[by], new)).unwrap();
-                let decided = grants.decide(&self.callers[approver], request.id, Decision::Approve, None);
-                let approved = block_on(decided).is_ok();
-                if !approved {
-                    // not more requests than a user may have
-                    let requester = &self.callers[by];
-                    block_on(grants.decide(requester, request.id, Decision::Withdraw, None)).unwrap();
+                let decide = |by: &Caller, decision| block_on(grants.decide(by, request.id, decision, None));
+                let is_approved = decide(&self.callers[approver], Decision::Approve).is_ok();
+                if !is_approved {
+                    // the number of pending requests of a user is limited
+                    decide(&self.callers[by], Decision::Withdraw).unwrap();
                 }
-                approved
+                is_approved
             }
             Call::Label { by, cluster, environment } => {
                 let labels = Labels::from([("environment".to_owned(), environment.to_owned())]);
@@ -302,9 +308,9 @@ fn questions(fixture: &Fixture) -> Vec<Ask> {
     questions
 }
 
-/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to. Returns the number of states,
-/// and of calls.
-fn search(start: Start) -> (usize, usize) {
+/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to, in at most `max` states. Returns the
+/// number of states, and of calls.
+fn search(start: &Start, max: usize) -> (usize, usize) {
     let mut tables = Tables::new();
     let first = World::new(start, &[]).state(&mut tables);
     let limit = union(&first);
@@ -322,8 +328,8 @@ fn search(start: Start) -> (usize, usize) {
                 assert!(!matches!(call, Call::Rules { .. }), "{call:?} after {path:?}: a role was changed");
                 let after = world.state(&mut tables);
                 let gained: Vec<_> = union(&after).difference(&limit).copied().collect();
-                assert!(gained.is_empty(), "{path:?}, then {call:?}: {gained:?}");
-                if seen.insert(after) {
+                assert!(gained.is_empty(), "{start:?}: {path:?}, then {call:?}: {gained:?}");
+                if seen.len() < max && seen.insert(after) {
                     longer.push([&path[..], &[call]].concat());
                 }
                 match call {
@@ -338,24 +344,24 @@ fn search(start: Start) -> (usize, usize) {
     (seen.len(), tried)
 }
 
-fn assert_confined(start: Start) {
-    let (states, tried) = search(start);
+fn assert_confined(start: &Start) {
+    let (states, tried) = search(start, usize::MAX);
     assert!(states > 4 && tried > 4 * 400, "only {states} states and {tried} calls");
 }
 
 #[test]
 fn giver_of_rights_that_end_stays_within_them() {
-    assert_confined(Start {
+    assert_confined(&Start {
         roles: [Role::None; 2],
-        grants: &[(0, "granter", ("dev", Some("a")), false), (0, "reader", ("dev", Some("a")), true)],
+        grants: vec![(0, "granter", ("dev", Some("a")), false), (0, "reader", ("dev", Some("a")), true)],
     });
 }
 
 #[test]
 fn givers_of_different_places_gain_nothing_together() {
-    assert_confined(Start {
+    assert_confined(&Start {
         roles: [Role::None; 2],
-        grants: &[
+        grants: vec![
             (0, "granter", ("dev", Some("a")), false),
             (1, "granter", ("prod", Some("a")), false),
             (1, "writer", ("dev", Some("a")), false),
@@ -366,9 +372,9 @@ fn givers_of_different_places_gain_nothing_together() {
 
 #[test]
 fn labels_of_a_cluster_bring_no_grant_to_it() {
-    assert_confined(Start {
+    assert_confined(&Start {
         roles: [Role::None; 2],
-        grants: &[
+        grants: vec![
             (0, "granter", ("labels", Some("a")), false),
             (0, "reader", ("labels", Some("a")), false),
             (1, "labeller", ("prod", None), false),
@@ -378,9 +384,9 @@ fn labels_of_a_cluster_bring_no_grant_to_it() {
 
 #[test]
 fn whoever_has_a_cluster_gains_no_other() {
-    assert_confined(Start {
+    assert_confined(&Start {
         roles: [Role::None; 2],
-        grants: &[
+        grants: vec![
             (0, "granter", ("dev", None), false),
             (0, "labeller", ("dev", None), false),
             (1, "reader", ("labels", Some("a")), false),
@@ -390,17 +396,43 @@ fn whoever_has_a_cluster_gains_no_other() {
 
 #[test]
 fn ops_admin_makes_no_giver_of_rights() {
-    assert_confined(Start {
+    assert_confined(&Start {
         roles: [Role::OpsAdmin, Role::None],
-        grants: &[(1, "granter", ("labels", Some("a")), false)],
+        grants: vec![(1, "granter", ("labels", Some("a")), false)],
     });
+}
+
+/// A random start in which a user makes grants.
+fn start() -> impl Strategy<Value = Start> {
+    let held = |roles: &'static [&'static str]| {
+        (0..2_usize, sample::select(roles), sample::select(&SCOPES[..]), any::<bool>())
+    };
+    let grants = prop::collection::vec(held(&["reader", "writer", "granter", "labeller"]), 1..5);
+    let role = || prop_oneof![4 => Just(Role::None), 1 => Just(Role::Viewer), 1 => Just(Role::OpsAdmin)];
+    (role(), role(), held(&["granter"]), grants).prop_map(|(ann, bob, granter, mut grants)| {
+        grants.push(granter);
+        Start { roles: [ann, bob], grants }
+    })
+}
+
+/// Searches random installations until `PILOTHOUSE_TEST_STATES` states were found in all (`just rights`).
+#[test]
+fn random_holders_of_rights_gain_nothing_together() {
+    let wanted = env_number("PILOTHOUSE_TEST_STATES", 30) as usize;
+    let (mut runner, mut states, mut tried) = (TestRunner::default(), 0, 0);
+    while states < wanted {
+        let start = start().new_tree(&mut runner).unwrap().current();
+        let (found, calls) = search(&start, MAX_STATES.min(wanted - states));
+        (states, tried) = (states + found, tried + calls);
+    }
+    eprintln!("{tried} calls in {states} states");
 }
 
 /// The search finds a gain if there is one: here a super admin gives it.
 #[test]
 fn gift_of_somebody_else_is_a_gain() {
-    let start = Start { roles: [Role::None; 2], grants: &[(0, "granter", ("dev", Some("a")), false)] };
-    let world = World::new(start, &[]);
+    let start = Start { roles: [Role::None; 2], grants: vec![(0, "granter", ("dev", Some("a")), false)] };
+    let world = World::new(&start, &[]);
     let limit = union(&world.state(&mut Tables::new()));
     let root = world.fixture.caller(world.fixture.user("root", Role::SuperAdmin));
     let scope = scope_in(&world.fixture, ("prod", Some("a")));

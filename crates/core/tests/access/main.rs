@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 
 mod confinement;
 mod giving;
+mod histories;
+mod labels;
 mod limits;
 mod overtaken;
 mod questions;
@@ -53,6 +55,10 @@ impl Fixture {
 
     fn now(&self) -> Timestamp {
         self.fake.runtime.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.fake.runtime.clock.monotonic()
     }
 
     fn advance(&self, by: Duration) {

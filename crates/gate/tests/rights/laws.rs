@@ -7,7 +7,7 @@ use pilothouse_gate::rights::{
 use pilothouse_types::{ids::ClusterId, namespaces::NamespaceScope};
 use proptest::{prelude::*, sample};
 
-use crate::world::{NAMES, NOW, QUESTIONS, at, clusters, effective, raw_grant, raw_grants};
+use crate::world::{NAMES, NOW, QUESTIONS, at, cases, clusters, effective, raw_grant, raw_grants};
 
 /// Whether a scope contains all of another: nothing is lost.
 fn contains_all(scope: &NamespaceScope, other: &NamespaceScope) -> bool {
@@ -36,7 +36,7 @@ fn content(grant: &EffectiveGrant) -> Given<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases().div_ceil(4)))]
 
     #[test]
     fn more_grants_never_allow_less(grants in raw_grants(), other in raw_grant()) {

@@ -1,11 +1,15 @@
 //! A naive evaluator: nested loops over the raw grants, with texts in place of sets and masks. The compiled rights must
 //! agree with it on every question.
 
-use pilothouse_gate::rights::{Ask, ClusterLabels, Decision, Labels, RightResource, Rights, decide};
+use pilothouse_gate::rights::{
+    Ask, ClusterLabels, Decision, Labels, RightResource, Rights, Verdict, decide, explain,
+};
 use pilothouse_types::namespaces::NamespaceScope;
 use proptest::prelude::*;
 
-use crate::world::{NAMES, NOW, QUESTIONS, RawClusters, RawGrant, at, clusters, effective, raw_grants};
+use crate::world::{
+    NAMES, NOW, QUESTIONS, RawClusters, RawGrant, at, cases, clusters, effective, raw_grants,
+};
 
 /// Resources whose rights take the reach `cluster`.
 const CLUSTER_SCOPED: [&str; 6] = ["nodes", "volumes", "clusters", "users", "tokens", "keys"];
@@ -98,6 +102,10 @@ fn check(
     let verb = ask.verb.as_str();
     let allowed = |namespace: Option<&str>| giving.iter().any(|grant| grant.reaches(verb, namespace));
     let decision = decide(rights, ask);
+    let explanation = explain(rights, ask);
+    let explained = explanation.grants.iter().any(|(_, verdict)| *verdict == Verdict::Allows);
+    prop_assert_eq!(&explanation.decision, &decision, "{:?}", ask);
+    prop_assert_eq!(explained, decision.is_allowed(), "{:?}", ask);
     let scope = match &decision {
         Decision::Allow { scope, .. } => Some(scope),
         Decision::Deny { .. } => None,
@@ -128,6 +136,8 @@ fn check(
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
     #[test]
     fn compiled_rights_agree_with_nested_loops_over_the_grants(grants in raw_grants()) {
         let labels = clusters();

@@ -14,6 +14,7 @@ use pilothouse_types::{
     ids::{ClusterId, GrantId},
     namespaces::NamespaceScope,
     role::Role,
+    testing::env_number,
 };
 use proptest::{prelude::*, sample};
 use serde_json::{Value, json};
@@ -208,6 +209,13 @@ pub(crate) static QUESTIONS: LazyLock<Vec<Ask>> = LazyLock::new(|| {
     }
     questions
 });
+
+/// Number of random sets of grants that are asked all [`QUESTIONS`], so that these are as many decisions as
+/// `PILOTHOUSE_TEST_DECISIONS` (`just rights`), by default 700,000.
+pub(crate) fn cases() -> u32 {
+    let questions = u32::try_from(QUESTIONS.len()).expect("a few thousand questions");
+    env_number("PILOTHOUSE_TEST_DECISIONS", 700_000).div_ceil(questions)
+}
 
 fn own_rules() -> impl Strategy<Value = RoleRules> {
     let rule = (sample::select(&RESOURCES[..]), any::<u16>()).prop_map(|(resource, bits)| {

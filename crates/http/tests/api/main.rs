@@ -31,3 +31,4 @@ mod table;
 mod test_app;
 mod users;
 mod wire;
+mod worlds;

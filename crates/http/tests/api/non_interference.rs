@@ -163,14 +163,14 @@ async fn act(api: &TestApp, word: &str, role: Role, clusters: &[ClusterId]) {
 }
 
 /// Sends a request with the same id in both worlds: rows of the trail contain it.
-async fn send(api: &TestApp, credentials: &Credentials, request: TestRequest) -> Reply {
+pub(crate) async fn send(api: &TestApp, credentials: &Credentials, request: TestRequest) -> Reply {
     let request = request.peer_addr("192.0.2.7:4711".parse().unwrap());
     let request = request.insert_header(("x-request-id", "the-same"));
     let headers = credentials.headers().into_iter();
     api.send(headers.fold(request, TestRequest::insert_header)).await
 }
 
-async fn sign_in(api: &TestApp, username: &str) -> Credentials {
+pub(crate) async fn sign_in(api: &TestApp, username: &str) -> Credentials {
     let body = json!({"username": username, "password": PASSWORD}).to_string();
     let request = TestRequest::post().uri("/api/auth/login").set_payload(body);
     let request = request.insert_header(("content-type", "application/json"));
@@ -181,7 +181,7 @@ async fn sign_in(api: &TestApp, username: &str) -> Credentials {
 
 /// Every GET of `access.txt`, with variants of it that ask for what is outside, and every kind of object in every way
 /// to read all of its objects.
-fn targets() -> Vec<String> {
+pub(crate) fn targets() -> Vec<String> {
     let mut targets = Vec::new();
     for line in lines().into_iter().filter(|line| line.method == "GET") {
         let mut inputs = vec![line.input.clone()];
@@ -209,7 +209,7 @@ fn targets() -> Vec<String> {
 }
 
 /// Status, headers and body of a response.
-fn seen(reply: &Reply) -> (u16, BTreeSet<(String, Vec<u8>)>, &[u8]) {
+pub(crate) fn seen(reply: &Reply) -> (u16, BTreeSet<(String, Vec<u8>)>, &[u8]) {
     let headers = reply.headers.iter().filter(|(name, _)| name.as_str() != "date");
     let headers = headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     (reply.status.as_u16(), headers.collect(), &reply.bytes)

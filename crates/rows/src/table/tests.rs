@@ -1,4 +1,4 @@
-use pilothouse_types::{name::Namespace, namespaces::NamespacePattern};
+use pilothouse_types::{name::Namespace, namespaces::NamespacePattern, testing::env_number};
 use proptest::prelude::*;
 use serde::Serialize;
 
@@ -104,6 +104,37 @@ fn query() -> impl Strategy<Value = ListQuery> {
     )
 }
 
+/// Whether a scope contains a row, by the texts of its patterns.
+fn contains(scope: &NamespaceScope, row: &Row) -> bool {
+    let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
+        Some("") => !name.starts_with("kube-"),
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    match (scope, row.namespace()) {
+        (NamespaceScope::All, _) | (NamespaceScope::Unscoped, None) => true,
+        (NamespaceScope::One(one), Some(name)) => one.as_str() == name,
+        (NamespaceScope::Set(set), Some(name)) => {
+            set.patterns().iter().any(|pattern| matches(&pattern.to_string(), name))
+        }
+        (NamespaceScope::Unscoped, Some(_)) | (NamespaceScope::One(_) | NamespaceScope::Set(_), None) => {
+            false
+        }
+    }
+}
+
+/// Reference model of a query: `select` over the rows of its namespaces.
+fn select_within(mut rows: Vec<Row>, query: &ListQuery) -> (Vec<Row>, Pagination) {
+    rows.retain(|row| contains(&query.namespaces, row));
+    select(rows, &ListQuery { namespaces: NamespaceScope::All, ..query.clone() })
+}
+
+/// Number of cases of the test below, which asks `PILOTHOUSE_TEST_QUERIES` (`just rights`) queries of a set or of one
+/// namespace. A case asks ten queries on average, and six of these.
+fn cases() -> u32 {
+    env_number("PILOTHOUSE_TEST_QUERIES", 2_000).div_ceil(5)
+}
+
 /// Reference model of the table: source and row.
 type Model = Vec<(Source, Row)>;
 
@@ -141,10 +172,10 @@ fn sorted(rows: impl IntoIterator<Item = Row>) -> Vec<Row> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     /// After any sequence of operations, queries return the same rows, order and total as `select`, the counts are
-    /// equal, and the reported changes yield the same rows.
+    /// equal, and the reported changes yield the same rows: all of them, and those of a scope.
     #[test]
     fn table_returns_the_same_results_as_select(
         steps in prop::collection::vec(step(), 1..60),
@@ -152,7 +183,12 @@ proptest! {
         scope in scope(),
     ) {
         let mut table = Table::new(&fields_of::<SampleRow>());
-        let (mut model, mut seen) = (Model::new(), Vec::new());
+        let (mut model, mut seen, mut watched) = (Model::new(), Vec::new(), Vec::new());
+        let mut watch = |changes: Vec<Change>| {
+            apply_changes(&mut seen, &changes);
+            let of_scope = changes.into_iter().filter(|change| contains(&scope, change.row()));
+            apply_changes(&mut watched, &of_scope.collect::<Vec<_>>());
+        };
         for step in steps.into_iter().chain([Step::Query(last)]) {
             match step {
                 Step::Object(source, sample, sizes) => {
@@ -164,7 +200,7 @@ proptest! {
                         |row: &Row| (row.namespace(), row.name()) == (sample.namespace(), sample.name());
                     model.retain(|(other, row)| *other != source || !same_object(row));
                     model.extend(rows.iter().map(|row| (source, row.clone())));
-                    apply_changes(&mut seen, &table.apply(source, (sample.namespace(), sample.name()), rows));
+                    watch(table.apply(source, (sample.namespace(), sample.name()), rows));
                 }
                 Step::ReplaceAll(source, samples) => {
                     let rows: Vec<_> = samples.iter().map(|sample| Row::of(sample).unwrap()).collect();
@@ -172,15 +208,15 @@ proptest! {
                     model.extend(rows.iter().map(|row| (source, row.clone())));
                     let (replaced, changes) = table.replace_all(source, rows);
                     table = replaced;
-                    apply_changes(&mut seen, &changes);
+                    watch(changes);
                 }
                 Step::Query(query) => {
                     let rows = sorted(model.iter().map(|(_, row)| row.clone()));
-                    prop_assert_eq!(query_page(&mut table, &query), select(rows, &query), "{:?}", query);
+                    prop_assert_eq!(query_page(&mut table, &query), select_within(rows, &query), "{:?}", query);
                 }
             }
             prop_assert_eq!(table.len(), model.len());
-            let in_scope = || model.iter().filter(|(_, row)| scope.contains(row.namespace()));
+            let in_scope = || model.iter().filter(|(_, row)| contains(&scope, row));
             prop_assert_eq!(table.count_in(&scope), in_scope().count() as u64);
             for (name, field) in [("status", 1), ("initial", 4)] {
                 let mut tally = BTreeMap::<&str, u64>::new();
@@ -196,6 +232,8 @@ proptest! {
         }
         let rows: Vec<_> = table.rows().cloned().collect();
         prop_assert_eq!(&sorted(seen), &rows);
+        let of_scope = ListQuery { namespaces: scope, per_page: u64::MAX, ..ListQuery::default() };
+        prop_assert_eq!(sorted(watched), select_within(rows.clone(), &of_scope).0);
         prop_assert_eq!(&sorted(model.into_iter().map(|(_, row)| row)), &rows);
         let in_x: Vec<_> = table.rows_in("x").cloned().collect();
         prop_assert_eq!(in_x, rows.into_iter().filter(|row| row.namespace() == Some("x")).collect::<Vec<_>>());

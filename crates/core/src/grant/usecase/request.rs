@@ -14,7 +14,7 @@ use crate::{
     error::{Cause, Error, Result},
     grant::{Decision, GrantRequest, RequestRecord},
     ids::GrantRequestId,
-    rights::{ClusterScope, Missing, Reach, RightResource, RightVerb, RoleName, Subject, covers},
+    rights::{ClusterScope, Reach, RightResource, RightVerb, RoleName, Subject, covers},
     rows::{ListQuery, Pagination, Row, select},
 };
 
@@ -82,9 +82,9 @@ impl Grants {
     /// other than the requester; a denial takes `create grants` in the whole scope; a withdrawal takes the requester.
     ///
     /// # Errors
-    /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such request that the caller sees, or the role or the
-    /// user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if rights
-    /// change all the time; `StoreUnavailable`.
+    /// `InvalidInput`; `RoleTooLow`; `OwnRequest`; `NotFound` if there is no such request that the caller sees, or the
+    /// role or the user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if
+    /// rights change all the time; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,
@@ -153,8 +153,7 @@ impl Grants {
                 covers(&caller.rights, right, &request.clusters, &request.reach, now).map_err(refusal)?;
             }
             Decision::Approve if is_own(caller, &request) => {
-                let (verb, resource) = (RightVerb::Create, RightResource::Grants);
-                return Err(refusal(Missing { verb, resource, cluster: None, namespace: None }));
+                return Err(Error::new(Cause::OwnRequest).resource("grant_request").name(id.to_string()));
             }
             Decision::Approve => {
                 let until = now + Duration::from_secs(request.duration_seconds.into());
