@@ -106,6 +106,14 @@ generate: openapi rbac settings error-table
 fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture
 
+# Mutation test of the gate crate: change its code in many ways, of which at least 95 % must fail a test. Takes hours
+mutants *arguments:
+    cargo mutants --version || cargo install --locked cargo-mutants@27.1.0
+    PILOTHOUSE_TEST_FUZZ_SECONDS=0 cargo mutants --package pilothouse-gate --output target {{ arguments }} || \
+        case $? in 2 | 3) echo 'some changes fail no test, or tests do not end' ;; *) exit 1 ;; esac
+    jq -re '[.caught + .timeout, .missed] | "\(.[0]) changes fail a test, \(.[1]) do not", .[0] >= 19 * .[1]' \
+        target/mutants.out/outcomes.json
+
 # Write the SBOM of the binary as CycloneDX (names, versions, hashes, licences): target/pilothouse.cdx.json
 sbom:
     cargo cyclonedx --version || cargo install --locked cargo-cyclonedx@0.5.9

@@ -12,6 +12,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
+use serde_json::Value;
 
 use crate::error::{BenchError, Result};
 
@@ -85,6 +86,12 @@ impl Target {
     /// GET on a new connection; returns the body of a successful response.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
         self.connect()?.expect_success(&self.get(path)).map(<[u8]>::to_vec)
+    }
+
+    /// As [`read`](Self::read), of a Pilothouse server: returns `data` of the response.
+    pub(crate) fn data(&self, path: &str) -> Result<Value> {
+        let mut body: Value = serde_json::from_slice(&self.read(path)?)?;
+        Ok(body["data"].take())
     }
 }
 

@@ -1,11 +1,11 @@
-//! Fake API servers over TLS on loopback, in threads of this process: healthy ones that respond to probes, with a long
-//! and a slow log, and one that accepts connections and never responds.
+//! Fake API servers over TLS on loopback, in threads of this process: healthy ones that respond to probes, with pods, a
+//! long and a slow log, and one that accepts connections and never responds.
 
 use std::{net::TcpListener, thread, time::Duration};
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
-    web::{self, Bytes},
+    web::{self, Bytes, Data},
 };
 use futures_util::stream;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -16,6 +16,10 @@ use rustls::{
 use serde_json::{Value, json};
 
 use crate::error::Result;
+
+mod pods;
+
+pub(crate) use pods::{FakePods, NAMESPACES, namespace};
 
 /// Name in the certificate.
 const CERTIFICATE_NAME: &str = "127.0.0.1";
@@ -33,8 +37,17 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Starts a server whose long log has this many bytes.
+    /// Starts a server whose long log has this many bytes. Its lists are empty.
     pub(crate) fn start(log_bytes: usize) -> Result<Self> {
+        Self::start_with(log_bytes, FakePods { count: 0 })
+    }
+
+    /// Starts a server with pods, which only watches of all pods return.
+    pub(crate) fn with_pods(pods: FakePods) -> Result<Self> {
+        Self::start_with(0, pods)
+    }
+
+    fn start_with(log_bytes: usize, pods: FakePods) -> Result<Self> {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed([CERTIFICATE_NAME.to_owned()])?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -45,7 +58,7 @@ impl Fake {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let url = format!("https://{}", listener.local_addr()?);
         // the thread runs until the process ends
-        thread::spawn(move || serve(listener, config, log_bytes));
+        thread::spawn(move || serve(listener, config, log_bytes, pods));
         Ok(Self { url, ca_pem: cert.pem() })
     }
 
@@ -58,9 +71,16 @@ impl Fake {
     }
 }
 
-fn serve(listener: TcpListener, config: ServerConfig, log_bytes: usize) -> std::io::Result<()> {
+fn serve(
+    listener: TcpListener,
+    config: ServerConfig,
+    log_bytes: usize,
+    pods: FakePods,
+) -> std::io::Result<()> {
     let application = move || {
         App::new()
+            .app_data(Data::new(pods))
+            .route("/api/v1/pods", web::get().to(pods::respond))
             .route("/api/v1/namespaces/{namespace}/pods/{name}", web::get().to(pod))
             .route(
                 "/api/v1/namespaces/{namespace}/pods/{name}/log",

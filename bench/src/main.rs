@@ -1,4 +1,4 @@
-//! Benchmark program: measures the rows B1 to B10 of docs/benchmarks.md, all or some. The server runs on one core, the
+//! Benchmark program: measures the rows B1 to B12 of docs/benchmarks.md, all or some. The server runs on one core, the
 //! load and the cluster on the other. Baselines are measured in the same run, alternating with the server.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark starts processes and reads the clock")]
@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod client;
+mod decisions;
 mod error;
 mod fake;
 mod fleet;
@@ -36,12 +37,13 @@ mod plane;
 mod pods;
 mod process;
 mod report;
+mod rights;
 mod scale;
 mod server;
 mod trail;
 
 /// Rows of the report.
-const ROWS: [&str; 10] = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "b10"];
+const ROWS: [&str; 12] = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "b10", "b11", "b12"];
 /// File of the report.
 const REPORT: &str = "docs/benchmarks.md";
 
@@ -60,6 +62,9 @@ enum Command {
         /// Server binary [default: build one]
         #[arg(long)]
         binary: Option<PathBuf>,
+        /// Server binary of an earlier build: B11 runs both at the same time and compares them
+        #[arg(long)]
+        before: Option<PathBuf>,
         /// Pods per cluster [default: 1000,10000,100000]
         #[arg(long, value_delimiter = ',')]
         pods: Vec<usize>,
@@ -119,9 +124,9 @@ fn run(command: Command) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run { rows, binary, pods, dry } => {
+            Command::Run { rows, binary, before, pods, dry } => {
                 let binary = binary.map_or_else(PilothouseServer::build, Ok)?;
-                let mut plan = Plan::full(binary);
+                let mut plan = Plan { before, ..Plan::full(binary) };
                 if !pods.is_empty() {
                     plan.counts = pods;
                 }
@@ -199,6 +204,12 @@ async fn measure(plan: &Plan, rows: &[String], write: bool) -> Result<()> {
     }
     if selected("b10") {
         publish(&trail::measure(plan).await?)?;
+    }
+    if selected("b11") {
+        publish(&rights::measure(plan).await?)?;
+    }
+    if selected("b12") {
+        publish(&decisions::measure(plan)?)?;
     }
     println!("{machine} {} s.", started.elapsed().as_secs());
     Ok(())

@@ -7,6 +7,8 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) struct Plan {
     /// The server binary.
     pub(crate) binary: PathBuf,
+    /// The server binary of an earlier build, with which B11 compares.
+    pub(crate) before: Option<PathBuf>,
     /// Pods per cluster, ascending.
     pub(crate) counts: Vec<usize>,
     /// Rounds per subject.
@@ -15,7 +17,7 @@ pub(crate) struct Plan {
     pub(crate) window: Duration,
     /// Duration of B6 at each rate of changes.
     pub(crate) freshness: Duration,
-    /// Number of registered clusters in B7.
+    /// Number of registered clusters in B7 and B11.
     pub(crate) clusters: usize,
     /// Duration without requests in B7.
     pub(crate) idle: Duration,
@@ -27,6 +29,8 @@ pub(crate) struct Plan {
     /// Rows of the audit trail in B10, and number of inserted entries.
     pub(crate) audit_rows: usize,
     pub(crate) audit_inserts: usize,
+    /// Number of measured decisions in B12.
+    pub(crate) decisions: usize,
     /// Whether this is the smoke test.
     pub(crate) smoke: bool,
 }
@@ -36,6 +40,7 @@ impl Plan {
     pub(crate) fn full(binary: PathBuf) -> Self {
         Self {
             binary,
+            before: None,
             counts: vec![1_000, 10_000, 100_000],
             rounds: 5,
             window: Duration::from_secs(1),
@@ -47,6 +52,7 @@ impl Plan {
             followers: 100,
             audit_rows: 1_000_000,
             audit_inserts: 20_000,
+            decisions: 1_000_000,
             smoke: false,
         }
     }
@@ -55,6 +61,7 @@ impl Plan {
     pub(crate) fn smoke(binary: PathBuf) -> Self {
         Self {
             binary,
+            before: None,
             counts: vec![1_000],
             rounds: 1,
             window: Duration::from_millis(100),
@@ -66,6 +73,7 @@ impl Plan {
             followers: 10,
             audit_rows: 5_000,
             audit_inserts: 300,
+            decisions: 2_000,
             smoke: true,
         }
     }

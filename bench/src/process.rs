@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rustix::{
     param::clock_ticks_per_second,
-    process::Pid,
+    process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
     thread::{CpuSet, sched_setaffinity},
 };
 
@@ -28,6 +28,12 @@ pub(crate) fn pin_process(pid: u32, core: usize) -> Result<()> {
         pin(thread, core)?;
     }
     Ok(())
+}
+
+/// Raises the limit of open files of this process, and of processes that it starts from now on, to its maximum.
+pub(crate) fn raise_file_limit() -> Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?)
 }
 
 /// Removes the pinning of the current thread.

@@ -8,13 +8,16 @@ use std::{
 };
 
 use pilothouse_testbed::{ControlPlane, PilothouseServer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     client::Target,
     error::{BenchError, Result},
     process,
 };
+
+/// Password of every user that [`Server::create_user`] creates.
+const PASSWORD: &str = "correct-horse-battery-staple";
 
 /// The server with an authenticated session, pinned to its core.
 pub(crate) struct Server {
@@ -56,10 +59,31 @@ impl Server {
         self.pilothouse.pid()
     }
 
+    /// Creates a user with this role and no display name. Returns the id.
+    pub(crate) async fn create_user(&self, name: &str, role: &str) -> Result<i64> {
+        let body = json!({"username": name, "password": PASSWORD, "role": role});
+        let user = self.pilothouse.post("/api/auth/users", body).await?;
+        user["user"]["id"]
+            .as_i64()
+            .ok_or_else(|| BenchError::because(format!("no id of the user {name}: {user}")))
+    }
+
+    /// Signs a user in that [`Self::create_user`] created. Returns the target with the session's credentials.
+    pub(crate) fn sign_in(&self, name: &str) -> Result<Target> {
+        let target = Target::new(self.pilothouse.address(), None)?;
+        let login =
+            target.post("/api/auth/login", &json!({"username": name, "password": PASSWORD}).to_string());
+        let session: Value = serde_json::from_slice(target.connect()?.expect_success(&login)?)?;
+        let text = |key: &str| session["data"][key].as_str().unwrap_or_default().to_owned();
+        let cookie = format!("session_id={}", text("session_id"));
+        Ok(target
+            .header("Authorization", &format!("Bearer {}", text("access_token")))
+            .header("Cookie", &cookie))
+    }
+
     /// GET; returns `data` of the response.
     pub(crate) fn data(&self, path: &str) -> Result<Value> {
-        let body: Value = serde_json::from_slice(&self.target.read(path)?)?;
-        Ok(body["data"].clone())
+        self.target.data(path)
     }
 }
 

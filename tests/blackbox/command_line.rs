@@ -94,6 +94,12 @@ async fn grant_commands_apply_to_a_running_server() {
     run(&["grant", "revoke", id, "--reason", "left the team"]);
     assert!(roles().await.is_empty());
     assert!(!run(&["grant", "list"]).contains("judy"));
+
+    let later =
+        ["--role", "viewer", "--clusters", "all", "--whole-cluster", "--from", "2099-01-01T00:00:00Z"];
+    run(&[&["grant", "add", "judy"][..], &later].concat());
+    assert!(roles().await.is_empty(), "it has not begun");
+    assert!(run(&["grant", "list"]).contains("judy"));
 }
 
 #[tokio::test]
@@ -108,6 +114,21 @@ async fn refused_user_commands_exit_with_2_and_one_message() {
         (&["grant", "add", "nobody", "--role", "viewer", "--clusters", "all", "--whole-cluster"], ""),
         (&["grant", "add", "admin", "--role", "absent", "--clusters", "all", "--whole-cluster"], ""),
         (&["grant", "add", "admin", "--role", "viewer", "--clusters", "x!=y", "--namespaces", "a"], ""),
+        (
+            &[
+                "grant",
+                "add",
+                "admin",
+                "--role",
+                "viewer",
+                "--clusters",
+                "all",
+                "--whole-cluster",
+                "--from",
+                "noon",
+            ],
+            "",
+        ),
         (&["grant", "revoke", "999999"], ""),
     ] {
         let output = install.run_with(arguments, input);

@@ -10,7 +10,8 @@ use pilothouse_testbed::{Admin, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Server, apply, delete_namespace, eventually, eventually_ok, names, register_cluster,
+    Client, Install, PASSWORD, Server, apply, delete_namespace, eventually, eventually_ok, names,
+    register_cluster,
 };
 
 /// Golden objects. `<key of the list>.json` contains objects to create, `<key>.expected.json` the expected rows. The
@@ -216,14 +217,15 @@ async fn workload_list_is_paged_sorted_and_searched_over_all_types() {
 }
 
 #[tokio::test]
-async fn workload_detail_is_complete_and_hides_values_from_viewers() {
+async fn workload_detail_is_complete_and_masks_values_by_right() {
     let plane = shared().await.unwrap();
     let kube = plane.client();
     let mut deployment = workloads::deployment("bb-detail", "web", 1);
     deployment["spec"]["template"]["spec"]["containers"][0]["env"] =
         json!([{"name": "GREETING", "value": "hello-canary"}]);
     apply(&kube, &[workloads::namespace("bb-detail"), deployment]).await;
-    let server = Server::fresh().await;
+    let masked_fields = "/spec/template/spec/containers/*/command";
+    let server = Install::new().set("MASKED_FIELDS", masked_fields).start().await;
     let admin = server.admin().await;
     let id = register_cluster(&admin, "detail", plane).await;
     let path =
@@ -248,6 +250,20 @@ async fn workload_detail_is_complete_and_hides_values_from_viewers() {
     let masked = viewer.get(&path).await.data();
     assert_eq!(masked["containers"][0]["env"], json!(["GREETING"]));
     assert!(!masked.to_string().contains("hello-canary"));
+    assert_eq!(masked["manifest"]["spec"]["template"]["spec"]["containers"][0]["command"], "***");
+
+    // whoever may open a terminal in the namespace sees the values
+    let user = admin.add_user("operator", "none").await;
+    let operator = server.client().sign_in("operator", PASSWORD).await;
+    let grant = json!({"subject": {"type": "user", "id": user}, "role": "operator", "clusters": {"ids": [id]},
+        "namespaces": ["bb-detail"]});
+    let grant = admin.post("/api/access/grants", grant).await.data()["grant"]["id"].clone();
+    let shown = operator.get(&path).await.data();
+    assert_eq!(shown["manifest"]["spec"]["template"], object["spec"]["template"]);
+    let scale = json!({"cluster_id": id, "namespace": "bb-detail", "type": "deployment", "name": "web", "replicas": 1});
+    operator.post("/api/k8s/workloads/scale", scale).await.data();
+    let rows = admin.operations(format!("cluster_id={id}&operation_type=scale")).await;
+    assert_eq!((rows.len(), &rows[0]["grant_id"]), (1, &grant), "the audit row names the grant");
     let missing = path.replace("name=web", "name=nobody");
     let refused = admin.get(&missing).await.refused("RESOURCE_NOT_FOUND");
     assert_eq!(

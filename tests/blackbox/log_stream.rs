@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use pilothouse_testbed::workloads;
 use rustix::process::Signal;
 use serde_json::json;
@@ -145,6 +146,32 @@ async fn log_stream_continues_after_token_expiry_and_ends_with_its_session() {
     let disabled_at = Instant::now();
     assert_eq!(events.end_reason().await, "session_ended");
     assert!(disabled_at.elapsed() < STREAM_END_TIMEOUT, "{:?}", disabled_at.elapsed());
+
+    // a grant is revoked, and another one ends by itself
+    let ann = server.admin().await.add_user("ann", "none").await;
+    for is_revoked in [true, false] {
+        let mut body = json!({
+            "subject": {"type": "user", "id": ann}, "role": "viewer", "clusters": {"ids": [id]},
+            "namespaces": ["bb-ends"],
+        });
+        // late enough for a busy machine to open the stream before
+        let until = Timestamp::from_second(Timestamp::now().as_second() + 8).unwrap();
+        if !is_revoked {
+            body["until"] = json!(until);
+        }
+        let granted = server.admin().await.post("/api/access/grants", body).await.data();
+        let mut events = server.client().sign_in("ann", PASSWORD).await.follow(&path, None).await;
+        next_number(&mut events).await;
+        let mut ended_at = until;
+        if is_revoked {
+            let revoked = json!({"id": granted["grant"]["id"]});
+            server.admin().await.post("/api/access/grants/revoke", revoked).await.data();
+            ended_at = Timestamp::now();
+        }
+        assert_eq!(events.end_reason().await, "rights_changed");
+        let late = Timestamp::now().duration_since(ended_at);
+        assert!((SignedDuration::ZERO..SignedDuration::from_secs(5)).contains(&late), "{late:?}");
+    }
 
     // the server shuts down
     let mut events = server.admin().await.follow(&path, None).await;

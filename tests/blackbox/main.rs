@@ -31,6 +31,7 @@ mod readme;
 mod rekey;
 mod replicas;
 mod retention;
+mod rights;
 mod secrecy;
 mod shutdown;
 mod start;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pilothouse_core::operation::{Entry, Status};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tokio::{
@@ -309,6 +310,48 @@ async fn webhook_delivers_every_entry_despite_receiver_faults_and_kills() {
     receiver.wait_for_all(&admin).await;
     let verdict = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!((&verdict["valid"], &verdict["removed"]), (&json!(true), &json!(removed)), "{verdict}");
+}
+
+#[tokio::test]
+async fn webhook_delivers_each_step_of_a_request_for_rights() {
+    let receiver = Receiver::new();
+    let (address, _) = receiver.listen(None, None).await;
+    let server = with_webhook(Install::new(), "http", address).start().await;
+    let admin = server.admin().await;
+    admin.add_user("ann", "none").await;
+    let ann = server.client().sign_in("ann", PASSWORD).await;
+    let mut expected = Vec::new();
+    for (client, username, step) in
+        [(&admin, "admin", "approve"), (&admin, "admin", "deny"), (&ann, "ann", "withdraw")]
+    {
+        let new = json!({
+            "role": "editor", "clusters": {"all": true}, "namespaces": ["shop"], "duration_seconds": 60,
+            "reason": "release 4.2",
+        });
+        let request = ann.post("/api/access/requests", new).await.data()["request"].take();
+        let id = request["id"].to_string();
+        expected.push((
+            "request".to_owned(),
+            "ann".to_owned(),
+            "editor".to_owned(),
+            "release 4.2".to_owned(),
+        ));
+        let decision = json!({"id": request["id"], "reason": format!("to {step}")});
+        client.post(&format!("/api/access/requests/{step}"), decision).await.data();
+        expected.push((step.to_owned(), username.to_owned(), id, format!("to {step}")));
+    }
+    receiver.wait_for_all(&admin).await;
+    let delivered = receiver.entries().into_values().filter_map(|line| {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let Entry::Complete { operation, outcome } = serde_json::from_str(line["entry"].as_str()?).unwrap()
+        else {
+            return None;
+        };
+        let is_request = operation.resource_type == "request" && outcome.status == Status::Success;
+        let reason = operation.params.get("reason")?.as_str()?.to_owned();
+        is_request.then_some((operation.operation_type, operation.username, operation.resource_name?, reason))
+    });
+    assert_eq!(delivered.collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::{
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
+    mask::MaskedFields,
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
@@ -86,7 +87,7 @@ pub struct ObjectPorts {
 }
 
 /// Settings of the use cases.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct AppSettings {
     /// Lifetimes of tokens and sessions.
     pub lifetimes: Lifetimes,
@@ -94,6 +95,8 @@ pub struct AppSettings {
     pub allow_insecure_tls: bool,
     /// Limits of concurrent log streams and list watches.
     pub streams: StreamLimits,
+    /// Fields that are masked in details, besides literal values of environment variables.
+    pub masked_fields: MaskedFields,
 }
 
 /// The use cases of the application.
@@ -126,6 +129,7 @@ impl App {
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
+        let masked_fields = settings.masked_fields;
         // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let session_cache = sessions.session_cache();
@@ -208,10 +212,12 @@ impl App {
                 streams: streams.clone(),
             },
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
-            workloads: Workloads::new(gate.clone(), objects.workloads, clock),
+            workloads: Workloads::new(gate.clone(), objects.workloads, clock)
+                .with_masked_fields(masked_fields.clone()),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
-            configs: Configs::new(gate.clone(), objects.configs),
-            secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest),
+            configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
+            secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)
+                .with_masked_fields(masked_fields),
             streams,
             gate,
         }

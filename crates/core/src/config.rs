@@ -12,6 +12,7 @@ use crate::{
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
+    mask::{MASK, MaskedFields, sees_masked_values},
     name::{Namespace, ObjectName},
     object::{Labels, Metadata, check_labels, check_opaque, or_default, parse},
 };
@@ -63,9 +64,9 @@ impl fmt::Debug for ConfigMapPatch {
 pub struct ConfigMapDetail {
     /// Its row.
     pub configmap: ConfigMapRow,
-    /// Text values by key.
+    /// Text values by key; `***` if masked.
     pub data: BTreeMap<String, String>,
-    /// Binary values by key, as base64.
+    /// Binary values by key, as base64; `***` if masked.
     pub binary_data: BTreeMap<String, String>,
     /// Its resource version, for a later update.
     pub resource_version: String,
@@ -102,6 +103,15 @@ impl ConfigMapDetail {
         let WithValues { metadata, data, binary_data } = parse(object)?;
         let configmap = ConfigMapRow::project(parse(object)?);
         Ok(Self { configmap, data, binary_data, resource_version: metadata.resource_version })
+    }
+
+    /// Masks the values of these fields.
+    fn mask(&mut self, fields: &MaskedFields) {
+        for (name, values) in [("data", &mut self.data), ("binaryData", &mut self.binary_data)] {
+            for (_, value) in values.iter_mut().filter(|(key, _)| fields.contains(&[name, key.as_str()])) {
+                MASK.clone_into(value);
+            }
+        }
     }
 }
 
@@ -189,15 +199,23 @@ pub trait ConfigApi: Send + Sync {
 pub struct Configs {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn ConfigApi>,
+    masked_fields: MaskedFields,
 }
 
 impl Configs {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn ConfigApi>) -> Self {
-        Self { gate, api }
+        Self { gate, api, masked_fields: MaskedFields::default() }
     }
 
-    /// Returns a ConfigMap with its values.
+    /// Sets the fields that are masked.
+    #[must_use]
+    pub fn with_masked_fields(self, masked_fields: MaskedFields) -> Self {
+        Self { masked_fields, ..self }
+    }
+
+    /// Returns a ConfigMap with its values. The fields of [`Configs::with_masked_fields`] are masked for callers who may
+    /// neither update the ConfigMap nor run commands in its namespace.
     ///
     /// # Errors
     /// `NotFoundInCluster`; otherwise as [`Gate::allow`] and [`ConfigApi::get_configmap`].
@@ -209,7 +227,12 @@ impl Configs {
         name: &ObjectName,
     ) -> Result<ConfigMapDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
-        self.api.get_configmap(&permit, name).await?.ok_or_else(|| permit.object_not_found())
+        let found = self.api.get_configmap(&permit, name).await?;
+        let mut detail = found.ok_or_else(|| permit.object_not_found())?;
+        if !sees_masked_values(caller, Kind::ConfigMap, cluster, namespace) {
+            detail.mask(&self.masked_fields);
+        }
+        Ok(detail)
     }
 
     /// Creates a ConfigMap. The audit trail records key names and sizes.

@@ -19,7 +19,7 @@ mod request;
 mod role;
 mod usecase;
 
-pub use query::GrantQuery;
+pub use query::{GrantQuery, WhoQuery};
 #[cfg(any(test, feature = "testing"))]
 pub use request::MockRequestRegistry;
 pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, RequestState};
@@ -252,11 +252,17 @@ pub trait GrantRegistry: Send + Sync {
     /// One grant.
     async fn find(&self, id: GrantId) -> Result<Option<Grant>>;
 
-    /// Stores a grant.
+    /// Stores a grant. `judged` is the rights stamp under which it was judged.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants.
-    async fn create(&self, permit: &Permit, grant: GrantRecord) -> Result<Grant>;
+    /// `NotFound` if the user or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
+    /// `Modified` if the rights stamp is not `judged` any more.
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant>;
 
     /// Revokes a grant. A grant that is revoked or has ended stays as it is.
     ///

@@ -201,8 +201,8 @@ impl Lists {
     /// Returns a page of `list` in `cluster`, cut to the namespaces that the caller's rights reach.
     ///
     /// # Errors
-    /// `RoleTooLow` if they reach none of the requested ones; `NotFound` if the cluster does not exist or the caller has
-    /// no right in it; otherwise as [`Inventory::page`].
+    /// `RoleTooLow` if they reach none of the requested ones; `NotFound` if the cluster does not exist or the caller
+    /// has no right in it; otherwise as [`Inventory::page`].
     pub async fn page(
         &self,
         caller: &Caller,

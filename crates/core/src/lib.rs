@@ -37,6 +37,8 @@ pub mod idempotency;
 pub mod inventory;
 pub mod kubeconfig;
 mod limiter;
+mod manifest;
+pub mod mask;
 pub mod monitor;
 pub mod namespace;
 pub mod network;

@@ -72,8 +72,8 @@ impl NamespaceRow {
         }
     }
 
-    /// Sets the merged quotas of this namespace from the table of quotas, if it is one of `namespaces`, whose quotas may
-    /// be read.
+    /// Sets the merged quotas of this namespace from the table of quotas, if it is one of `namespaces`, whose quotas
+    /// may be read.
     ///
     /// # Errors
     /// `Internal` if the rows of the table are not quotas.
@@ -137,8 +137,8 @@ impl Namespaces {
         Self { gate, api }
     }
 
-    /// Creates a namespace. Labels take the right to update namespaces besides: they can be rights themselves, as those of
-    /// the Pod Security admission.
+    /// Creates a namespace. Labels take the right to update namespaces besides: they can be rights themselves, as those
+    /// of the Pod Security admission.
     ///
     /// # Errors
     /// As [`Gate::change`] and [`NamespaceApi::create`].

@@ -15,6 +15,7 @@ use crate::{
     hex::Hex,
     ids::ClusterId,
     kind::Kind,
+    mask::{MaskedFields, sees_masked_values},
     name::{Namespace, ObjectName},
     object::{Labels, check_labels, check_opaque},
 };
@@ -102,15 +103,23 @@ pub struct Secrets {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn SecretApi>,
     pub(crate) digest: Arc<dyn ValueDigest>,
+    masked_fields: MaskedFields,
 }
 
 impl Secrets {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn SecretApi>, digest: Arc<dyn ValueDigest>) -> Self {
-        Self { gate, api, digest }
+        Self { gate, api, digest, masked_fields: MaskedFields::default() }
     }
 
-    /// Returns a Secret without its values.
+    /// Sets the fields that are masked besides values and most annotations.
+    #[must_use]
+    pub fn with_masked_fields(self, masked_fields: MaskedFields) -> Self {
+        Self { masked_fields, ..self }
+    }
+
+    /// Returns a Secret without its values. The annotations of [`Secrets::with_masked_fields`] are masked for callers who
+    /// may neither update the Secret nor run commands in its namespace.
     ///
     /// # Errors
     /// `NotFoundInCluster`; otherwise as [`SecretApi`].
@@ -122,7 +131,12 @@ impl Secrets {
         name: &ObjectName,
     ) -> Result<SecretDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
-        self.api.get(&permit, name).await?.ok_or_else(|| permit.object_not_found())
+        let found = self.api.get(&permit, name).await?;
+        let mut detail = found.ok_or_else(|| permit.object_not_found())?;
+        if !sees_masked_values(caller, Kind::Secret, cluster, namespace) {
+            detail.mask(&self.masked_fields);
+        }
+        Ok(detail)
     }
 
     /// Reveals a Secret's values. The intent is durable in the audit trail before they are read.

@@ -6,7 +6,7 @@
 pub mod contract;
 pub mod fake;
 
-pub use pilothouse_gate::testing::permit;
+pub use pilothouse_gate::testing::{judged_permit, permit};
 pub use pilothouse_types::testing::env_number;
 
 use crate::{

@@ -14,12 +14,11 @@ use crate::{
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
+    mask::{MaskedFields, sees_masked_values},
     name::{Namespace, ObjectName},
-    rights::{RightResource, RightVerb},
 };
 
 mod detail;
-mod manifest;
 mod object;
 mod revision;
 mod row;
@@ -166,17 +165,24 @@ pub struct Workloads {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn WorkloadApi>,
     pub(crate) clock: Arc<dyn Clock>,
+    masked_fields: MaskedFields,
 }
 
 impl Workloads {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn WorkloadApi>, clock: Arc<dyn Clock>) -> Self {
-        Self { gate, api, clock }
+        Self { gate, api, clock, masked_fields: MaskedFields::default() }
+    }
+
+    /// Sets the fields that are masked besides literal values of environment variables.
+    #[must_use]
+    pub fn with_masked_fields(self, masked_fields: MaskedFields) -> Self {
+        Self { masked_fields, ..self }
     }
 
     /// Returns a workload with the objects that belong to it and that the caller may list. Literal values of environment
-    /// variables are masked for callers who may neither update the workload nor run commands in its namespace; the names
-    /// are visible.
+    /// variables and the fields of [`Workloads::with_masked_fields`] are masked for callers who may neither update the
+    /// workload nor run commands in its namespace. The names of variables are visible, and the row as in a list.
     ///
     /// # Errors
     /// `NotFoundInCluster`; and the errors of every call to a cluster.
@@ -189,9 +195,8 @@ impl Workloads {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
         let found = self.api.get(&permit, &workload.name).await?;
         let mut detail = found.ok_or_else(|| permit.object_not_found())?;
-        let has_right = |verb| caller.has_right(verb, RightResource::Workloads, cluster, &workload.namespace);
-        if ![RightVerb::Update, RightVerb::Exec].into_iter().any(has_right) {
-            detail.mask_environment();
+        if !sees_masked_values(caller, workload.kind.kind(), cluster, &workload.namespace) {
+            detail.mask(&self.masked_fields);
         }
         Ok(detail)
     }

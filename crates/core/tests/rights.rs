@@ -2,26 +2,32 @@
 //! audit rows contain only what the rights reach.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
     app::{App, AppSettings},
     audit::OperationQuery,
     clock::Clock as _,
-    cluster::{ClusterChange, NewCluster},
-    grant::{GrantRecord, GrantRegistry},
+    cluster::{
+        ClusterChange, ClusterPatch, ClusterProbe, ClusterRegistry, CredentialInput, NewCluster, Permission,
+        ProbeTarget, Probed,
+    },
+    connection::Connection,
+    gate::Warning,
+    grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
     inventory::{List, ListPage, ListStream},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
     pod::{Follow, FollowStart, LogStream},
-    rights::{RoleName, Subject},
+    rights::{RoleName, RoleRules, Subject},
     role::Role,
     rows::{ListQuery, Row},
     session::{Activity, Login},
@@ -107,9 +113,20 @@ impl Fixture {
             reason: None,
         };
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::NewCluster));
-        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record)).unwrap();
+        let grant = block_on(GrantRegistry::create(&*self.fake.store, &permit, record, None)).unwrap();
         self.fake.runtime.clock.advance(Duration::from_secs(1));
         grant.id
+    }
+
+    /// Grants ann an own role with these rules in the first cluster.
+    fn grant_rules(&self, role: &str, rules: Value, namespaces: Value) -> GrantId {
+        let record = RoleRecord {
+            name: RoleName::new(role).unwrap(),
+            description: String::new(),
+            rules: RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap(),
+        };
+        block_on(self.app.grants.create_role(&Caller::system(), record)).unwrap();
+        self.grant(role, json!({"ids": [self.clusters[0]]}), namespaces)
     }
 
     fn revoke(&self, id: GrantId) {
@@ -207,6 +224,68 @@ fn lists_are_cut_to_the_namespaces_of_the_grants() {
 }
 
 #[test]
+fn related_rows_take_the_right_to_list_their_kind() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let owner = json!([{"kind": "ReplicaSet", "name": "web-5f", "controller": true}]);
+    let labels = json!({"pod-template-hash": "5f"});
+    let metadata =
+        json!({"name": "web-5f-x", "namespace": "shop", "labels": labels, "ownerReferences": owner});
+    fixture.fake.clusters.put(
+        one,
+        Kind::Pod,
+        json!({"metadata": metadata, "spec": {"nodeName": "node"}, "status": {"phase": "Running"}}),
+    );
+    let metadata = json!({"name": "scaled", "namespace": "shop"});
+    let about = json!({"kind": "Deployment", "name": "web"});
+    fixture.fake.clusters.put(one, Kind::Event, json!({"metadata": metadata, "involvedObject": about}));
+    let quota = json!({"metadata": {"name": "quota", "namespace": "shop"}, "spec": {"hard": {"pods": "5"}}});
+    fixture.fake.clusters.put(one, Kind::ResourceQuota, quota);
+    let unreadable =
+        |kinds: &[&'static str]| kinds.iter().copied().map(Warning::Unreadable).collect::<Vec<_>>();
+
+    for (name, rules, pods, events, left_out) in [
+        ("get-only", json!([{"verbs": ["get"], "resources": ["workloads"]}]), 0, 0, &["pods", "events"][..]),
+        ("workloads", json!([{"verbs": ["list", "get"], "resources": ["workloads"]}]), 1, 0, &["events"]),
+        (
+            "with-events",
+            json!([
+                {"verbs": ["get"], "resources": ["workloads"]}, {"verbs": ["list"], "resources": ["events"]}
+            ]),
+            0,
+            1,
+            &["pods"],
+        ),
+        ("all", json!([{"verbs": ["list", "get"], "resources": ["workloads", "events"]}]), 1, 1, &[]),
+    ] {
+        let grant = fixture.grant_rules(name, rules, json!(["shop"]));
+        let detail = block_on(fixture.app.workloads.detail(&fixture.ann(), one, &scale("shop"))).unwrap();
+        assert_eq!((detail.pods.len(), detail.events.len()), (pods, events), "{name}");
+        assert_eq!(detail.warnings, unreadable(left_out), "{name}");
+        fixture.revoke(grant);
+    }
+
+    // the joined field of the row in a list, and the warning
+    let joined = |list: List, field: &str| {
+        let listing = fixture.list(list, one, None).unwrap().listing;
+        let row = listing.rows.iter().find(|row| ["node", "shop"].contains(&row.name())).unwrap();
+        (row.parse::<Value>().unwrap()[field].clone(), listing.warnings)
+    };
+    let lists = |resources: &str| json!([{"verbs": ["list"], "resources": [resources]}]);
+    fixture.grant_rules("nodes", lists("nodes"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (Value::Null, unreadable(&["pods"])));
+    assert_eq!(joined(List::Namespaces, "resource_quota"), (Value::Null, unreadable(&["resourcequotas"])));
+    let grant = fixture.grant_rules("pods", lists("workloads"), json!(["team-a"]));
+    assert_eq!(joined(List::Nodes, "pods"), (json!(0), unreadable(&["pods"])), "those of one namespace");
+    fixture.revoke(grant);
+    fixture.grant_rules("every-pod", lists("workloads"), Value::Null);
+    assert_eq!(joined(List::Nodes, "pods"), (json!(1), Vec::new()));
+    fixture.grant_rules("quotas", lists("quotas"), Value::Null);
+    let (quota, warnings) = joined(List::Namespaces, "resource_quota");
+    assert!(quota.is_object() && warnings.is_empty(), "{quota} {warnings:?}");
+}
+
+#[test]
 fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
     let fixture = Fixture::new();
     let one = fixture.clusters[0];
@@ -222,6 +301,8 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
         _ => None,
     });
     assert_eq!(row.unwrap().grant_id, Some(grant), "the audit entry names the grant");
+    let listed = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(listed.grant_id, Some(grant), "the list of operations names the grant");
     assert_eq!(change("shop").unwrap_err().cause, Cause::RoleTooLow);
     fixture.revoke(grant);
     assert_eq!(change("team-a").unwrap_err().cause, Cause::NotFound);
@@ -410,4 +491,63 @@ fn labels_that_change_a_grant_take_the_right_to_give_it() {
         |labels| block_on(fixture.app.clusters.create(&ops, NewCluster { labels, ..new_cluster("new") }));
     assert_eq!(new(labels).map(drop).unwrap_err().cause, Cause::RoleTooLow);
     assert!(new(Labels::new()).is_ok());
+}
+
+/// A probe during which another replica removes the labels of a cluster.
+struct Relabelling {
+    fake: Fake,
+    cluster: ClusterId,
+}
+
+#[async_trait]
+impl ClusterProbe for Relabelling {
+    fn check(&self, connection: &Connection) -> Result<()> {
+        self.fake.clusters.check(connection)
+    }
+
+    async fn probe(&self, of: &Permit, target: ProbeTarget) -> Result<Probed> {
+        let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(self.cluster);
+        let patch = ClusterPatch { labels: Some(Labels::new()), ..ClusterPatch::default() };
+        self.fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        let at = pilothouse_core::clock::Clock::now(&*self.fake.runtime.clock);
+        ClusterRegistry::update(&*self.fake.store, &permit(&Caller::system(), access), patch, at).await?;
+        self.fake.clusters.probe(of, target).await
+    }
+
+    async fn permissions(&self, of: &Permit, target: ProbeTarget) -> Result<Vec<Permission>> {
+        self.fake.clusters.permissions(of, target).await
+    }
+
+    async fn connection_changed(&self, id: ClusterId) {
+        self.fake.clusters.connection_changed(id).await;
+    }
+}
+
+#[test]
+fn labels_are_judged_as_a_change_of_those_that_they_replace() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    fixture.grant("viewer", json!({"labels": "environment=one"}), team());
+    let ops = Caller { user_id: Some(UserId(70)), ..Caller::system().with_role(Role::OpsAdmin) };
+    let mut ports = fixture.fake.ports();
+    ports.clusters.probe = Arc::new(Relabelling { fake: fixture.fake.clone(), cluster: one });
+    let app = App::new(ports, AppSettings::default());
+    let update = |labels: &[(&str, &str)]| {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let server = "https://other.example.com:6443".to_owned().try_into().unwrap();
+        let change = ClusterChange {
+            labels: Some(labels.iter().map(owned).collect()),
+            credential: CredentialInput { api_server: Some(server), ..new_cluster("one").credential },
+            ..ClusterChange::default()
+        };
+        let changed = block_on(app.clusters.update(&ops, one, change));
+        let stored = block_on(ClusterRegistry::find(&*fixture.fake.store, one)).unwrap().unwrap();
+        (changed.map(drop).map_err(|error| error.cause), stored.labels.len())
+    };
+    // neither of them changes what the grant reaches, unless the label is written again after its removal
+    assert_eq!(update(&[("environment", "one"), ("tier", "web")]), (Err(Cause::Modified), 0));
+    let labels = Labels::from([("environment".to_owned(), "one".to_owned())]);
+    let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
+    block_on(fixture.app.clusters.update(&Caller::system(), one, change)).unwrap();
+    assert_eq!(update(&[("environment", "one")]), (Ok(()), 0), "labels that do not change are not written");
 }

@@ -1,5 +1,5 @@
-//! Authorisation: callers and their rights, access requests, and the permit required by every port towards a cluster and
-//! by every change to Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
+//! Authorisation: callers and their rights, access requests, and the permit required by every port towards a cluster
+//! and by every change to Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -140,8 +140,8 @@ impl Resource {
     }
 }
 
-/// The weakest of the roles viewer, ops_admin and super_admin that may do `verb` to `resource`: for the documentation, and
-/// `required_role` of refusals. [`crate::rights`] decides; a test compares the two.
+/// The weakest of the roles viewer, ops_admin and super_admin that may do `verb` to `resource`: for the documentation,
+/// and `required_role` of refusals. [`crate::rights`] decides; a test compares the two.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
         Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,

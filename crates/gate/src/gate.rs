@@ -116,8 +116,8 @@ impl Gate {
     /// recorded.
     ///
     /// # Errors
-    /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in it;
-    /// `AuditUnavailable` when a refusal cannot be recorded.
+    /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in
+    /// it; `AuditUnavailable` when a refusal cannot be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let (access, allowed) = self.authorise(caller, access).await?;
         Ok(Permit::new(access, allowed, None))
@@ -274,7 +274,8 @@ impl Gate {
         .await
     }
 
-    /// Refuses a request by a rule other than the caller's rights, and records the reason. The rights are checked first.
+    /// Refuses a request by a rule other than the caller's rights, and records the reason. The rights are checked
+    /// first.
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
@@ -288,13 +289,20 @@ impl Gate {
     /// # Errors
     /// Always: `refusal`, or `AuditUnavailable`.
     pub async fn refuse_granted<T>(&self, granted: &Granted, refusal: Error) -> Result<T> {
-        self.record_denied(&granted.caller, &granted.access, &refusal).await?;
+        let grant = granted.allowed.grant_id();
+        self.record_denied(&granted.caller, &granted.access, grant, &refusal).await?;
         Err(refusal)
     }
 
-    /// Records a refusal, subject to the rate limit of [`Refusals`].
-    async fn record_denied(&self, caller: &Caller, access: &AccessRequest, refusal: &Error) -> Result<()> {
-        let operation = self.operation(caller, access, None);
+    /// Records a refusal, subject to the rate limit of [`Refusals`]. `grant` gives the right, if another rule refuses.
+    async fn record_denied(
+        &self,
+        caller: &Caller,
+        access: &AccessRequest,
+        grant: Option<GrantId>,
+        refusal: &Error,
+    ) -> Result<()> {
+        let operation = self.operation(caller, access, grant);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
         self.record_refusal(caller.user_id, &RefusalKey::of(access), operation, outcome).await
     }
@@ -342,14 +350,13 @@ impl Gate {
         if !restricts_a_user(&access) {
             self.capacity_for(access.verb)?;
         }
-        let grant = allowed.grant().and_then(|grant| grant.id);
-        let operation = self.operation(&caller, &access, grant);
+        let operation = self.operation(&caller, &access, allowed.grant_id());
         Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights reach,
-    /// and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is not
-    /// looked up: neither the response nor the record of the refusal shows that it exists.
+    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights
+    /// reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
+    /// not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
         caller: &Caller,
@@ -371,12 +378,12 @@ impl Gate {
             (Err(refusal), _) => refusal,
         };
         if refusal.cause != Cause::NotFound || !access.verb.reads() {
-            self.record_denied(caller, &access, &refusal).await?;
+            self.record_denied(caller, &access, None, &refusal).await?;
         }
         Err(refusal)
     }
 
-    /// The record of an operation that begins now, with an id of its own. `grant` allows the operation.
+    /// The record of an operation that begins now, with an id of its own. `grant` gives the right to it.
     pub(crate) fn operation(
         &self,
         caller: &Caller,

@@ -39,7 +39,7 @@ pub struct Operation {
     pub username: String,
     /// Role of the user when the operation began.
     pub role: Option<Role>,
-    /// The grant that allowed the operation. None if the role did, or if it was refused.
+    /// The grant that allowed the operation. None if the role did, or if a right was missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_id: Option<GrantId>,
     /// Client IP address.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pilothouse_types::testing::FakeRuntime;
+use pilothouse_types::{error::Result, testing::FakeRuntime};
 
 use crate::{
     access::{AccessRequest, Caller, Permit},
@@ -20,6 +20,17 @@ pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
 pub fn permit_with(runtime: FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
     let operation = gate(runtime).operation(caller, &access, None);
     Permit::of_server(access, Some(operation))
+}
+
+/// Creates a permit with its operation, as the gate does: for what the caller's rights reach.
+///
+/// # Errors
+/// As [`Caller::judge`].
+pub fn judged_permit(caller: &Caller, access: AccessRequest) -> Result<Permit> {
+    let allowed = caller.judge(&access)?;
+    let access = AccessRequest { namespaces: allowed.namespaces.clone(), ..access };
+    let operation = gate(FakeRuntime::default()).operation(caller, &access, allowed.grant_id());
+    Ok(Permit::new(access, allowed, Some(operation)))
 }
 
 /// A gate whose ports expect no call.

@@ -2,7 +2,13 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
-use pilothouse_core::{Error, error::Reason, gate::Warning, streams::StreamEnd};
+use pilothouse_core::{
+    Error,
+    error::{Context, MissingRight, Reason},
+    gate::Warning,
+    rights::{BuiltInRole, RightResource, RightVerb},
+    streams::StreamEnd,
+};
 use serde::Deserialize;
 
 use crate::language::Language;
@@ -35,6 +41,8 @@ pub(crate) struct Catalog {
     ends: Texts,
     roles: Texts,
     resources: Texts,
+    /// Where a right is missing.
+    places: Texts,
     absent: Texts,
 }
 
@@ -47,12 +55,14 @@ struct CauseTexts {
     because: Texts,
     suggestions: Vec<String>,
     /// Replaces details and suggestions when a change was sent and its outcome is unknown.
-    outcome_unknown: Option<OutcomeUnknown>,
+    outcome_unknown: Option<Alternative>,
+    /// Replaces details and suggestions when no role can have the missing right.
+    in_no_role: Option<Alternative>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OutcomeUnknown {
+struct Alternative {
     details: String,
     suggestions: Vec<String>,
 }
@@ -93,9 +103,11 @@ impl Catalog {
     pub(crate) fn explain(&self, error: &Error, retry_after: Option<u64>) -> Explanation {
         let empty = CauseTexts::default();
         let texts = self.causes.get(error.cause.as_str()).unwrap_or(&empty);
-        let (details, suggestions) = match &texts.outcome_unknown {
-            Some(unknown) if error.outcome_unknown() => (&unknown.details, &unknown.suggestions),
-            _ => (&texts.details, &texts.suggestions),
+        let outcome_unknown = texts.outcome_unknown.as_ref().filter(|_| error.outcome_unknown());
+        let in_no_role = texts.in_no_role.as_ref().filter(|_| is_in_no_role(error));
+        let (details, suggestions) = match outcome_unknown.or(in_no_role) {
+            Some(Alternative { details, suggestions }) => (details, suggestions),
+            None => (&texts.details, &texts.suggestions),
         };
         let fill = |template: &String| self.fill(template, |name| self.placeholder(error, retry_after, name));
         let mut details = fill(details);
@@ -136,9 +148,41 @@ impl Catalog {
             }
             "message" => context.message.clone(),
             "verb" => context.verb.clone(),
-            "role" => context.required_role.map(|role| look_up(&self.roles, role.as_str()).to_owned()),
+            "right" => context.missing.as_ref().map(|right| format!("{} {}", right.verb, right.resource)),
+            "place" => context.missing.as_ref().map(|right| self.place(right)),
+            "role" => self.role(context),
             "seconds" => retry_after.map(|seconds| seconds.to_string()),
             _ => None,
+        }
+    }
+
+    /// Where a right is missing.
+    fn place(&self, right: &MissingRight) -> String {
+        let key = match (right.cluster_id, &right.namespace) {
+            (Some(_), Some(_)) => "namespace",
+            (Some(_), None) => "cluster",
+            (None, Some(_)) => "namespace_of_all",
+            (None, None) => "all",
+        };
+        self.fill(look_up(&self.places, key), |placeholder| match placeholder {
+            "cluster" => right.cluster_id.map(|id| id.to_string()),
+            _ => right.namespace.clone(),
+        })
+    }
+
+    /// The weakest role that would do: a built-in role, for which a grant suffices, or a role of users.
+    fn role(&self, context: &Context) -> Option<String> {
+        let built_in = context.missing.as_ref().and_then(|right| {
+            let (verb, resource) =
+                (RightVerb::parse(&right.verb)?, RightResource::parse(&right.resource).ok()?);
+            let reach_is_cluster = right.namespace.is_none();
+            BuiltInRole::ALL
+                .into_iter()
+                .find(|role| role.rules().verbs(&resource, reach_is_cluster).contains(verb))
+        });
+        match built_in {
+            Some(role) => Some(role.as_str().to_owned()),
+            None => context.required_role.map(|role| look_up(&self.roles, role.as_str()).to_owned()),
         }
     }
 
@@ -161,6 +205,12 @@ impl Catalog {
         }
         text
     }
+}
+
+/// Whether an error is about a right that no role can have, so that no grant gives it.
+fn is_in_no_role(error: &Error) -> bool {
+    let mut of_super_admins = RightResource::OF_SUPER_ADMINS.iter().map(ToString::to_string);
+    error.context.missing.as_ref().is_some_and(|right| of_super_admins.any(|name| name == right.resource))
 }
 
 /// The text of a key; the key itself when it has no text (`deployment`).
@@ -225,7 +275,7 @@ messages! {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::{Cause, Code, role::Role};
+    use pilothouse_core::{Cause, Code, ids::ClusterId, role::Role};
 
     use super::*;
 
@@ -256,6 +306,8 @@ mod tests {
             same_keys("warnings", catalog.warnings.keys(), Warning::KEYS.into_iter());
             same_keys("ends", catalog.ends.keys(), StreamEnd::REASONS.into_iter());
             same_keys("roles", catalog.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
+            let places = ["namespace", "cluster", "namespace_of_all", "all"];
+            same_keys("places", catalog.places.keys(), places.into_iter());
         }
     }
 
@@ -351,6 +403,41 @@ mod tests {
                 details.contains("replicas") && details.contains(&catalog.reasons["out_of_range"]),
                 "{details}"
             );
+        }
+    }
+
+    /// A refusal names the missing right, where it is missing, and the weakest role that has it. Only for a right that a
+    /// grant can give, it names the route of requests.
+    #[test]
+    fn refusal_names_the_right_the_place_and_the_role_that_would_do() {
+        let missing = |verb: &str, resource: &str, cluster_id: Option<i64>, namespace: Option<&str>| {
+            let (cluster_id, namespace) = (cluster_id.map(ClusterId), namespace.map(str::to_owned));
+            MissingRight { verb: verb.to_owned(), resource: resource.to_owned(), cluster_id, namespace }
+        };
+        let cases = [
+            (missing("scale", "workloads", Some(3), Some("shop")), Role::OpsAdmin, Some("operator"), true),
+            (missing("list", "nodes", Some(3), None), Role::Viewer, Some("viewer"), true),
+            // in a namespace, no built-in role has it
+            (missing("create", "quotas", Some(3), Some("shop")), Role::OpsAdmin, None, true),
+            (missing("create", "clusters", None, None), Role::OpsAdmin, None, true),
+            (missing("create", "grants", None, Some("shop")), Role::SuperAdmin, None, true),
+            (missing("update", "users", None, None), Role::SuperAdmin, None, false),
+        ];
+        for language in [Language::Chinese, Language::English] {
+            let catalog = language.catalog();
+            for (right, required, built_in, may_be_requested) in &cases {
+                let error = Error::role_too_low(*required).missing(right.clone());
+                let Explanation { details, suggestions, .. } = catalog.explain(&error, None);
+                let role = built_in.unwrap_or_else(|| look_up(&catalog.roles, required.as_str()));
+                assert!(details.contains(&format!("{} {}", right.verb, right.resource)), "{details}");
+                assert!(details.contains(role), "{role}: {details}");
+                let cluster = right.cluster_id.map(|id| id.to_string());
+                for part in [&cluster, &right.namespace].into_iter().flatten() {
+                    assert!(details.contains(part), "{part}: {details}");
+                }
+                let route = suggestions.iter().any(|text| text.contains("/api/access/requests"));
+                assert_eq!(route, *may_be_requested, "{suggestions:?}");
+            }
         }
     }
 

@@ -4,9 +4,9 @@
 //! A `change` is a POST that supports an `Idempotency-Key`. A plain `post` ignores the header, and its response is not
 //! stored: it returns a secret (tokens, revealed values) or changes nothing.
 //!
-//! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that both
-//! agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are documentation too; those that follow
-//! from method and authentication are omitted ([`Route::may_return`]).
+//! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that
+//! both agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are
+//! documentation too; those that follow from method and authentication are omitted ([`Route::may_return`]).
 
 mod access;
 mod audit;
@@ -33,7 +33,6 @@ use pilothouse_core::{
         RightResource::{Audit, Clusters, Config, Grants, Namespaces, Secrets, Users, Workloads},
         RightVerb::{Create, Delete, Get, List, Logs, Restart, Reveal, Scale, Update},
     },
-    role::Role::Viewer,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
@@ -101,7 +100,6 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/access/grants/revoke",      Right(Delete, Grants),     &[],     access::revoke_grant,   "Revoke a grant"),
         get( "/api/access/mine",                 SignedIn,                  &[],     questions::mine,        "One's own rights"),
         get( "/api/access/explain",              SignedIn,                  QUESTION, questions::explain,   "Whether a right is there, and why: one's own, or with list grants another user's"),
-        get( "/api/access/who",                  Right(List, Grants),       QUESTION, questions::who,       "All who have a right"),
         change("/api/access/requests",           SignedIn,                  &[],     requests::create,       "Ask for a grant for a limited time"),
         change("/api/access/requests/approve",   Right(Create, Grants),     &[],     requests::approve,      "Approve another user's request, which makes the grant"),
         change("/api/access/requests/deny",      Right(Create, Grants),     &[],     requests::deny,         "Deny a request"),
@@ -158,12 +156,12 @@ impl Route {
     /// support.
     pub(crate) fn may_return(&self, code: Code) -> bool {
         let post = self.method == Method::POST;
-        let role = self.auth.role();
-        let signed_in = role.is_some();
+        let signed_in = self.auth.role().is_some();
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            Code::PermissionDenied => role > Some(Viewer),
+            // also a right that every role has: the role none lacks it
+            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)),
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,

@@ -6,7 +6,8 @@
 //!   clusters that send without end leave 1/(n+1) of the memory for another one. Without free memory a read is refused
 //!   with `overloaded`.
 //! - A large response is parsed on a thread of low priority, with one of a few parse slots, of which one cluster may have
-//!   half. No slot is held while anything waits for the network.
+//!   half. No parse slot is held while anything waits for the network.
+//! - Of the large reads of a cluster, one runs at a time (`large_reads.rs`).
 //!
 //! The list cache has its own budget (`cache.rs`): reads never evict a cached list.
 
@@ -26,7 +27,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::parser_threads::ParserThreads;
+use crate::{
+    large_reads::{LargeRead, LargeReads},
+    parser_threads::ParserThreads,
+};
 
 /// Largest response, in bytes, that is parsed on the task that reads it.
 pub(crate) const INLINE_PARSE_BYTES: usize = 256 << 10;
@@ -95,12 +99,13 @@ pub(crate) struct ClusterBudget {
     all: Arc<Budget>,
     held: AtomicUsize,
     slots: Arc<Semaphore>,
+    large_reads: LargeReads,
 }
 
 impl ClusterBudget {
     pub(crate) fn new(all: &Arc<Budget>) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(all.slots_per_cluster));
-        Arc::new(Self { all: all.clone(), held: AtomicUsize::new(0), slots })
+        Arc::new(Self { all: all.clone(), held: AtomicUsize::new(0), slots, large_reads: LargeReads::new() })
     }
 
     /// The meter of a request, with the configured limits.
@@ -117,6 +122,7 @@ impl ClusterBudget {
             held: counter(),
             received: counter(),
             objects: counter(),
+            large_read: LargeRead::default(),
         })
     }
 
@@ -171,7 +177,8 @@ pub(crate) struct ParseSlot {
     _of_all: OwnedSemaphorePermit,
 }
 
-fn overloaded() -> Error {
+/// The refusal for lack of memory or slots.
+pub(crate) fn overloaded() -> Error {
     Error::new(Cause::Overloaded).retry_after(RETRY_AFTER)
 }
 
@@ -182,9 +189,27 @@ pub(crate) struct Meter {
     held: AtomicUsize,
     received: AtomicUsize,
     objects: AtomicUsize,
+    large_read: LargeRead,
 }
 
 impl Meter {
+    /// Names the request, so that this read is limited like every large read. The name is equal for requests that read
+    /// the same objects.
+    ///
+    /// # Errors
+    /// `TooLarge` when the same request was too large a short time ago.
+    pub(crate) fn begin(&self, request: String) -> Result<()> {
+        self.large_read.begin(&self.cluster.large_reads, request)
+    }
+
+    /// Whether a read that ended with `cause` (none: a success) has to start again.
+    ///
+    /// # Errors
+    /// As [`LargeRead::restart`].
+    pub(crate) async fn restart(&self, cause: Option<Cause>, deadline: Instant) -> Result<bool> {
+        self.large_read.restart(&self.cluster.large_reads, cause, deadline).await
+    }
+
     /// An empty reservation for a part of the read.
     pub(crate) fn reserve(self: &Arc<Self>) -> Reservation {
         Reservation { meter: self.clone(), bytes: 0 }
@@ -198,12 +223,13 @@ impl Meter {
         add_within(&self.received, bytes, self.limits.received)
     }
 
-    /// Counts objects of a response.
+    /// Counts objects of a response, whose bytes were counted before.
     ///
     /// # Errors
-    /// `TooLarge` when the read exceeds its limit.
+    /// `TooLarge` when the read exceeds its limit; as [`LargeRead::check`].
     pub(crate) fn objects(&self, count: usize) -> Result<()> {
-        add_within(&self.objects, count, self.limits.objects)
+        add_within(&self.objects, count, self.limits.objects)?;
+        self.large_read.check(&self.cluster.large_reads, self.received.load(Ordering::Relaxed))
     }
 
     fn add(&self, bytes: usize) {

@@ -113,6 +113,15 @@ impl<'a> ClusterClient<'a> {
         &self.meter
     }
 
+    /// Whether a read with this result has to start again, because another large read of the cluster was running. Waits
+    /// until that one has ended.
+    ///
+    /// # Errors
+    /// `Overloaded` when it has not ended by the deadline; `TooLarge` when the same request was too large meanwhile.
+    pub(crate) async fn restart(&self, cause: Option<Cause>) -> Result<bool> {
+        self.meter.restart(cause, self.deadline).await
+    }
+
     /// Runs a CPU-bound job about `bytes` bytes, on a blocking thread if there are many.
     ///
     /// # Errors

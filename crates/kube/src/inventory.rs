@@ -14,8 +14,15 @@ use crate::{KubeClusters, cache::CacheResult, uncached};
 impl KubeClusters {
     async fn read_uncached(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         let client = self.client(permit, self.deadlines().read).await?;
-        let as_of = self.now();
-        let (mut rows, warnings) = uncached::rows(&client, list.info(), query).await?;
+        let scope = permit.namespaces();
+        client.meter().begin(format!("{list:?} {scope:?} {:?} {:?}", query.kinds, query.owner))?;
+        let (as_of, (mut rows, warnings)) = loop {
+            let as_of = self.now();
+            let read = uncached::rows(&client, list.info(), query).await;
+            if !client.restart(read.as_ref().err().map(|error| error.cause)).await? {
+                break (as_of, read?);
+            }
+        };
         rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })

@@ -6,8 +6,9 @@
 //! through an `ObjectClient` (`object_client.rs`). A `ClusterClient` (`client.rs`) checks the call against the permit and
 //! sends it before the deadline, with the operation id, through the cluster's `Breaker` (`breaker.rs`) and `Transport`
 //! (`transport.rs`: guarded dialer, TLS, HTTP/1.1). `error.rs` maps error responses to the core's errors. Reads are
-//! counted (`budget.rs`), and large responses are parsed on blocking threads. Lists are cached (`cache.rs`) where
-//! possible. An error never contains text of a library or a certificate.
+//! counted (`budget.rs`), a cluster has one large read at a time (`large_reads.rs`), and large responses are parsed on
+//! threads of low priority (`parser_threads.rs`). Lists are cached (`cache.rs`) where possible. An error never contains
+//! text of a library or a certificate.
 
 use std::{
     collections::HashMap,
@@ -36,6 +37,7 @@ mod dns;
 mod egress;
 mod error;
 mod inventory;
+mod large_reads;
 mod list;
 mod namespace;
 mod object_client;

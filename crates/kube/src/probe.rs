@@ -22,7 +22,7 @@ use pilothouse_core::{
     cluster::{
         CertificateExpiry, ClusterProbe, NodeCount, Permission, ProbeReason, ProbeTarget, Probed, Report,
     },
-    connection::{Connection, Credential, StoredConnection},
+    connection::{Connection, Credential},
     error::Reason,
     ids::ClusterId,
     kind::Kind,
@@ -78,14 +78,7 @@ impl ClusterProbe for KubeClusters {
                 return Ok(Probed { at, record: true, result });
             }
         };
-        let context = match self.context(permit, &stored) {
-            Ok(context) => context,
-            // a fault of the connection itself is a result of the probe
-            Err(error) if matches!(error.cause, Cause::TlsUntrusted | Cause::CredentialRejected) => {
-                return Ok(Probed { at: self.now(), record: true, result: Err(error) });
-            }
-            Err(error) => return Err(error),
-        };
+        let context = self.pool.context(permit.cluster()?, stored.version)?;
         let age = if reason == ProbeReason::Test { Duration::ZERO } else { single_flight::MAX_RESULT_AGE };
         let key = (permit.cluster()?, stored.version);
         let start = || {
@@ -112,7 +105,7 @@ impl ClusterProbe for KubeClusters {
                 return permissions::check(&client).await;
             }
         };
-        let context = self.context(permit, &stored)?;
+        let context = self.pool.context(permit.cluster()?, stored.version)?;
         let start = || {
             self.check_circuit(permit, &context, reason)?;
             let (this, permit) = (self.clone(), permit.clone());
@@ -161,18 +154,6 @@ impl Probes {
 }
 
 impl KubeClusters {
-    /// The transport state that probes of a registered cluster share with its other calls.
-    ///
-    /// # Errors
-    /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Transport::new`].
-    ///
-    /// [`Transport::new`]: crate::transport::Transport::new
-    fn context(&self, permit: &Permit, stored: &StoredConnection) -> Result<TransportContext> {
-        let context = self.pool.get_or_open(permit.cluster()?, stored)?.context().clone();
-        // an older credential is never used again
-        if context.version() == stored.version { Ok(context) } else { Err(Error::new(Cause::Unreachable)) }
-    }
-
     /// Refuses callers while the circuit is open, except the scheduled probe, which finds out whether the cluster
     /// responds again.
     fn check_circuit(&self, permit: &Permit, context: &TransportContext, reason: ProbeReason) -> Result<()> {

@@ -33,7 +33,7 @@ const RESUMABLE_SESSIONS: usize = 8;
 /// `TlsUntrusted` when there is no trusted root (the CA is not a certificate, the platform has no roots);
 /// `CredentialRejected` when the client certificate or its key is malformed, or they do not match.
 pub(crate) fn config(connection: &Connection, server_cert_expiry: ServerCertExpiry) -> Result<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let trust = if connection.insecure_skip_tls_verify {
         Trust::Any
     } else {
@@ -84,6 +84,12 @@ fn roots(pem: &str) -> Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates(pem).unwrap_or_default());
     if added == 0 { Err(Error::new(Cause::TlsUntrusted)) } else { Ok(Arc::new(roots)) }
+}
+
+/// The cryptography provider, shared by all configurations: each copy has its own lists of algorithms.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }
 
 /// The platform's roots, loaded once.

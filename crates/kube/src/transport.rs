@@ -69,6 +69,11 @@ impl TransportContext {
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
     }
+
+    /// Ends the connections of all transports with this state: no further request is sent over them.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
 }
 
 /// HTTP client of one cluster, for one version of its connection.
@@ -162,7 +167,7 @@ impl Transport {
     /// Closes the transport: no further request is sent, idle connections are closed, streams that watch
     /// [`Transport::closed`] end. A request that was sent still receives its response.
     pub(crate) fn close(&self) {
-        self.context.closed.cancel();
+        self.context.close();
         self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -208,11 +213,6 @@ impl Transport {
     /// The circuit breaker of the cluster.
     pub(crate) fn breaker(&self) -> &Breaker {
         self.context.breaker()
-    }
-
-    /// The state shared with other transports to the cluster.
-    pub(crate) fn context(&self) -> &TransportContext {
-        &self.context
     }
 
     /// The read budget of the cluster.

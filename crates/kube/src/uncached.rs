@@ -11,7 +11,7 @@ use pilothouse_core::{
     inventory::{Join, ListInfo, ListOwner, Project},
     kind::Kind,
     name::ObjectName,
-    namespaces::NamespaceScope,
+    namespaces::{NamespacePattern, NamespaceScope},
     object::parse,
     rows::{ListQuery, Row, Table},
 };
@@ -19,8 +19,13 @@ use serde_json::value::RawValue;
 
 use crate::{client::ClusterClient, error::Failure, list, workload::MetadataOnly};
 
-/// The rows for `query`, not yet filtered by it, and warnings. Under a permit for a set of namespaces, these are the rows
-/// of all namespaces.
+/// Maximum number of names in a set of namespaces that is listed namespace by namespace.
+const MAX_NAMES: usize = 20;
+/// Number of namespaces of which one kind is listed at the same time.
+const CONCURRENT_NAMESPACES: usize = 4;
+
+/// The rows for `query`, not yet filtered by it, and warnings. Under a permit for a set of namespaces, these may be the
+/// rows of all namespaces.
 ///
 /// # Errors
 /// As every call to a cluster; `NotFoundInCluster` when the owner in the query does not exist.
@@ -60,9 +65,8 @@ async fn rows_of_kinds(
     selection: &ListParams,
     project: Project,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let rows = |kind: Kind| move |object: &RawValue| project(kind, object);
-    let read = async |kind: Kind| match list::all(client, kind, scope, selection, rows(kind)).await {
-        Ok(listed) => Ok((listed.objects, None)),
+    let read = async |kind: Kind| match rows_of_kind(client, kind, scope, selection, project).await {
+        Ok(rows) => Ok((rows, None)),
         Err(absent) if is_not_served(&absent, kind) => {
             Ok((Vec::new(), Some(Warning::NotServed(kind.info().plural))))
         }
@@ -71,6 +75,41 @@ async fn rows_of_kinds(
     let read = try_join_all(kinds.iter().copied().map(read)).await?;
     let (rows, warnings): (Vec<_>, Vec<_>) = read.into_iter().unzip();
     Ok((rows.into_iter().flatten().collect(), warnings.into_iter().flatten().collect()))
+}
+
+/// Rows of one kind.
+async fn rows_of_kind(
+    client: &ClusterClient<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    project: Project,
+) -> Result<Vec<Row>, Failure> {
+    let row = move |object: &RawValue| project(kind, object);
+    let mut rows = Vec::new();
+    for scopes in scopes_of_calls(kind, scope).chunks(CONCURRENT_NAMESPACES) {
+        let reads = scopes.iter().map(|scope| list::all(client, kind, scope, selection, row));
+        rows.extend(try_join_all(reads).await?.into_iter().flat_map(|listed| listed.objects));
+    }
+    Ok(rows)
+}
+
+/// The scopes of the LIST calls that read a kind in `scope`. A set of at most [`MAX_NAMES`] names is read namespace by
+/// namespace, so that objects outside it count against no limit of the request. Any other set is read from all
+/// namespaces.
+fn scopes_of_calls(kind: Kind, scope: &NamespaceScope) -> Vec<NamespaceScope> {
+    let names = match scope {
+        NamespaceScope::Set(set) if kind.info().namespaced => set.patterns(),
+        _ => &[],
+    };
+    let names = names.iter().map(|pattern| match pattern {
+        NamespacePattern::Name(name) => Some(NamespaceScope::One(name.clone())),
+        NamespacePattern::Prefix(_) | NamespacePattern::Any => None,
+    });
+    match names.collect::<Option<Vec<_>>>() {
+        Some(names) if (1..=MAX_NAMES).contains(&names.len()) => names,
+        _ => vec![scope.clone()],
+    }
 }
 
 /// Whether the cluster lacks the kind's API group. Every cluster serves the core group; a server without it is not an
@@ -131,9 +170,8 @@ async fn joined_table<'a>(
     let all_objects = ListParams::default();
     let mut rows_by_kind = Vec::new();
     for &kind in info.kinds {
-        let row = move |object: &RawValue| project(kind, object);
-        match list::all(client, kind, &NamespaceScope::All, &all_objects, row).await {
-            Ok(listed) => rows_by_kind.push(listed.objects),
+        match rows_of_kind(client, kind, namespaces, &all_objects, project).await {
+            Ok(rows) => rows_by_kind.push(rows),
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => return Ok(None),
             Err(failure) => return Err(failure.into()),
         }
@@ -171,7 +209,7 @@ pub(crate) fn unreadable(join: Join) -> Warning {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::inventory::List;
+    use pilothouse_core::{inventory::List, namespaces::NamespaceSet};
     use serde_json::{json, value::to_raw_value};
 
     use super::*;
@@ -187,5 +225,30 @@ mod tests {
         let table = table_of(info, vec![rows(Kind::Deployment, "web"), rows(Kind::StatefulSet, "db")]);
         let names: Vec<_> = table.rows().map(Row::name).collect();
         assert_eq!(names, ["db", "web"]);
+    }
+
+    #[test]
+    fn only_a_set_of_few_names_is_read_by_namespace() {
+        let set = |patterns: &[String]| {
+            let parse = |text: &String| NamespacePattern::parse(text).unwrap();
+            NamespaceScope::Set(NamespaceSet::new(patterns.iter().map(parse)))
+        };
+        let names = |count: usize| (0..count).map(|i| format!("team{i}")).collect::<Vec<_>>();
+        let calls = |kind: Kind, scope: &NamespaceScope| scopes_of_calls(kind, scope);
+        for count in [1, 2, MAX_NAMES] {
+            let scope = set(&names(count));
+            let scopes = calls(Kind::Pod, &scope);
+            assert_eq!(scopes.len(), count);
+            assert!(
+                scopes.iter().all(|part| part.one().is_some_and(|name| scope.contains(Some(name.as_str()))))
+            );
+            assert_eq!(calls(Kind::Namespace, &scope), [scope.clone()], "namespaces have no namespace");
+        }
+        let with_prefix = [names(2), vec!["shop-*".to_owned()]].concat();
+        let whole =
+            [set(&names(MAX_NAMES + 1)), set(&with_prefix), NamespaceScope::All, NamespaceScope::Unscoped];
+        for scope in whole {
+            assert_eq!(calls(Kind::Pod, &scope), [scope.clone()]);
+        }
     }
 }

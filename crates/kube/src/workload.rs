@@ -46,6 +46,8 @@ impl WorkloadApi for KubeClusters {
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal("a workload of another kind"))?;
         let object = self.object(permit, kind, name, self.deadlines().read).await?;
+        let client = object.client();
+        client.meter().begin(format!("details of {kind} {namespace}/{name}"))?;
         let read_manifest = |object: &RawValue| {
             if object.get().len() > MAX_MANIFEST_BYTES {
                 return Err(Error::new(Cause::TooLarge));
@@ -53,12 +55,16 @@ impl WorkloadApi for KubeClusters {
             Ok((parse::<WorkloadFields>(object)?, object.to_owned()))
         };
         let Some((fields, manifest)) = object.find(read_manifest).await? else { return Ok(None) };
-        let (client, bytes) = (object.client(), manifest.get().len());
+        let bytes = manifest.get().len();
         let mut tree = client.meter().reserve();
         tree.add(bytes * TREE_FACTOR)?;
         let owned = OwnedObjects { client, scope: NamespaceScope::One(namespace.clone()), fields: &fields };
-        let ((pods, revisions, mut warnings), (events, unreadable)) =
-            try_join!(owned.pods_and_revisions(kind), owned.events())?;
+        let ((pods, revisions, mut warnings), (events, unreadable)) = loop {
+            let read = try_join!(owned.pods_and_revisions(kind), owned.events());
+            if !client.restart(read.as_ref().err().map(|error| error.cause)).await? {
+                break read?;
+            }
+        };
         warnings.extend(unreadable);
         let parts = WorkloadParts { object: manifest, pods, events, revisions, warnings };
         client.run_job(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)

@@ -183,6 +183,7 @@ async fn compose(
         lifetimes: settings.lifetimes(),
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
+        masked_fields: settings.masked_fields.clone().unwrap_or_default(),
     };
     let app = App::new(ports, rules);
     Ok(Composed { app, store, coordinator, clock, keyring, spawner, rng, metrics, lists })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     access::Caller,
@@ -37,6 +38,9 @@ pub(crate) enum GrantCommand {
         /// All namespaces and what has no namespace, instead of --namespaces
         #[arg(long, conflicts_with = "namespaces")]
         whole_cluster: bool,
+        /// Start of the grant, as 2026-12-24T18:00:00Z; without it, now
+        #[arg(long)]
+        from: Option<String>,
         /// End of the grant, as 2026-12-31T18:00:00Z; without it, until the grant is revoked
         #[arg(long)]
         until: Option<String>,
@@ -61,15 +65,14 @@ pub(crate) async fn grant(settings: Settings, command: GrantCommand) -> Result<(
     let app = compose::for_commands(&settings).await?.app;
     let caller = Caller::command_line(&operator());
     match command {
-        GrantCommand::Add { subject, role, clusters, namespaces, whole_cluster, until, reason } => {
-            let until = until.map(|text| parse_timestamp(&text).map_err(|reason| invalid("until", reason)));
+        GrantCommand::Add { subject, role, clusters, namespaces, whole_cluster, from, until, reason } => {
             let record = GrantRecord {
                 subject: parse_subject(&app, &subject).await?,
                 role: RoleName::new(role).map_err(|reason| invalid("role", reason))?,
                 clusters: parse_clusters(&clusters)?,
                 reach: if whole_cluster { Reach::Cluster } else { parse_namespaces(&namespaces)? },
-                from: None,
-                until: until.transpose()?,
+                from: parse_time("from", from)?,
+                until: parse_time("until", until)?,
                 reason,
             };
             let made = app.grants.create(&caller, record).await?;
@@ -99,6 +102,10 @@ pub(crate) async fn grant(settings: Settings, command: GrantCommand) -> Result<(
 
 fn invalid(field: &str, reason: Reason) -> Error {
     Error::invalid(field, reason)
+}
+
+fn parse_time(field: &str, text: Option<String>) -> Result<Option<Timestamp>, Error> {
+    text.map(|text| parse_timestamp(&text).map_err(|reason| invalid(field, reason))).transpose()
 }
 
 async fn parse_subject(app: &App, text: &str) -> Result<Subject, Error> {

@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod appender;
+mod audited;
 mod count;
 mod list;
 mod reader;

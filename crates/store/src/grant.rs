@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    grant::{GrantRecord, GrantRegistry},
+    grant::{GrantRecord, GrantRegistry, RightsStamp},
     ids::GrantId,
     rights::{BuiltInRole, Grant, GrantSource, RoleName, Subject},
 };
@@ -155,9 +155,17 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, grant: GrantRecord) -> Result<Grant> {
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact!(self.db, |conn| {
+            if !conn.has_rights_stamp(judged).await? {
+                return Err(Error::new(Cause::Modified).resource("grant").into());
+            }
             conn.replace_rights_stamp(stamp).await?;
             let grant = insert_grant!(conn, grant, GrantSource::Manual, entry);
             conn.record_success(entry).await?;

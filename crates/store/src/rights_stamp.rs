@@ -5,6 +5,7 @@
 
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
+use pilothouse_core::grant::RightsStamp;
 
 use crate::{
     Store,
@@ -20,6 +21,9 @@ pub(crate) trait StampedRights {
 
     /// Locks the stamp until the transaction ends: no other transaction changes rights meanwhile.
     async fn lock_rights_stamp(&mut self) -> Result<(), StoreError>;
+
+    /// Whether the stamp is still the one under which a change was judged; locks it. `None` is every stamp.
+    async fn has_rights_stamp(&mut self, judged: Option<RightsStamp>) -> Result<bool, StoreError>;
 }
 
 macro_rules! impl_stamped_rights {
@@ -36,6 +40,13 @@ macro_rules! impl_stamped_rights {
                 let row = diesel::update(rights_stamp::table.find(1));
                 row.set(rights_stamp::stamp.eq(rights_stamp::stamp)).execute(self).await?;
                 Ok(())
+            }
+
+            async fn has_rights_stamp(&mut self, judged: Option<RightsStamp>) -> Result<bool, StoreError> {
+                let Some(RightsStamp(judged)) = judged else { return Ok(true) };
+                self.lock_rights_stamp().await?;
+                let stamp: i64 = rights_stamp::table.find(1).select(rights_stamp::stamp).first(self).await?;
+                Ok(stamp == judged)
             }
         }
     };

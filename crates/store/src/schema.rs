@@ -150,6 +150,7 @@ diesel::table! {
         user_id -> Nullable<BigInt>,
         username -> Text,
         role -> Nullable<Text>,
+        grant_id -> Nullable<BigInt>,
         source_ip -> Nullable<Text>,
         request_id -> Nullable<Text>,
         status -> Text,

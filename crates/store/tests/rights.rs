@@ -130,7 +130,7 @@ async fn one_of_two_replicas_decides_a_request() {
         for n in 1..=20 {
             let request = replicas.request().await;
             let decide = async |ports: &StorePorts| {
-                ports.requests.decide(&ports.people(), request.id, Decision::Approve, None).await
+                ports.requests.decide(&ports.people(), request.id, Decision::Approve, None, None).await
             };
             let (one, two) = join(decide(&replicas.one), decide(&replicas.two)).await;
             assert_eq!(one.is_ok(), two.is_err(), "one of two concurrent approvals succeeds");
@@ -150,7 +150,7 @@ async fn revocation_at_one_replica_is_read_at_the_other() {
         let stamp = async |ports: &StorePorts| ports.sessions.find(cookie).await.unwrap().unwrap().rights;
         let rows =
             async |ports: &StorePorts| ports.rights.rights(&[replicas.subject()], ports.now()).await.unwrap();
-        let grant = one.grants.create(&one.people(), replicas.record()).await.unwrap();
+        let grant = one.grants.create(&one.people(), replicas.record(), None).await.unwrap();
         let before = stamp(two).await;
         assert_eq!((rows(two).await.grants.len(), rows(two).await.stamp), (1, before));
         one.grants.revoke(&one.people(), grant.id).await.unwrap();
@@ -169,7 +169,7 @@ async fn rows_of_rights_are_of_one_moment() {
         let (one, record) = (replicas.one.clone(), replicas.record());
         let writer = tokio::spawn(async move {
             for _ in 0..50 {
-                let grant = one.grants.create(&one.people(), record.clone()).await.unwrap();
+                let grant = one.grants.create(&one.people(), record.clone(), None).await.unwrap();
                 one.grants.revoke(&one.people(), grant.id).await.unwrap();
                 set_rules(&one, RightResource::Secrets).await;
                 set_rules(&one, RightResource::Config).await;
@@ -194,7 +194,7 @@ async fn cancelled_approval_is_complete_or_absent() {
         for n in 0..40 {
             let request = replicas.request().await;
             let permit = one.people();
-            let mut approval = Box::pin(one.requests.decide(&permit, request.id, Decision::Approve, None));
+            let mut approval = Box::pin(one.requests.decide(&permit, request.id, Decision::Approve, None, None));
             // polled at most `n` times, then dropped
             for _ in 0..n {
                 if poll!(&mut approval).is_ready() {
@@ -229,7 +229,7 @@ async fn killed_connections_leave_no_partial_approval() {
         let ports = replicas.one.clone();
         let approval =
             tokio::spawn(
-                async move { ports.requests.decide(&ports.people(), id, Decision::Approve, None).await },
+                async move { ports.requests.decide(&ports.people(), id, Decision::Approve, None, None).await },
             );
         tokio::time::sleep(Duration::from_micros(500 * n)).await;
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -254,7 +254,7 @@ async fn concurrent_changes_of_rights_succeed() {
         let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("prod").named("prod");
         let cluster =
             one.clusters.create(&one.permit(access), cluster(one, "prod", credential)).await.unwrap();
-        let granted = one.grants.create(&one.people(), replicas.record()).await.unwrap();
+        let granted = one.grants.create(&one.people(), replicas.record(), None).await.unwrap();
         for n in 0..20 {
             let relabel = || ClusterPatch {
                 labels: Some([("n".to_owned(), n.to_string())].into()),
@@ -266,7 +266,7 @@ async fn concurrent_changes_of_rights_succeed() {
                 let (relabel, rename, replicas) = (relabel(), rename(), &replicas);
                 let changes: [BoxFuture<'_, Result<()>>; 6] = [
                     Box::pin(async move {
-                        ports.grants.create(&ports.people(), replicas.record()).await.map(drop)
+                        ports.grants.create(&ports.people(), replicas.record(), None).await.map(drop)
                     }),
                     Box::pin(async move { ports.grants.revoke(&ports.people(), granted.id).await.map(drop) }),
                     Box::pin(async move {

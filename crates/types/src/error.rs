@@ -167,6 +167,8 @@ causes! {
     RoleTooLow = "role_too_low", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
+    /// The requester of rights approves the own request.
+    OwnRequest = "own_request", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
     /// The cluster's RBAC refuses the stored credential.
@@ -187,7 +189,8 @@ causes! {
     Modified = "modified", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
-    /// The limit of live grants of a subject, of clusters or namespaces in a grant, or of own roles is reached.
+    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, or of
+    /// own roles is reached.
     TooMany = "too_many", ConflictError, Server;
     /// Live grants or pending requests name the role, so it cannot be deleted.
     RoleInUse = "role_in_use", ConflictError, Server;

@@ -111,6 +111,7 @@ CREATE TABLE operations (
     user_id BIGINT,
     username TEXT COLLATE "C" NOT NULL,
     role TEXT COLLATE "C",
+    grant_id BIGINT,
     source_ip TEXT COLLATE "C",
     request_id TEXT COLLATE "C",
     status TEXT COLLATE "C" NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),

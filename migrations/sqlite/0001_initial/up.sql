@@ -94,6 +94,7 @@ CREATE TABLE operations (
     user_id INTEGER,
     username TEXT NOT NULL,
     role TEXT,
+    grant_id INTEGER,
     source_ip TEXT,
     request_id TEXT,
     status TEXT NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),

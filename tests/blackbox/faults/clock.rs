@@ -1,15 +1,16 @@
 //! A clock that jumps, as after a long pause of a virtual machine or with a wrong time server. libfaketime sets the
 //! server's wall clock from a file; its monotonic clock is not changed.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, time::Duration};
 
+use jiff::Timestamp;
 use pilothouse_testbed::{Folder, workloads};
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::RESPONSE_TIMEOUT;
 use crate::support::{
-    Client, Install, RECOVERY_TIMEOUT, Server, apply, control_plane, register_cluster, within,
+    Client, Install, PASSWORD, RECOVERY_TIMEOUT, Server, apply, control_plane, register_cluster, within,
 };
 
 /// The path of Debian's libfaketime; `None`, with a message, if it is not installed. CI requires it.
@@ -69,11 +70,21 @@ async fn clock_jump_of_ten_minutes_loses_no_operation() {
         (rows[0]["status"] == "online").then(|| rows[0]["last_connected_at"].clone())
     };
     let list = format!("/api/k8s/workloads?cluster_id={id}&namespace=default");
+    let grant = json!({
+        "subject": {"type": "user", "id": admin.add_user("ann", "none").await}, "role": "viewer",
+        "clusters": {"ids": [id]}, "namespaces": ["default"], "until": Timestamp::now() + Duration::from_secs(300),
+    });
+    admin.post("/api/access/grants", grant).await.data();
 
     for (replicas, offset) in (2..).zip(["+600", "+0", "-600", "+0"]) {
         let before = connected(&admin).await;
         set(offset);
         admin = signed_in(&server).await;
+        // a grant holds between its start and its end, by the clock of that moment
+        let ann = timeout(RESPONSE_TIMEOUT, server.client().sign_in("ann", PASSWORD)).await;
+        let ann = ann.expect("a session before the timeout");
+        let listed = timeout(RESPONSE_TIMEOUT, ann.get(&list)).await.expect("response before the timeout");
+        assert_eq!(listed.status, if offset == "+0" { 200 } else { 404 }, "{offset}: {listed}");
         scale(&admin, id, replicas).await;
         let listed = within(RECOVERY_TIMEOUT, "a current list", async || {
             let data = timeout(RESPONSE_TIMEOUT, admin.get(&list))

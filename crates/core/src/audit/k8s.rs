@@ -152,6 +152,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         ("pilothouse/cluster", operation.cluster_name.clone()),
         ("pilothouse/cluster-id", operation.cluster_id.map(|id| id.0.to_string())),
         ("pilothouse/request-id", operation.request_id.clone()),
+        ("pilothouse/grant-id", operation.grant_id.map(|id| id.0.to_string())),
         ("pilothouse/request", operation.summary()),
         ("pilothouse/status", outcome.map(|outcome| outcome.status.as_str().to_owned())),
         ("pilothouse/duration-ms", outcome.map(|outcome| outcome.duration_ms.to_string())),
@@ -183,4 +184,27 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
 fn micro_time(time: Timestamp) -> String {
     const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
     PRINTER.timestamp_to_string(&time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::{AccessRequest, Caller, Resource, Verb},
+        ids::GrantId,
+        testing::permit,
+    };
+
+    #[test]
+    fn event_names_the_grant() {
+        let permit = permit(&Caller::system(), AccessRequest::to(Verb::Export, Resource::Operation));
+        let mut operation = permit.operation().unwrap().clone();
+        let annotated = |operation: &Operation| {
+            let event = serde_json::to_value(event(1, operation, None)).unwrap();
+            event["annotations"]["pilothouse/grant-id"].clone()
+        };
+        assert_eq!(annotated(&operation), serde_json::Value::Null);
+        operation.grant_id = Some(GrantId(4));
+        assert_eq!(annotated(&operation), "4");
+    }
 }

@@ -9,7 +9,7 @@ use super::StoredRow;
 use crate::{
     clock::parse_timestamp,
     error::{Error, Reason, Result},
-    ids::{ClusterId, OperationId, UserId},
+    ids::{ClusterId, GrantId, OperationId, UserId},
     namespaces::NamespaceSet,
     operation::{Operation, Outcome, Status},
     role::Role,
@@ -38,7 +38,8 @@ pub struct OperationQuery {
 pub struct AuditedClusters {
     /// The clusters.
     pub clusters: Vec<ClusterId>,
-    /// The namespaces of the objects concerned. `None`: all operations in these clusters, also those without a namespace.
+    /// The namespaces of the objects concerned. `None`: all operations in these clusters, also those without a
+    /// namespace.
     pub namespaces: Option<NamespaceSet>,
 }
 
@@ -131,6 +132,9 @@ pub struct OperationRow {
     pub username: String,
     /// Role of the user when the operation began.
     pub role: Option<Role>,
+    /// Id of the grant that allowed the operation. Null if the role did, or if a right was missing.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
+    pub grant_id: Option<GrantId>,
     /// Client IP address.
     pub source_ip: Option<String>,
     /// Request id.
@@ -170,6 +174,7 @@ impl OperationRow {
             user_id: operation.user_id,
             username: operation.username,
             role: operation.role,
+            grant_id: operation.grant_id,
             source_ip: operation.source_ip.map(|ip| ip.to_string()),
             request_id: operation.request_id,
             duration_ms: None,
@@ -223,6 +228,7 @@ impl ListRow for OperationRow {
         Field::new("user_id", |row| Cell::from(row.user_id.map(|id| id.0))),
         Field::filtered("username", Filter::Any, |row| Cell::text(&*row.username)),
         Field::new("role", |row| Cell::from(&row.role.map(|role| role.as_str().to_owned()))),
+        Field::new("grant_id", |row| Cell::from(row.grant_id.map(|id| id.0))),
         Field::new("source_ip", |row| Cell::from(&row.source_ip)),
         Field::new("request_id", |row| Cell::from(&row.request_id)),
         Field::new("duration_ms", |row| Cell::from(row.duration_ms)),

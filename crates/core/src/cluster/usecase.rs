@@ -170,10 +170,11 @@ impl Clusters {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Changes a cluster. A new connection is tested first.
+    /// Changes a cluster. A new connection is tested first. Labels that differ from the stored ones are judged as a change
+    /// of those.
     ///
     /// # Errors
-    /// As [`Clusters::create`]; `NotFound`, `Modified`.
+    /// As [`Clusters::create`]; `NotFound`; `Modified`, with new labels also if the cluster was changed meanwhile.
     pub async fn update(
         &self,
         caller: &Caller,
@@ -182,7 +183,7 @@ impl Clusters {
     ) -> Result<Changed<Cluster>> {
         change.description.as_deref().map_or(Ok(()), check_description)?;
         change.labels.as_ref().map_or(Ok(()), check_labels)?;
-        let ClusterChange { name, description, labels, credential, skip_test, updated_at } = change;
+        let ClusterChange { name, description, mut labels, credential, skip_test, updated_at } = change;
         if !credential.is_given() && name.is_none() && description.is_none() && labels.is_none() {
             return Err(Error::invalid("name", Reason::Required));
         }
@@ -192,9 +193,18 @@ impl Clusters {
         }
         let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(id);
         let mut granted = self.gate.grant(caller, access).await?;
-        if let Some(labels) = &labels {
-            let before = self.ports.registry.find(id).await?.map(|cluster| cluster.labels);
-            granted = self.granted_with_labels(granted, Some(id), before.as_ref(), labels).await?;
+        let mut unless_changed_since = updated_at;
+        if let Some(after) = &labels {
+            let before = self.ports.registry.find(id).await?;
+            if before.as_ref().is_some_and(|before| before.labels == *after) {
+                // not judged, so not written: the labels may change before this change is stored
+                labels = None;
+            } else {
+                let labels_before = before.as_ref().map(|before| &before.labels);
+                granted = self.granted_with_labels(granted, Some(id), labels_before, after).await?;
+                // judged as a change of these labels
+                unless_changed_since = updated_at.or(before.map(|before| before.updated_at));
+            }
         }
         let connection = self.updated_connection(&granted, id, credential).await?;
         if let Some(name) = &name {
@@ -214,7 +224,6 @@ impl Clusters {
                     warnings.push(Warning::NotTested);
                 }
             }
-            let unless_changed_since = updated_at;
             let reconnects = connection.is_some();
             let patch =
                 ClusterPatch { name, description, labels, connection, probe_result, unless_changed_since };

@@ -1,9 +1,11 @@
-//! Query of the list of grants.
+//! Queries of the list of grants, and of the list of those who have a right.
 
-use super::GrantRow;
+use super::{AccessQuestion, GrantRow, SubjectGrants};
 use crate::{
     error::{Error, FieldError, Reason, Result},
     ids::ClusterId,
+    namespaces::NamespaceScope,
+    rights::{RightResource, RightVerb},
     rows::{ListQuery, QuerySpec, fields_of, number},
 };
 
@@ -26,11 +28,7 @@ impl GrantQuery {
     /// `InvalidInput`, naming every refused parameter.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
         let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| name == "cluster_id");
-        let cluster = match &*own {
-            [] => Ok(None),
-            [(_, value)] => number(value, 1, i64::MAX as u64).map(|id| Some(ClusterId(id.cast_signed()))),
-            _ => Err(Reason::Duplicate),
-        };
+        let cluster = single(&own, "cluster_id").and_then(parse_cluster);
         let list = ListQuery::parse_page(&QuerySpec::local(fields_of::<GrantRow>, Self::DEFAULT_SORT), &rest);
         match (list, cluster) {
             (Ok(list), Ok(cluster)) => Ok(Self { list, cluster }),
@@ -44,9 +42,106 @@ impl GrantQuery {
     }
 }
 
+/// Query of the list of those who have a right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WhoQuery {
+    /// Page, search, sort and filters on row fields.
+    pub list: ListQuery,
+    /// The right.
+    pub question: AccessQuestion,
+}
+
+impl WhoQuery {
+    /// Names of the parameters of the question.
+    const QUESTION: [&str; 4] = ["verb", "resource", "cluster_id", "namespace"];
+
+    /// Parses query parameters: those of every list, and those of the question.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming every refused parameter.
+    pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
+        let (own, rest): (Vec<_>, Vec<_>) =
+            pairs.iter().cloned().partition(|(name, _)| Self::QUESTION.contains(&name.as_str()));
+        let verb = single(&own, "verb")
+            .and_then(|text| RightVerb::parse(text.ok_or(Reason::Required)?).ok_or(Reason::NotOneOf));
+        let resource =
+            single(&own, "resource").and_then(|text| RightResource::parse(text.ok_or(Reason::Required)?));
+        let cluster = single(&own, "cluster_id").and_then(parse_cluster);
+        let namespaces = single(&own, "namespace")
+            .and_then(|text| text.map_or(Ok(NamespaceScope::Unscoped), NamespaceScope::parse));
+        let list = ListQuery::parse_page(&QuerySpec::local(fields_of::<SubjectGrants>, ""), &rest);
+        match (list, verb, resource, cluster, namespaces) {
+            (Ok(list), Ok(verb), Ok(resource), Ok(cluster), Ok(namespaces)) => {
+                let question = AccessQuestion { verb, resource, cluster, namespaces };
+                Ok(Self { list, question: question.checked()? })
+            }
+            (list, verb, resource, cluster, namespaces) => {
+                let reasons = [verb.err(), resource.err(), cluster.err(), namespaces.err()];
+                let own = Self::QUESTION.into_iter().zip(reasons);
+                let own = own.filter_map(|(name, reason)| {
+                    reason.map(|reason| FieldError { name: name.to_owned(), reason })
+                });
+                let of_list = list.err().map(|error| error.context.fields).unwrap_or_default();
+                Err(Error::fields(own.chain(of_list).collect()))
+            }
+        }
+    }
+}
+
+/// The value of a parameter that may be given once.
+fn single<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, Reason> {
+    let mut values = pairs.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str());
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(Reason::Duplicate),
+    }
+}
+
+fn parse_cluster(text: Option<&str>) -> Result<Option<ClusterId>, Reason> {
+    text.map(|text| number(text, 1, i64::MAX as u64).map(|id| ClusterId(id.cast_signed()))).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn question_is_parsed_beside_the_parameters_of_every_list() {
+        let parse = |query: &str| {
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            WhoQuery::parse(&pairs).map_err(|error| {
+                let field = |field: &FieldError| format!("{}={}", field.name, field.reason);
+                error.context.fields.iter().map(field).collect::<Vec<_>>().join(" ")
+            })
+        };
+        let query = parse("verb=scale&resource=workloads&cluster_id=7&namespace=*&page=2&user_id=3").unwrap();
+        assert_eq!(
+            query.question,
+            AccessQuestion {
+                verb: RightVerb::Scale,
+                resource: RightResource::Workloads,
+                cluster: Some(ClusterId(7)),
+                namespaces: NamespaceScope::All,
+            }
+        );
+        assert_eq!((query.list.page, query.list.filters.len()), (2, 1));
+        let question = parse("verb=list&resource=custom:example.org").unwrap().question;
+        assert_eq!((question.cluster, question.namespaces), (None, NamespaceScope::Unscoped));
+        let cases = [
+            ("", "verb=required resource=required"),
+            ("verb=watch&resource=pods&page=0", "verb=not_one_of resource=not_one_of page=out_of_range"),
+            ("verb=list&verb=get&resource=nodes", "verb=duplicate"),
+            ("verb=scale&resource=secrets", "verb=not_allowed"),
+            (
+                "verb=get&resource=nodes&cluster_id=0&namespace=a*&nope=1",
+                "cluster_id=out_of_range namespace=invalid_name nope=unknown",
+            ),
+        ];
+        for (query, refused) in cases {
+            assert_eq!(parse(query).unwrap_err(), refused, "{query}");
+        }
+    }
 
     #[test]
     fn cluster_id_is_parsed_beside_the_parameters_of_every_list() {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::RightsStamp;
 use crate::{
     access::Permit,
     error::Result,
@@ -93,6 +94,8 @@ pub struct GrantRequest {
 impl GrantRequest {
     /// Time that a request waits for a decision.
     pub const LIFETIME: Duration = Duration::from_hours(24);
+    /// Maximum number of pending requests of a user.
+    pub const MAX_PENDING: usize = 50;
 
     /// Sets the state `expired` of a request that is stored as pending, if its lifetime is over.
     #[must_use]
@@ -189,19 +192,23 @@ pub trait RequestRegistry: Send + Sync {
     /// Stores a request.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist.
+    /// `NotFound` if the user or the role does not exist; `TooMany` if the user has [`GrantRequest::MAX_PENDING`] pending
+    /// requests.
     async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest>;
 
-    /// Decides a pending request. One of several concurrent calls succeeds.
+    /// Decides a pending request. One of several concurrent calls succeeds. `judged` is the rights stamp under which an
+    /// approval was judged.
     ///
     /// # Errors
     /// `NotFound`; `RequestDecided` if the request is not pending any more; for an approval also `TooMany` if the
-    /// user has the maximum number of live grants, and `NotFound` if the user or the role does not exist any more.
+    /// user has the maximum number of live grants, `NotFound` if the user or the role does not exist any more or the user
+    /// is disabled, and `Modified` if the rights stamp is not `judged` any more.
     async fn decide(
         &self,
         permit: &Permit,
         id: GrantRequestId,
         decision: Decision,
         reason: Option<String>,
+        judged: Option<RightsStamp>,
     ) -> Result<GrantRequest>;
 }

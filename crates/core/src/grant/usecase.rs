@@ -1,13 +1,13 @@
 //! Use cases of grants and roles. Nobody gives more than they have: [`Grants::may_give`] judges each gift by the rights
-//! that the caller has at that moment.
+//! that the caller has when it is stored. What was given stays, so rights that are a second old do not count.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{GrantQuery, GrantRecord, GrantRow, RightsPorts, RolePatch, RoleRecord, RoleRow};
+use super::{GrantQuery, GrantRecord, GrantRow, RightsPorts, RightsStamp, RolePatch, RoleRecord, RoleRow};
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::Clock,
@@ -16,9 +16,11 @@ use crate::{
     ids::{ClusterId, GrantId},
     name::is_invisible,
     rights::{
-        BuiltInRole, ClusterScope, Extent, Given, Grant, Labels, Missing, Reach, RightResource, RightVerb,
-        RoleName, RoleRules, Subject, covers, derived_power, includes, weakest_preset,
+        BuiltInRole, ClusterScope, EffectiveGrant, Extent, Given, Grant, Labels, Missing, Reach,
+        RightResource, RightVerb, Rights, RoleName, RoleRules, Subject, covers, derived_power, includes,
+        weakest_preset,
     },
+    role::Role,
     rows::{ListQuery, Pagination, Row, select},
     user::UserRegistry,
 };
@@ -33,8 +35,13 @@ pub use request::NewRequest;
 
 /// Length of a role's description in characters.
 const DESCRIPTION: RangeInclusive<usize> = 0..=1024;
+/// How far in the past a grant may be asked to begin: the latency of a request and the difference of two clocks. The
+/// grant then begins now.
+const MAX_PAST: Duration = Duration::from_secs(5 * 60);
 /// Length of a reason in characters.
 const REASON: RangeInclusive<usize> = 5..=500;
+/// Number of times that a gift is judged, if rights change each time before it is stored.
+const ATTEMPTS: u32 = 20;
 
 /// Use cases of grants, roles and requests for grants.
 #[derive(Clone)]
@@ -152,13 +159,14 @@ impl Grants {
     ///
     /// # Errors
     /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the user or the role does not
-    /// exist; `TooMany`; `StoreUnavailable`.
-    pub async fn create(&self, caller: &Caller, grant: GrantRecord) -> Result<Changed<GrantRow>> {
+    /// exist; `TooMany`; `Overloaded` if rights change all the time; `StoreUnavailable`.
+    pub async fn create(&self, caller: &Caller, mut grant: GrantRecord) -> Result<Changed<GrantRow>> {
         check_text("reason", grant.reason.as_deref(), REASON)?;
         let now = self.clock.now();
-        if grant.from.is_some_and(|from| from < now) {
+        if grant.from.is_some_and(|from| from < now - MAX_PAST) {
             return Err(Error::invalid("from", Reason::OutOfRange));
         }
+        grant.from = grant.from.map(|from| from.max(now));
         if grant.until.is_some_and(|until| until <= grant.from.unwrap_or(now)) {
             return Err(Error::invalid("until", Reason::OutOfRange));
         }
@@ -171,22 +179,32 @@ impl Grants {
         let granted = with_some(granted, "from", grant.from.as_ref());
         let granted = with_some(granted, "until", grant.until.as_ref());
         let granted = with_some(granted, "reason", grant.reason.as_ref());
-        let gift =
-            Gift { role: &grant.role, clusters: &grant.clusters, reach: &grant.reach, until: grant.until };
-        let judged = self.may_give(caller, &gift, now).await;
-        let registry = self.ports.grants.clone();
+        let (this, caller) = (self.clone(), caller.clone());
         let work = async move |permit: Permit| {
-            let rules = judged?;
-            // there are no service accounts yet, and an id that is not used must not have rights already
-            if let Subject::ServiceAccount(id) = grant.subject {
-                return Err(Error::new(Cause::NotFound).resource("service_account").name(id.to_string()));
+            let gift = Gift {
+                role: &grant.role,
+                clusters: &grant.clusters,
+                reach: &grant.reach,
+                until: grant.until,
+            };
+            for _ in 0..ATTEMPTS {
+                let (stamp, giver) = this.current(&caller).await?;
+                let rules = this.may_give(&giver, &gift, this.clock.now()).await?;
+                // there are no service accounts yet, and an id that is not used must not have rights already
+                if let Subject::ServiceAccount(id) = grant.subject {
+                    return Err(Error::new(Cause::NotFound).resource("service_account").name(id.to_string()));
+                }
+                let created = match this.ports.grants.create(&permit, grant.clone(), Some(stamp)).await {
+                    Err(error) if error.cause == Cause::Modified => continue,
+                    created => created?,
+                };
+                let powers = derived_power(&rules, &grant.reach);
+                return Ok(Changed {
+                    value: GrantRow::of(&created, created.created_at),
+                    warnings: powers.into_iter().map(Warning::DerivedPower).collect(),
+                });
             }
-            let powers = derived_power(&rules, &grant.reach);
-            let created = registry.create(&permit, grant).await?;
-            Ok(Changed {
-                value: GrantRow::of(&created, created.created_at),
-                warnings: powers.into_iter().map(Warning::DerivedPower).collect(),
-            })
+            Err(Error::new(Cause::Overloaded))
         };
         self.gate.change_local_granted(granted, work).await
     }
@@ -236,6 +254,21 @@ impl Grants {
         let given = Given { rules: &rules, clusters: gift.clusters, reach: gift.reach, until: gift.until };
         includes(&caller.rights, &given).map_err(refusal)?;
         Ok(rules)
+    }
+
+    /// The rights stamp, and the caller with the rights that they have under it. The caller's own may be a second old, and a
+    /// user may be disabled or deleted since.
+    async fn current(&self, caller: &Caller) -> Result<(RightsStamp, Caller)> {
+        let now = self.clock.now();
+        let subjects: Vec<_> = own_subject(caller).into_iter().collect();
+        // read before the user: a later change of the role changes the stamp
+        let rows = self.ports.source.rights(&subjects, now).await?;
+        let Some(id) = caller.user_id else { return Ok((rows.stamp, caller.clone())) };
+        let user = self.users.list().await?.into_iter().find(|user| user.id == id && !user.disabled);
+        let (role, stored) = user.map_or((Role::None, Vec::new()), |user| (user.role, rows.grants));
+        let grants: Vec<_> = [EffectiveGrant::preset(role)].into_iter().chain(stored).collect();
+        let rights = Arc::new(Rights::compile(&grants, &rows.labels, now));
+        Ok((rows.stamp, caller.clone().with_rights(role, rights)))
     }
 
     /// Grants an operation to a caller who may do this to grants anywhere. Others are refused before anything of the

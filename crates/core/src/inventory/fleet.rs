@@ -170,8 +170,8 @@ impl Fleet {
     /// cluster.
     ///
     /// # Errors
-    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow_in_all_clusters`]. An error
-    /// of a cluster is part of the result.
+    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow_in_all_clusters`]. An
+    /// error of a cluster is part of the result.
     pub async fn search(&self, caller: &Caller, list: List, query: &ListQuery) -> Result<SearchResults> {
         let window = query.page.saturating_mul(query.per_page);
         if window > MAX_RESULT_WINDOW {

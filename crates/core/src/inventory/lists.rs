@@ -14,7 +14,7 @@ use crate::{
     endpoint::{EndpointRow, SERVICE_LABEL},
     error::Result,
     event::EventRow,
-    grant::{GrantQuery, GrantRequest, GrantRow, RoleRow},
+    grant::{GrantQuery, GrantRequest, GrantRow, RoleRow, SubjectGrants},
     kind::Kind,
     namespace::NamespaceRow,
     namespaces::NamespaceScope,
@@ -40,6 +40,7 @@ pub enum List {
     Sessions,
     Roles,
     Grants,
+    Who,
     Requests,
     Operations,
     Namespaces,
@@ -162,6 +163,7 @@ pub static LISTS: &[ListInfo] = &[
             "One's own grants, and those in a scope in which one may list grants",
         )
     },
+    local::<SubjectGrants>(List::Who, Resource::Grant, "/api/access/who", "who", "All who have a right"),
     ListInfo {
         default_sort: "-created_at",
         ..local::<GrantRequest>(

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     kind::{KINDS, Kind},
+    rights::resource_of_kind,
     rows::ListScope,
     testing,
 };
@@ -43,6 +44,18 @@ fn lists_of_cluster_scoped_objects_are_requested_in_no_namespace() {
             _ => NamespaceScope::All,
         };
         assert_eq!(*permit.namespaces(), expected, "{}", info.key);
+    }
+}
+
+/// The owner of a list and further kinds of it are read by the right to the list.
+#[test]
+fn every_kind_that_a_list_shows_takes_the_same_right() {
+    for info in LISTS.iter().filter(|info| info.scope != ListScope::Local) {
+        let right = resource_of_kind(info.kinds[0], false);
+        let owner = info.owner.map(|owner| owner.kind);
+        for kind in info.kinds.iter().chain(info.more_kinds).chain(&owner) {
+            assert_eq!(resource_of_kind(*kind, false), right, "{}: {kind}", info.key);
+        }
     }
 }
 

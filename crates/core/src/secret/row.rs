@@ -11,6 +11,7 @@ use crate::{
     annotation::{Hidden, masked},
     config::{Base64Length, KeySize},
     error::Result,
+    mask::{MASK, MaskedFields},
     object::{Labels, Metadata, or_default, parse},
     rows::{Cell, Field, Filter, ListRow},
 };
@@ -137,6 +138,14 @@ impl SecretDetail {
         }
         Ok(Self { secret: SecretRow::project(object), resource_version, annotations })
     }
+
+    /// Masks the annotations among these fields.
+    pub(super) fn mask(&mut self, fields: &MaskedFields) {
+        let is_masked = |name: &str| fields.contains(&["metadata", "annotations", name]);
+        for (_, value) in self.annotations.iter_mut().filter(|(name, _)| is_masked(name)) {
+            MASK.clone_into(value);
+        }
+    }
 }
 
 impl ListRow for SecretRow {
@@ -204,5 +213,17 @@ mod tests {
             })
         );
         assert_eq!(detail["resource_version"], "7");
+    }
+
+    #[test]
+    fn shown_annotations_can_be_masked() {
+        let annotations =
+            serde_json::json!({"meta.helm.sh/release-name": "web", "helm.sh/resource-policy": "keep"});
+        let object = serde_json::json!({"metadata": {"name": "s", "annotations": annotations}});
+        let object = serde_json::value::to_raw_value(&object).unwrap();
+        let mut detail = SecretDetail::project(&object).unwrap();
+        detail.mask(&"/data/*, /metadata/annotations/meta.helm.sh~1release-name".parse().unwrap());
+        let annotations: Vec<_> = detail.annotations.values().map(String::as_str).collect();
+        assert_eq!(annotations, ["keep", "***"]);
     }
 }

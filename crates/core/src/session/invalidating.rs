@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     grant::{
         Decision, GrantRecord, GrantRegistry, GrantRequest, OwnRole, RequestRecord, RequestRegistry,
-        RolePatch, RoleRecord, RoleRegistry,
+        RightsStamp, RolePatch, RoleRecord, RoleRegistry,
     },
     ids::{ClusterId, GrantId, GrantRequestId, UserId},
     rights::{Grant, RoleName, Subject},
@@ -144,9 +144,14 @@ impl GrantRegistry for Invalidating<dyn GrantRegistry> {
         self.registry.find(id).await
     }
 
-    async fn create(&self, permit: &Permit, grant: GrantRecord) -> Result<Grant> {
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
-        self.change(async move { registry.create(&permit, grant).await }).await
+        self.change(async move { registry.create(&permit, grant, judged).await }).await
     }
 
     async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
@@ -175,8 +180,9 @@ impl RequestRegistry for Invalidating<dyn RequestRegistry> {
         id: GrantRequestId,
         decision: Decision,
         reason: Option<String>,
+        judged: Option<RightsStamp>,
     ) -> Result<GrantRequest> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
-        self.change(async move { registry.decide(&permit, id, decision, reason).await }).await
+        self.change(async move { registry.decide(&permit, id, decision, reason, judged).await }).await
     }
 }

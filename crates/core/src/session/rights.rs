@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
+
 use super::FoundSession;
 use crate::{
     clock::Clock,
@@ -18,8 +20,8 @@ use crate::{
 /// Minimum number of entries before outdated ones are removed.
 const MIN_SWEEP: usize = 64;
 
-/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether cached
-/// rights are current, so that they are as old as the session: less than a second.
+/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether
+/// cached rights are current, so that they are as old as the session: less than a second.
 pub(crate) struct UserRights {
     source: Arc<dyn RightsSource>,
     clock: Arc<dyn Clock>,
@@ -41,6 +43,8 @@ struct Compiled {
     asked: RightsStamp,
     /// The stamp of the rows: `asked`, or a later one.
     read: RightsStamp,
+    /// When the rights were compiled. They do not hold before, if the clock is set back.
+    at: Timestamp,
     rights: Arc<Rights>,
 }
 
@@ -59,7 +63,8 @@ impl UserRights {
         let is_current = |cached: &&Compiled| {
             // rights read under a later stamp than the session's are newer than the session
             let same_rows = cached.read == stamp || cached.asked == stamp;
-            same_rows && cached.role == role && cached.rights.next_change().is_none_or(|at| now < at)
+            let same_time = cached.at <= now && cached.rights.next_change().is_none_or(|at| now < at);
+            same_rows && same_time && cached.role == role
         };
         if let Some(cached) = self.lock().compiled.get(&user).filter(is_current) {
             return Ok(Arc::clone(&cached.rights));
@@ -68,7 +73,7 @@ impl UserRights {
             self.source.rights(&[Subject::User(user)], now).await?;
         let grants: Vec<_> = [EffectiveGrant::preset(role)].into_iter().chain(grants).collect();
         let rights = Arc::new(Rights::compile(&grants, &labels, now));
-        let compiled = Compiled { role, asked: stamp, read, rights: Arc::clone(&rights) };
+        let compiled = Compiled { role, asked: stamp, read, at: now, rights: Arc::clone(&rights) };
         self.lock().insert(user, compiled);
         Ok(rights)
     }
@@ -93,7 +98,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_executor::block_on;
-    use jiff::Timestamp;
+    use jiff::SignedDuration;
 
     use super::*;
     use crate::{
@@ -188,5 +193,20 @@ mod tests {
         assert!(sees() && sees());
         runtime.clock.advance(Duration::from_secs(60));
         assert!(!sees() && !sees());
+    }
+
+    #[test]
+    fn rights_follow_a_clock_that_is_set_forward_and_back() {
+        let runtime = FakeRuntime::default();
+        let start = runtime.clock.now();
+        let minutes = |n| start + SignedDuration::from_mins(n);
+        let grant = EffectiveGrant { from: minutes(1), ..grant(Some(minutes(2))) };
+        let user_rights = rights(&runtime, 5, 1, grant);
+        for (minute, sees) in [(0, false), (1, true), (0, false), (2, false), (1, true), (1, true)] {
+            runtime.clock.jump(minutes(minute).duration_since(runtime.clock.now()));
+            let found = found(Role::None, 1, runtime.clock.now());
+            let rights = block_on(user_rights.of(&found)).unwrap();
+            assert_eq!(rights.sees(ClusterId(1)), sees, "minute {minute}");
+        }
     }
 }

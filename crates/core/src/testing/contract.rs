@@ -95,13 +95,13 @@ pub const STORE: &[Case] = cases! {
         own_roles_are_limited, role_in_use_is_not_deleted, no_live_grant_names_a_deleted_role;
     grants: created_grant_is_found, a_group_is_of_one_provider,
         grant_needs_an_existing_user_and_role, revoked_and_ended_grants_are_not_live,
-        live_grants_of_a_subject_are_limited, deleting_a_user_revokes_the_grants,
-        grant_races_with_the_deletion_of_its_user;
+        live_grants_of_a_subject_are_limited, gift_is_stored_only_under_the_stamp_it_was_judged_by,
+        deleting_a_user_revokes_the_grants, grant_races_with_the_deletion_of_its_user;
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
         request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
-        refused_approval_leaves_the_request_pending;
-    rights: rights_are_live_grants_with_rules_and_labels, each_change_of_rights_changes_the_stamp,
-        other_changes_keep_the_stamp;
+        pending_requests_of_a_user_are_limited, refused_approval_leaves_the_request_pending;
+    rights: rights_are_live_grants_with_rules_and_labels, rights_leave_out_deleted_clusters,
+        each_change_of_rights_changes_the_stamp, other_changes_keep_the_stamp;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;

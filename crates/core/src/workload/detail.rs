@@ -4,11 +4,16 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{
-    Revision, WorkloadRow, WorkloadType,
-    manifest::{mask_environment, read_manifest},
+use super::{Revision, WorkloadRow, WorkloadType};
+use crate::{
+    error::Result,
+    event::EventRow,
+    gate::Warning,
+    manifest::{mask, read_manifest},
+    mask::MaskedFields,
+    object::lenient_time,
+    pod::PodRow,
 };
-use crate::{error::Result, event::EventRow, gate::Warning, object::lenient_time, pod::PodRow};
 
 /// A workload and the objects that belong to it. Only the workload is complete. The other objects, which may be many,
 /// are reduced to their rows.
@@ -133,8 +138,7 @@ impl WorkloadDetail {
         let WorkloadParts { object, mut pods, mut events, mut revisions, warnings } = parts;
         let workload = WorkloadRow::project(r#type.kind(), &object)?;
         let manifest = read_manifest(&object)?;
-        let spec = &manifest["spec"];
-        let template = pod_spec(r#type, spec);
+        let Parts { strategy, conditions, containers } = Parts::of(r#type, &manifest);
 
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         events.sort_by(|a, b| b.last_seen.cmp(&a.last_seen).then_with(|| a.name.cmp(&b.name)));
@@ -142,24 +146,34 @@ impl WorkloadDetail {
         revisions
             .sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
 
-        let conditions: Vec<RawCondition> = list(&manifest["status"]["conditions"]);
-        Ok(Self {
-            strategy: strategy(r#type, spec),
-            conditions: conditions.into_iter().map(Condition::from).collect(),
-            containers: containers(template),
-            workload,
-            pods,
-            events,
-            revisions,
-            manifest,
-            warnings,
-        })
+        Ok(Self { workload, strategy, conditions, containers, pods, events, revisions, manifest, warnings })
     }
 
-    /// Masks the literal values of environment variables in the manifest; names and references stay. Annotations that
-    /// may repeat such a value (`Hidden::may_show`) are masked, too; their names and sizes stay.
-    pub fn mask_environment(&mut self) {
-        mask_environment(&mut self.manifest, self.workload.r#type);
+    /// Masks the literal values of environment variables and these fields in the manifest ([`mask`]), and in what is
+    /// derived from it. The row stays: lists show it, too.
+    pub(super) fn mask(&mut self, fields: &MaskedFields) {
+        mask(&mut self.manifest, fields);
+        let Parts { strategy, conditions, containers } = Parts::of(self.workload.r#type, &self.manifest);
+        (self.strategy, self.conditions, self.containers) = (strategy, conditions, containers);
+    }
+}
+
+/// The parts of the details that are derived from the manifest.
+struct Parts {
+    strategy: Value,
+    conditions: Vec<Condition>,
+    containers: Vec<ContainerDetail>,
+}
+
+impl Parts {
+    fn of(r#type: WorkloadType, manifest: &Value) -> Self {
+        let spec = &manifest["spec"];
+        let conditions: Vec<RawCondition> = list(&manifest["status"]["conditions"]);
+        Self {
+            strategy: strategy(r#type, spec),
+            conditions: conditions.into_iter().map(Condition::from).collect(),
+            containers: containers(pod_spec(r#type, spec)),
+        }
     }
 }
 
@@ -321,7 +335,7 @@ mod tests {
             json!({"name": "web", "namespace": "shop", "annotations": {"kept": "yes"}})
         );
 
-        detail.mask_environment();
+        detail.mask(&MaskedFields::default());
         let env = &detail.manifest["spec"]["template"]["spec"]["containers"][0]["env"];
         assert_eq!(
             (&env[0]["value"], &env[1]["valueFrom"]["secretKeyRef"]["name"]),
@@ -336,8 +350,30 @@ mod tests {
         let mut detail = WorkloadDetail::assemble(WorkloadType::CronJob, parts(&object)).unwrap();
         assert_eq!(detail.strategy, json!({"schedule": "* * * * *"}));
         assert_eq!(detail.containers[0].env, ["A"]);
-        detail.mask_environment();
+        detail.mask(&MaskedFields::default());
         assert!(!detail.manifest.to_string().contains("literal"));
+        assert_eq!(detail.containers[0].env, ["A"], "names stay");
+    }
+
+    #[test]
+    fn masked_fields_are_masked_in_the_parts_derived_from_the_manifest() {
+        let probe = |path: &str| json!({"httpGet": {"path": path}});
+        let object = json!({
+            "spec": {"strategy": {"type": "Recreate"}, "template": {"spec": {"containers": [
+                {"name": "a", "livenessProbe": probe("/canary"), "readinessProbe": probe("/ready")}]}}},
+            "status": {"conditions": [{"type": "Available", "status": "True", "message": "canary"}]},
+        });
+        let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, parts(&object)).unwrap();
+        let fields = "/spec/strategy/type, /status/conditions/*/message, \
+            /spec/template/spec/containers/*/livenessProbe/httpGet/path";
+        detail.mask(&fields.parse().unwrap());
+        assert!(!serde_json::to_string(&detail).unwrap().contains("canary"));
+        assert_eq!(
+            (&detail.strategy, detail.conditions[0].message.as_deref()),
+            (&json!({"type": "***"}), Some("***"))
+        );
+        let probes = &detail.containers[0].probes;
+        assert_eq!((&probes.liveness, &probes.readiness), (&Some(probe("***")), &Some(probe("/ready"))));
     }
 
     #[test]

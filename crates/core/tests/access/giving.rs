@@ -162,15 +162,23 @@ fn times_in_the_past_and_empty_times_are_refused() {
     let fixture = Fixture::new();
     fixture.advance(10 * HOUR);
     let ann = fixture.user("ann", Role::None);
-    let at = |hours: i64| Timestamp::from_second(hours * 3600).unwrap();
+    let now = fixture.now();
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let (hour_ago, later, much_later) = (now - HOUR, now + HOUR, now + 2 * HOUR);
+    let second = Duration::from_secs(1);
+    // from, until, the refused field or the stored start
     let cases = [
-        (None, Some(at(10)), Some("until")),
-        (Some(at(12)), Some(at(12)), Some("until")),
-        (Some(at(9)), None, Some("from")),
-        (Some(at(10)), Some(at(11)), None),
-        (Some(at(12)), Some(at(13)), None),
+        (None, Some(now), Err("until")),
+        (Some(later), Some(later), Err("until")),
+        (Some(hour_ago), None, Err("from")),
+        (Some(now - minutes(5) - second), None, Err("from")),
+        // a client that sends its own present is not refused for its latency or its clock
+        (Some(now - minutes(5)), None, Ok(now)),
+        (Some(now - second), Some(now), Err("until")),
+        (Some(now), Some(later), Ok(now)),
+        (Some(later), Some(much_later), Ok(later)),
     ];
-    for (from, until, refused) in cases {
+    for (from, until, expected) in cases {
         let record = GrantRecord {
             subject: Subject::User(ann),
             role: RoleName::new("viewer").unwrap(),
@@ -181,7 +189,7 @@ fn times_in_the_past_and_empty_times_are_refused() {
             reason: None,
         };
         let made = block_on(fixture.app.grants.create(&Caller::system(), record));
-        let field = made.err().map(|error| error.context.fields[0].name.clone());
-        assert_eq!(field.as_deref(), refused, "{from:?} {until:?}");
+        let found = made.map(|made| made.value.from).map_err(|error| error.context.fields[0].name.clone());
+        assert_eq!(found, expected.map_err(str::to_owned), "{from:?} {until:?}");
     }
 }

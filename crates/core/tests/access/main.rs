@@ -26,6 +26,7 @@ mod giving;
 mod histories;
 mod labels;
 mod limits;
+mod overtaken;
 mod questions;
 mod requests;
 

@@ -2,11 +2,13 @@
 
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
-    grant::AccessQuestion,
+    grant::{AccessQuestion, GrantQuery, WhoQuery},
+    ids::GrantId,
     kind::Kind,
     name::Namespace,
     namespaces::NamespaceScope,
     rights::{Needs, RightResource, RightVerb, needs},
+    rows::{ListQuery, Row},
 };
 
 use super::*;
@@ -85,9 +87,31 @@ fn explanation_is_the_decision_of_the_gate() {
     assert!(allowed > 100 && refused > 100, "{allowed} allowed, {refused} refused");
 }
 
+/// Another replica registered the cluster after the rights of the caller were compiled.
+#[test]
+fn cluster_of_a_moment_ago_is_explained_as_the_gate_decides() {
+    let fixture = Fixture::new();
+    let (vic, ann) = (fixture.user("vic", Role::Viewer), fixture.user("ann", Role::None));
+    fixture.give(ann, "viewer", &fixture.shop(), None);
+    let callers = [(fixture.caller(vic), true), (fixture.caller(ann), false)];
+    let cluster = block_on(fixture.app.clusters.create(&Caller::system(), new_cluster("new")));
+    let cluster = cluster.unwrap().value.id;
+    for (caller, expected) in callers {
+        let question = question(RightVerb::List, RightResource::Workloads, cluster, "shop-web");
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(cluster);
+        let decision = block_on(fixture.app.gate.allow(&caller, pods.within(question.namespaces.clone())));
+        let explained = block_on(fixture.app.grants.explain(&caller, question, None));
+        assert_eq!((decision.is_ok(), explained.is_ok_and(|it| it.allowed)), (expected, expected));
+    }
+}
+
 fn question(verb: RightVerb, resource: RightResource, cluster: ClusterId, namespace: &str) -> AccessQuestion {
     let namespaces = NamespaceScope::parse(namespace).unwrap();
     AccessQuestion { verb, resource, cluster: Some(cluster), namespaces }
+}
+
+fn who_query(question: AccessQuestion) -> WhoQuery {
+    WhoQuery { list: ListQuery::default(), question }
 }
 
 #[test]
@@ -124,7 +148,7 @@ fn questions_about_others_take_list_grants_there() {
         let caller = fixture.caller(caller);
         let question = || question(RightVerb::List, RightResource::Workloads, cluster, namespace);
         let explained = refusal(block_on(fixture.app.grants.explain(&caller, question(), Some(ann))));
-        let who = refusal(block_on(fixture.app.grants.who(&caller, question())));
+        let who = refusal(block_on(fixture.app.grants.who(&caller, &who_query(question()))));
         assert_eq!(explained, who);
         who
     };
@@ -171,11 +195,15 @@ fn who_names_users_by_role_and_by_grant() {
     fixture.give(bob, "viewer", &fixture.shop(), None);
     let who = |verb, cluster, namespace| {
         let question = question(verb, RightResource::Workloads, cluster, namespace);
-        let found = block_on(fixture.app.grants.who(&fixture.caller(root), question)).unwrap();
-        let grants = |grants: &[pilothouse_core::grant::GrantRefRow]| {
-            grants.iter().map(|grant| grant.grant_id).collect::<Vec<_>>()
+        let (rows, _) =
+            block_on(fixture.app.grants.who(&fixture.caller(root), &who_query(question))).unwrap();
+        let row = |row: &Row| {
+            let row: Value = serde_json::from_str(row.json()).unwrap();
+            let grants = row["grants"].as_array().unwrap().iter();
+            let grants: Vec<_> = grants.map(|grant| grant["grant_id"].as_i64().map(GrantId)).collect();
+            (row["username"].as_str().unwrap().to_owned(), grants)
         };
-        found.iter().map(|one| (one.username.clone().unwrap(), grants(&one.grants))).collect::<Vec<_>>()
+        rows.iter().map(row).collect::<Vec<_>>()
     };
     let by_role = |name: &str| (name.to_owned(), vec![None]);
     assert_eq!(
@@ -187,6 +215,27 @@ fn who_names_users_by_role_and_by_grant() {
     let listing = who(RightVerb::List, fixture.dev, "shop-web");
     let names: Vec<_> = listing.iter().map(|(name, grants)| (name.as_str(), grants.len())).collect();
     assert_eq!(names, [("ann", 1), ("bob", 2), ("root", 1)]);
+}
+
+/// Who has a right in a place is a question about the place: the grants that give it are named, also those that reach
+/// beyond it and are not in the caller's list of grants.
+#[test]
+fn who_names_grants_of_a_wider_scope_than_that_of_the_asker() {
+    let fixture = Fixture::new();
+    let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
+    let wide = json!({"clusters": {"all": true}, "namespaces": null});
+    let wide = fixture.give(ann, "viewer", &wide, None).id;
+    let of_lead = fixture.caller(lead);
+    let question = question(RightVerb::List, RightResource::Workloads, fixture.dev, "shop-web");
+    let (rows, pagination) = block_on(fixture.app.grants.who(&of_lead, &who_query(question))).unwrap();
+    assert_eq!(pagination.total, 2, "ann and the lead");
+    assert!(
+        rows.iter().any(|row| row.name() == "ann" && row.json().contains(&format!("\"grant_id\":{wide},")))
+    );
+    let listed = GrantQuery { list: ListQuery::default(), cluster: None };
+    let (rows, _) = block_on(fixture.app.grants.list(&of_lead, &listed)).unwrap();
+    assert!(rows.iter().all(|row| !row.json().starts_with(&format!("{{\"id\":{wide},"))));
+    assert_eq!(rows.len(), 2, "the lead's own");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Requests for grants: who decides them, and once.
 
 use pilothouse_core::{
-    grant::{Decision, GrantRequest, NewRequest},
+    grant::{Decision, GrantRequest, MockRequestRegistry, NewRequest},
     ids::{GrantId, GrantRequestId},
     rows::ListQuery,
 };
@@ -41,9 +41,9 @@ fn request_is_approved_by_somebody_else_who_could_give_it() {
         (ann, "admin", fixture.shop(), lead, "create custom"),
         (ann, "editor", in_prod, lead, "not_found"),
         (ann, "editor", unknown, root, "ok"),
-        (lead, "viewer", fixture.shop(), lead, "create grants"),
+        (lead, "viewer", fixture.shop(), lead, "own_request"),
         (lead, "viewer", fixture.shop(), root, "ok"),
-        (root, "viewer", fixture.shop(), root, "create grants"),
+        (root, "viewer", fixture.shop(), root, "own_request"),
         (root, "viewer", fixture.shop(), lead, "ok"),
     ];
     for (requester, role, scope, approver, expected) in cases {
@@ -118,11 +118,29 @@ fn requests_are_seen_by_requester_and_by_those_who_decide() {
     let fixture = Fixture::new();
     let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
     let (bob, root) = (fixture.user("bob", Role::Viewer), fixture.user("root", Role::SuperAdmin));
+    // whoever may list grants sees the requests for them, too
+    let lister = fixture.user("lister", Role::None);
+    fixture.role("grant-list", json!([{"verbs": ["list"], "resources": ["grants"]}])).unwrap();
+    fixture.give(lister, "grant-list", &fixture.shop(), None);
     fixture.request(ann, "editor", &fixture.shop());
     fixture.request(ann, "editor", &json!({"clusters": {"ids": [fixture.prod]}, "namespaces": ["shop-*"]}));
-    for (user, seen) in [(ann, 2), (lead, 1), (bob, 0), (root, 2)] {
+    for (user, seen) in [(ann, 2), (lead, 1), (lister, 1), (bob, 0), (root, 2)] {
         let page = block_on(fixture.app.grants.requests(&fixture.caller(user), &ListQuery::default()));
         assert_eq!(page.unwrap().1.total, seen, "user {user}");
+    }
+}
+
+#[test]
+fn requests_of_others_are_read_only_for_whom_they_may_concern() {
+    let fixture = Fixture::new();
+    let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
+    for (user, read) in [(ann, Some(ann)), (lead, None)] {
+        let mut requests = MockRequestRegistry::new();
+        requests.expect_list().once().withf(move |of, _| *of == read).returning(|_, _| Ok(Vec::new()));
+        let mut ports = fixture.fake.ports();
+        ports.rights.requests = Arc::new(requests);
+        let app = App::new(ports, AppSettings::default());
+        block_on(app.grants.requests(&fixture.caller(user), &ListQuery::default())).unwrap();
     }
 }
 

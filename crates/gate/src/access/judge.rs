@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pilothouse_types::{
     error::{Cause, Error, Result},
-    ids::ClusterId,
+    ids::{ClusterId, GrantId},
     kind::Kind,
     name::Namespace,
     namespaces::NamespaceScope,
@@ -13,7 +13,7 @@ use pilothouse_types::{
 
 use super::{AccessRequest, Caller, Resource, related, required_role};
 use crate::rights::{
-    Ask, Decision, GrantRef, Missing, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
+    Ask, Decision, GrantRef, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
 };
 
 /// The allowed part of an access request.
@@ -53,6 +53,11 @@ impl Allowed {
         self.grant.as_deref()
     }
 
+    /// Id of that grant. `None` if the caller's role allows the request, or if the operation needs no right.
+    pub(crate) fn grant_id(&self) -> Option<GrantId> {
+        self.grant().and_then(|grant| grant.id)
+    }
+
     /// Whether objects of the same namespaces may be read, of the request's own kind and of each related kind.
     pub(crate) fn has_same_scope(&self, other: &Self) -> bool {
         self.namespaces == other.namespaces && self.related == other.related
@@ -65,8 +70,8 @@ impl RelatedKind {
     }
 }
 
-/// The namespaces in which objects of a related kind are asked for: those of the request. For a request for objects that
-/// belong to no namespace, such as nodes, these are all namespaces.
+/// The namespaces in which objects of a related kind are asked for: those of the request. For a request for objects
+/// that belong to no namespace, such as nodes, these are all namespaces.
 fn asked_of(kind: Kind, access: &AccessRequest, own: &NamespaceScope) -> NamespaceScope {
     let in_namespace = matches!(access.resource, Resource::Kind(own) if own.belongs_to_namespace());
     match own {
@@ -132,8 +137,6 @@ impl Caller {
         }
     }
 
-    /// Decides a question about a cluster that the caller sees. In a cluster that the rights do not contain yet, because
-    /// it was registered a moment ago, or that does not exist, only the grants on all clusters count.
     fn decide(
         &self,
         verb: RightVerb,
@@ -141,12 +144,7 @@ impl Caller {
         cluster: Option<ClusterId>,
         namespaces: &NamespaceScope,
     ) -> Decision {
-        let known = cluster.filter(|id| self.rights.contains_cluster(*id));
-        let ask = Ask { verb, resource, cluster: known, namespaces: namespaces.clone() };
-        match decide(&self.rights, &ask) {
-            Decision::Deny { missing } => Decision::Deny { missing: Missing { cluster, ..missing } },
-            allow @ Decision::Allow { .. } => allow,
-        }
+        decide(&self.rights, &Ask { verb, resource, cluster, namespaces: namespaces.clone() })
     }
 
     fn allowed(
@@ -160,8 +158,8 @@ impl Caller {
         Allowed { complete: namespaces == access.namespaces, namespaces, grant, related }
     }
 
-    /// A related kind is read as in a list, by the right to list it. A probe of a cluster counts for all callers: its use
-    /// case cuts what it shows to one of them.
+    /// A related kind is read as in a list, by the right to list it. A probe of a cluster counts for all callers: its
+    /// use case cuts what it shows to one of them.
     fn related_kind(&self, kind: Kind, access: &AccessRequest, own: &NamespaceScope) -> RelatedKind {
         let asked = asked_of(kind, access, own);
         if matches!(access.resource, Resource::Cluster | Resource::NewCluster) {

@@ -139,9 +139,9 @@ impl Permit {
     }
 
     /// Derives the system permit under which the shared list cache lists this kind: read-only, in the same cluster, in
-    /// all namespaces, whatever the caller may list. Each reader's own permit decides which of the cached objects are returned. For the list cache
-    /// only (`kube/src/cache.rs`): rows read under this permit must never be returned without a check of the reader's
-    /// permit.
+    /// all namespaces, whatever the caller may list. Each reader's own permit decides which of the cached objects are
+    /// returned. For the list cache only (`kube/src/cache.rs`): rows read under this permit must never be returned
+    /// without a check of the reader's permit.
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind, or is not a permit to list.

@@ -24,9 +24,9 @@ impl ClusterPermits {
 }
 
 impl Gate {
-    /// Authorises reads in every registered cluster in which the caller has any right, sorted by id, with one read of the
-    /// cluster registry. In each cluster, each request is cut to the namespaces that the caller's rights reach there.
-    /// What the caller may not read is left out, not refused.
+    /// Authorises reads in every registered cluster in which the caller has any right, sorted by id, with one read of
+    /// the cluster registry. In each cluster, each request is cut to the namespaces that the caller's rights reach
+    /// there. What the caller may not read is left out, not refused.
     ///
     /// # Errors
     /// `StoreUnavailable`.

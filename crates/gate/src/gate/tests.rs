@@ -313,6 +313,25 @@ fn operation_names_the_grant_that_allows_it() {
 }
 
 #[test]
+fn refusal_names_the_grant_only_if_another_rule_refuses() {
+    let mut trail = MockAuditWriter::new();
+    let mut rows = mockall::Sequence::new();
+    for grant in [Some(GrantId(5)), None] {
+        trail.expect_record().once().in_sequence(&mut rows).returning(move |operation, _| {
+            assert_eq!(operation.grant_id, grant);
+            Ok(())
+        });
+    }
+    let gate = gate(trail);
+    let within = |namespace: &str| scale().in_namespace(&Namespace::new(namespace).unwrap());
+    let refusal = Error::new(Cause::ProtectedNamespace);
+    let refused = block_on(gate.refuse::<()>(&editor_of_team(), within("team-a"), refusal)).unwrap_err();
+    assert_eq!(refused.cause, Cause::ProtectedNamespace);
+    let refused = block_on(gate.change(&editor_of_team(), within("shop"), never)).unwrap_err();
+    assert_eq!(refused.cause, Cause::RoleTooLow);
+}
+
+#[test]
 fn cluster_without_a_right_is_not_named_in_the_record() {
     let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|operation, outcome| {

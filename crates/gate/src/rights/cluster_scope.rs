@@ -90,7 +90,7 @@ impl From<ClusterScope> for Wire {
 pub struct LabelTerms(BTreeMap<String, BTreeSet<String>>);
 
 impl LabelTerms {
-    /// Maximum length in bytes.
+    /// Maximum length in bytes, of the parsed and of the printed text.
     pub const MAX_BYTES: usize = 1024;
     /// Maximum number of combinations of values, one value of each term.
     pub const MAX_COMBINATIONS: usize = 100;
@@ -128,10 +128,13 @@ impl LabelTerms {
         }
         let combinations =
             terms.values().try_fold(1_usize, |product, values| product.checked_mul(values.len()));
-        if combinations.is_none_or(|combinations| combinations > Self::MAX_COMBINATIONS) {
+        let terms = Self(terms);
+        // stored terms are parsed again, and the printed form of `in(` is longer
+        let is_too_long = terms.to_string().len() > Self::MAX_BYTES;
+        if is_too_long || combinations.is_none_or(|combinations| combinations > Self::MAX_COMBINATIONS) {
             return Err(Reason::TooLong);
         }
-        Ok(Self(terms))
+        Ok(terms)
     }
 
     /// Whether all terms hold for these labels.
@@ -262,6 +265,10 @@ mod tests {
         }
         assert_eq!(LabelTerms::parse("  "), Err(Reason::Required));
         assert_eq!(LabelTerms::parse(&format!("a={}", "x".repeat(1023))), Err(Reason::TooLong));
+        let printed_longer = |n| format!("a in(x,y),b={}", "x".repeat(n));
+        assert_eq!(printed_longer(1012).len(), LabelTerms::MAX_BYTES);
+        assert_eq!(LabelTerms::parse(&printed_longer(1012)), Err(Reason::TooLong), "printed with a space");
+        assert!(LabelTerms::parse(&printed_longer(1011)).is_ok());
         let list = |key: &str, n: usize| {
             let values: Vec<_> = (0..n).map(|n| n.to_string()).collect();
             format!("{key} in ({})", values.join(","))

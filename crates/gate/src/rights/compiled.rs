@@ -60,7 +60,8 @@ pub(super) struct ClusterGrants {
 }
 
 impl Rights {
-    /// Compiles the grants of a caller. `clusters` has every registered cluster: another one reaches nothing.
+    /// Compiles the grants of a caller. `clusters` has every registered cluster: another one is reached only by
+    /// the grants on all clusters.
     pub fn compile(grants: &[EffectiveGrant], clusters: &ClusterLabels, now: Timestamp) -> Self {
         let mut active: Vec<_> =
             grants.iter().filter(|grant| grant.state(now) == GrantState::Active).collect();
@@ -105,20 +106,16 @@ impl Rights {
         self.next_change
     }
 
-    /// The grants that give the rights, in the order in which they are examined.
-    pub fn grant_refs(&self) -> impl Iterator<Item = &GrantRef> {
-        self.grants.iter().map(|live| &*live.grant)
-    }
-
-    /// Whether the cluster was registered when the rights were compiled.
-    pub fn contains_cluster(&self, cluster: ClusterId) -> bool {
-        self.clusters.contains_key(&cluster)
+    /// The grants that give a right anywhere, in the order in which they are examined.
+    pub fn grants_with(&self, verb: RightVerb, resource: &RightResource) -> impl Iterator<Item = &GrantRef> {
+        let slot = self.slot(resource);
+        self.grants.iter().filter(move |live| live.has(verb, slot)).map(|live| &*live.grant)
     }
 
     /// Whether the caller has any right in a cluster. Without one, the cluster is absent everywhere. In a cluster that
     /// was not registered when the rights were compiled, only the grants on all clusters count.
     pub fn sees(&self, cluster: ClusterId) -> bool {
-        !self.own(cluster).grants.is_empty()
+        !self.in_cluster(Some(cluster)).grants.is_empty()
     }
 
     /// The clusters in which the caller has any right.
@@ -130,12 +127,7 @@ impl Rights {
     /// cluster (counts, nodes, identity, certificates) is left out of its row. As [`Rights::sees`] for a cluster that was
     /// not registered.
     pub fn reaches_cluster(&self, cluster: ClusterId) -> bool {
-        self.of(self.own(cluster)).any(|(_, grant)| grant.reach_is_cluster)
-    }
-
-    /// The grants that contain a cluster, as far as is known.
-    fn own(&self, cluster: ClusterId) -> &ClusterGrants {
-        self.clusters.get(&cluster).map_or(&self.everywhere, |own| &**own)
+        self.of(self.in_cluster(Some(cluster))).any(|(_, grant)| grant.reach_is_cluster)
     }
 
     /// Where the caller has a right.
@@ -155,13 +147,10 @@ impl Rights {
         self.grants.iter().enumerate()
     }
 
-    /// The grants that contain a registered cluster; without a cluster, those on all clusters. `None` for a cluster
-    /// that is not registered.
-    pub(super) fn in_cluster(&self, cluster: Option<ClusterId>) -> Option<&ClusterGrants> {
-        match cluster {
-            Some(id) => self.clusters.get(&id).map(|own| &**own),
-            None => Some(&self.everywhere),
-        }
+    /// The grants that contain a cluster; without a cluster, those on all clusters. Of a cluster that was not registered
+    /// when the rights were compiled, nothing else is known: it may not exist, or have been registered a moment ago.
+    pub(super) fn in_cluster(&self, cluster: Option<ClusterId>) -> &ClusterGrants {
+        cluster.and_then(|id| self.clusters.get(&id)).map_or(&self.everywhere, |own| &**own)
     }
 
     /// The indexes of the grants that contain every cluster with at least these labels, also those registered later.

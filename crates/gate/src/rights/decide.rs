@@ -13,7 +13,7 @@ pub struct Ask {
     pub verb: RightVerb,
     /// The resource.
     pub resource: RightResource,
-    /// The registered cluster. `None` for an operation that concerns all clusters, such as the registration of a new
+    /// The cluster. One that is not registered is reached by the grants on all clusters. `None` for an operation that concerns all clusters, such as the registration of a new
     /// one: it takes a grant on all clusters.
     pub cluster: Option<ClusterId>,
     /// The namespaces. For an object of the resource `namespaces`, its own name. [`NamespaceScope::Unscoped`] for an
@@ -126,8 +126,9 @@ impl Extent {
 /// Decides a question.
 pub fn decide(rights: &Rights, ask: &Ask) -> Decision {
     let slot = rights.slot(&ask.resource);
-    let allowed = rights.in_cluster(ask.cluster).and_then(|own| {
-        let (_, first) = rights.of(own).find(|(_, grant)| grant.verdict(ask, slot) == Verdict::Allows)?;
+    let own = rights.in_cluster(ask.cluster);
+    let first = rights.of(own).find(|(_, grant)| grant.verdict(ask, slot) == Verdict::Allows);
+    let allowed = first.and_then(|(_, first)| {
         let scope = match &ask.namespaces {
             asked @ (NamespaceScope::All | NamespaceScope::Set(_)) if !ask.is_of_cluster_row() => {
                 asked.intersect(&rights.namespaces(own, ask.verb, slot))?
@@ -147,7 +148,7 @@ pub fn explain(rights: &Rights, ask: &Ask) -> Explanation {
     let slot = rights.slot(&ask.resource);
     let own = rights.in_cluster(ask.cluster);
     let verdicts = rights.grants().map(|(n, grant)| {
-        let contains_cluster = own.is_some_and(|own| own.indexes().binary_search(&n).is_ok());
+        let contains_cluster = own.indexes().binary_search(&n).is_ok();
         let verdict = if contains_cluster { grant.verdict(ask, slot) } else { Verdict::OtherCluster };
         (Arc::clone(&grant.grant), verdict)
     });

@@ -24,9 +24,10 @@ impl DerivedPower {
 
 /// The power that a role with a reach gives beyond its rights, sorted. `docs/access.md` has the table.
 pub fn derived_power(rules: &RoleRules, reach: &Reach) -> Vec<DerivedPower> {
-    use RightResource::{Access, Namespaces, Nodes, Platform, Volumes, Workloads};
+    use RightResource::{Access, Clusters, Namespaces, Nodes, Platform, Secrets, Volumes, Workloads};
     let reach_is_cluster = *reach == Reach::Cluster;
     let change = Verbs::of(&[RightVerb::Create, RightVerb::Update]);
+    let (update, reveal) = (Verbs::of(&[RightVerb::Update]), Verbs::of(&[RightVerb::Reveal]));
     let has = |verbs: Verbs, resource: &RightResource| {
         (reach_is_cluster || !resource.is_cluster_scoped())
             && !rules.verbs(resource, reach_is_cluster).intersect(verbs).is_empty()
@@ -42,7 +43,11 @@ pub fn derived_power(rules: &RoleRules, reach: &Reach) -> Vec<DerivedPower> {
         power.push(DerivedPower::SecretsThroughPods);
     }
     let controls_cluster = [Access, Platform, Nodes, Volumes].iter().any(|resource| has(change, resource))
-        || has(Verbs::of(&[RightVerb::Update]), &Namespaces)
+        || has(update, &Namespaces)
+        // a changed address sends the Secrets that are written to the cluster to another server
+        || has(update, &Clusters)
+        // the Secrets there have tokens of controllers
+        || (has(reveal, &Secrets) && reaches_kube(&RightVerb::Reveal))
         || pods.iter().any(reaches_kube);
     if controls_cluster {
         power.push(DerivedPower::ClusterAdmin);
@@ -93,8 +98,12 @@ mod tests {
             ("scale workloads", "", ""),
             ("restart workloads", "", ""),
             ("delete workloads", "", ""),
-            ("reveal secrets", "", ""),
+            ("reveal secrets", "", "cluster_admin"),
+            ("update secrets", "", ""),
             ("update config", "", ""),
+            ("update clusters", "", "cluster_admin"),
+            ("create clusters", "", ""),
+            ("update custom", "", ""),
             ("create access", "cluster_admin", "cluster_admin"),
             ("update platform", "cluster_admin", "cluster_admin"),
             ("get platform", "", ""),

@@ -105,13 +105,10 @@ fn ends_before(end: Option<Timestamp>, other: Option<Timestamp>) -> bool {
 /// The places that stand for a scope, each with the indexes of the grants that contain it: all clusters, each id, or
 /// each smallest set of labels that matches. An id that is not registered is contained only in grants on all clusters.
 fn places(rights: &Rights, clusters: &ClusterScope) -> Vec<(Option<ClusterId>, Vec<usize>)> {
-    let everywhere = || rights.in_cluster(None).map(|own| own.indexes().to_vec()).unwrap_or_default();
+    let in_cluster = |cluster| (cluster, rights.in_cluster(cluster).indexes().to_vec());
     match clusters {
-        ClusterScope::All => vec![(None, everywhere())],
-        ClusterScope::Ids(ids) => {
-            let own = |id| rights.in_cluster(Some(id)).map(|own| own.indexes().to_vec());
-            ids.iter().map(|&id| (Some(id), own(id).unwrap_or_else(everywhere))).collect()
-        }
+        ClusterScope::All => vec![in_cluster(None)],
+        ClusterScope::Ids(ids) => ids.iter().map(|&id| in_cluster(Some(id))).collect(),
         ClusterScope::Labels(terms) => {
             let combinations = terms.combinations();
             combinations.iter().map(|labels| (None, rights.indexes_by_labels(labels))).collect()

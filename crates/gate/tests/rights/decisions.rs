@@ -1,10 +1,14 @@
 //! Tables of decisions: every rule of the contract on verbs, resources, roles, patterns, reach and time.
 
-use pilothouse_gate::rights::{
-    Ask, Decision, EffectiveGrant, Extent, GrantRef, RightVerb, Rights, Verdict, decide, explain,
+use std::sync::Arc;
+
+use pilothouse_gate::{
+    access::{AccessRequest, Caller, Resource, Verb},
+    rights::{Ask, Decision, EffectiveGrant, Extent, GrantRef, RightVerb, Rights, Verdict, decide, explain},
 };
 use pilothouse_types::{
     ids::{ClusterId, GrantId},
+    kind::Kind,
     name::Namespace,
     role::Role,
 };
@@ -84,9 +88,44 @@ fn presets_hold_in_every_cluster_and_namespace() {
             ("update keys", 0, "-", "-"),
             ("exec workloads", 1, "kube-system", "kube-system"),
             ("exec workloads", 1, "*", "*"),
-            ("get workloads", 9, "shop", "no"),
         ],
     );
+}
+
+#[test]
+fn cluster_that_is_not_known_yet_has_the_grants_on_all_clusters() {
+    let grants = || {
+        let by_labels = grant(3, "viewer", json!({"labels": "environment=dev"}), Value::Null);
+        let by_id = grant(2, "editor", json!({"ids": [9]}), json!(["shop"]));
+        [grant(1, "viewer", all(), json!(["team-*"])), by_id, by_labels]
+    };
+    let rights = compile(&grants());
+    check(
+        &rights,
+        &[
+            ("list workloads", 9, "*", "set team-*"),
+            ("list workloads", 9, "team-a", "team-a"),
+            ("list workloads", 9, "shop", "no"),
+            ("update config", 9, "shop", "no"),
+            ("get clusters", 9, "-", "-"),
+            ("list nodes", 9, "-", "no"),
+        ],
+    );
+    assert!(rights.sees(ClusterId(9)) && !rights.reaches_cluster(ClusterId(9)));
+    // the explanation is the gate's decision
+    let caller = Caller::system().with_rights(Role::None, Arc::new(compile(&grants())));
+    for namespace in ["team-a", "shop"] {
+        let explanation = explain(&rights, &ask("list workloads", 9, namespace));
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod))
+            .in_cluster(ClusterId(9))
+            .in_namespace(&Namespace::new(namespace).expect("a name"));
+        assert_eq!(explanation.decision.is_allowed(), caller.judge(&pods).is_ok(), "{namespace}");
+        let verdict = if namespace == "shop" { Verdict::OtherNamespaces } else { Verdict::Allows };
+        let verdicts: Vec<_> = explanation.grants.iter().map(|(_, verdict)| *verdict).collect();
+        assert_eq!(verdicts, [verdict, Verdict::OtherCluster, Verdict::OtherCluster], "{namespace}");
+    }
+    let only_by_id = compile(&grants()[1..]);
+    check(&only_by_id, &[("update config", 9, "shop", "no"), ("get clusters", 9, "-", "no")]);
 }
 
 #[test]
@@ -406,6 +445,21 @@ fn explanation_tells_of_each_grant_why_it_does_not_allow() {
     assert_eq!(unscoped.grants[0].1, Verdict::OtherRole, "a grant of namespaces gives no right on nodes");
     let unscoped = explain(&rights, &ask("list access", 1, "-"));
     assert_eq!(unscoped.grants[0].1, Verdict::OtherNamespaces, "ClusterRoles take the reach cluster");
+}
+
+#[test]
+fn grants_with_a_right_are_those_that_give_it_anywhere() {
+    let rights = compile(&[
+        grant(1, "list create: grants", json!({"ids": [1]}), json!(["shop"])),
+        grant(2, "admin", all(), Value::Null),
+        grant(3, "create: grants", json!({"ids": [9]}), Value::Null),
+        grant(4, "delete: grants", all(), json!(["shop"])),
+    ]);
+    let resource = ask("list grants", 0, "-").resource;
+    let ids = |verb| rights.grants_with(verb, &resource).filter_map(|grant| grant.id).collect::<Vec<_>>();
+    assert_eq!(ids(RightVerb::Create), [GrantId(1), GrantId(3)]);
+    assert_eq!(ids(RightVerb::List), [GrantId(1)]);
+    assert_eq!(ids(RightVerb::Update), []);
 }
 
 #[test]

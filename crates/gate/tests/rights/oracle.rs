@@ -1,7 +1,9 @@
 //! A naive evaluator: nested loops over the raw grants, with texts in place of sets and masks. The compiled rights must
 //! agree with it on every question.
 
-use pilothouse_gate::rights::{Ask, ClusterLabels, Decision, Labels, RightResource, Rights, decide, explain};
+use pilothouse_gate::rights::{
+    Ask, ClusterLabels, Decision, Labels, RightResource, Rights, Verdict, decide, explain,
+};
 use pilothouse_types::namespaces::NamespaceScope;
 use proptest::prelude::*;
 
@@ -24,7 +26,8 @@ fn is_active(grant: &RawGrant) -> bool {
     !grant.revoked && grant.from <= NOW && grant.until.is_none_or(|until| NOW < until)
 }
 
-/// `cluster` is a registered cluster with its labels, or none.
+/// `cluster` is a registered cluster with its labels. `None` for another one, which may have been registered a moment
+/// ago, and for what concerns all clusters.
 fn contains_cluster(grant: &RawGrant, cluster: Option<(i64, &Labels)>) -> bool {
     match (&grant.clusters, cluster) {
         (RawClusters::All, _) => true,
@@ -81,13 +84,7 @@ impl Known<'_> {
 
 /// The grants that give the right somewhere in the cluster of the question.
 fn giving<'a>(grants: &'a [Known<'a>], ask: &Ask, labels: &ClusterLabels) -> Vec<&'a Known<'a>> {
-    let cluster = match ask.cluster {
-        Some(id) => match labels.get(&id) {
-            Some(labels) => Some((id.0, labels)),
-            None => return Vec::new(),
-        },
-        None => None,
-    };
+    let cluster = ask.cluster.and_then(|id| labels.get(&id).map(|labels| (id.0, labels)));
     let (verb, resource) = (ask.verb.as_str(), ask.resource.to_string());
     let gives = |grant: &&Known<'_>| {
         is_active(grant.raw) && contains_cluster(grant.raw, cluster) && grant.has_right(verb, &resource)
@@ -105,7 +102,10 @@ fn check(
     let verb = ask.verb.as_str();
     let allowed = |namespace: Option<&str>| giving.iter().any(|grant| grant.reaches(verb, namespace));
     let decision = decide(rights, ask);
-    prop_assert_eq!(&explain(rights, ask).decision, &decision, "{:?}", ask);
+    let explanation = explain(rights, ask);
+    let explained = explanation.grants.iter().any(|(_, verdict)| *verdict == Verdict::Allows);
+    prop_assert_eq!(&explanation.decision, &decision, "{:?}", ask);
+    prop_assert_eq!(explained, decision.is_allowed(), "{:?}", ask);
     let scope = match &decision {
         Decision::Allow { scope, .. } => Some(scope),
         Decision::Deny { .. } => None,

@@ -23,15 +23,15 @@ struct Place {
 }
 
 /// The right by which a caller may make a change with this body, as text: a grant or a role. For a change of grants, these
-/// are all grants of the caller. `None` if the caller may not make the change. For a caller who has the right nowhere,
+/// are all grants that give it anywhere. `None` if the caller may not make the change. For a caller who has the right nowhere,
 /// the body is not read.
 pub(super) fn right(caller: &Caller, auth: &RequiredAuth, body: &[u8]) -> Option<String> {
     if !auth.allows(caller) {
         return None;
     }
     match auth {
-        RequiredAuth::Right(_, RightResource::Grants) => {
-            Some(caller.rights.grant_refs().map(name).collect::<Vec<_>>().join(" "))
+        RequiredAuth::Right(verb, resource @ RightResource::Grants) => {
+            Some(caller.rights.grants_with(*verb, resource).map(name).collect::<Vec<_>>().join(" "))
         }
         RequiredAuth::Right(verb, resource) => {
             let (cluster, namespaces) = place(*verb, resource, body)?;

@@ -7,13 +7,14 @@ use pilothouse_core::{
     app::App,
     audit::OperationQuery,
     error::Reason,
-    grant::GrantQuery,
+    grant::{GrantQuery, WhoQuery},
     inventory::{List, ListInfo, ListPage, ListedScope, Listing},
+    rights::{RightResource, RightVerb},
     rows::{Filter, ListScope, Pagination, Row},
 };
 use serde_json::{Value, json};
 
-use super::{CLUSTER, Route};
+use super::{CLUSTER, QUESTION, Route};
 use crate::{
     api::Api,
     docs::Docs,
@@ -33,10 +34,14 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     Route {
         method: Method::GET,
         path: info.path,
-        auth: RequiredAuth::of(Verb::List, info.resource),
+        auth: match info.list {
+            List::Who => RequiredAuth::Right(RightVerb::List, RightResource::Grants),
+            _ => RequiredAuth::of(Verb::List, info.resource),
+        },
         codes: match info.list {
             List::Users | List::Sessions | List::Roles | List::Requests => &[],
             List::Grants => &[Code::ResourceNotFound],
+            List::Who => QUESTION,
             _ => CLUSTER,
         },
         summary: info.summary,
@@ -67,6 +72,7 @@ async fn page(
         List::Sessions => local(app.sessions.list(caller, &query()?).await?),
         List::Roles => local(app.grants.roles(caller, &query()?).await?),
         List::Grants => local(app.grants.list(caller, &GrantQuery::parse(pairs)?).await?),
+        List::Who => local(app.grants.who(caller, &WhoQuery::parse(pairs)?).await?),
         List::Requests => local(app.grants.requests(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
@@ -137,6 +143,21 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     if let Some(owner) = info.owner {
         let description = format!("The name of the {}", owner.kind.info().kind);
         parameters.push(parameter("name", true, &description, text()));
+    }
+    if info.list == List::Who {
+        let verbs: Vec<_> = RightVerb::ALL.iter().map(|verb| verb.as_str()).collect();
+        let verb = json!({"type": "string", "enum": verbs});
+        parameters.push(parameter("verb", true, "The verb of the right", verb));
+        let resource = json!({"type": "string", "maxLength": 260, "example": "workloads"});
+        let description = "The resource of the right: `workloads`, `custom:example.org`";
+        parameters.push(parameter("resource", true, description, resource));
+        let id = json!({"type": "integer", "format": "int64", "minimum": 1});
+        let description = "The id of the cluster; without it, the right in all clusters";
+        parameters.push(parameter("cluster_id", false, description, id));
+        let namespace = json!({"type": "string", "minLength": 1, "maxLength": 63});
+        let description =
+            "A namespace, or `*` for all; without it, the right on an object without a namespace";
+        parameters.push(parameter("namespace", false, description, namespace));
     }
     let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
     let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});

@@ -87,7 +87,8 @@ async fn refusal_names_the_right_of_the_document() {
         let missing = reply.json()["context"]["missing"].take();
         let operation = &document["paths"][line.path.as_str()][line.method.to_lowercase()];
         let right = &operation["x-required-right"];
-        // the right to ask about others is not needed for questions about oneself, nor that for a new cluster to test one
+        // the right to ask about others is not needed for questions about oneself, nor that for a new cluster to test
+        // one
         if right.is_null() {
             refused.insert(line.path.clone());
             continue;

@@ -65,6 +65,13 @@ async fn second_decision_on_a_request_is_a_conflict() {
     let id = json!({"id": request["id"]});
     let own = api.post(&ann, "/api/access/requests/approve", id.clone()).await;
     assert_eq!(own.json()["context"]["missing"]["resource"], "grants");
+    // whoever has every right is told why it is refused, not that a right is missing
+    let new = json!({"role": "editor", "clusters": {"ids": [api.cluster]}, "namespaces": ["shop"],
+        "duration_seconds": 3600, "reason": "release 4.2"});
+    let of_admin = api.post(&admin, "/api/access/requests", new).await.data()["request"]["id"].take();
+    let own = api.post(&admin, "/api/access/requests/approve", json!({"id": of_admin})).await;
+    assert_eq!(own.error(), (403, "PERMISSION_DENIED".into(), "own_request".into()));
+    assert!(own.json()["context"].get("missing").is_none());
 
     let approved = api.post(&admin, "/api/access/requests/approve", id.clone()).await.data();
     assert_eq!(approved["request"]["state"], "approved");
@@ -76,6 +83,32 @@ async fn second_decision_on_a_request_is_a_conflict() {
     let grants = api.get(&ann, "/api/access/grants", "state=active").await.data();
     assert_eq!(grants["grants"][0]["id"], approved["request"]["grant_id"]);
     assert_eq!(grants["grants"][0]["source"], format!("request:{}", request["id"]));
+}
+
+#[actix_web::test]
+async fn grants_of_a_disabled_user_hold_again_after_enabling() {
+    let api = TestApp::new().await;
+    let admin = api.login("super").await;
+    let (id, signed_in) = ann(&api, &admin).await;
+    api.post(&admin, "/api/access/grants", grant_to(id, "editor", json!(["shop"]))).await.data();
+    let pods = format!("cluster_id={}&namespace=shop", api.cluster);
+    let set_disabled = async |disabled: bool| {
+        let patch = json!({"id": id, "disabled": disabled});
+        api.post(&admin, "/api/auth/users/update", patch).await.data();
+    };
+    let editors = async || {
+        let question = format!("verb=update&resource=workloads&{pods}&search=ann");
+        api.get(&admin, "/api/access/who", &question).await.data()["pagination"]["total"].take()
+    };
+    assert_eq!(editors().await, 1);
+    set_disabled(true).await;
+    assert_eq!(api.get(&signed_in, "/api/k8s/pods", &pods).await.error().2, "session_ended");
+    let grants = api.get(&admin, "/api/access/grants", &format!("user_id={}", id.0)).await.data();
+    assert_eq!((&grants["grants"][0]["state"], editors().await), (&json!("active"), json!(0)));
+    set_disabled(false).await;
+    assert_eq!(editors().await, 1);
+    let again = api.login("ann").await;
+    assert_eq!(api.get(&again, "/api/k8s/pods", &pods).await.status.as_u16(), 200);
 }
 
 #[actix_web::test]
@@ -114,6 +147,30 @@ async fn absent_scopes_are_refused_by_name() {
     let mut body = whole;
     body["subject"] = service_account;
     assert_eq!(api.post(&admin, "/api/access/grants", body).await.error().2, "not_found");
+}
+
+#[actix_web::test]
+async fn who_is_paged_like_other_lists() {
+    let api = TestApp::new().await;
+    let admin = api.login("super").await;
+    ann(&api, &admin).await;
+    let question = format!("verb=list&resource=workloads&cluster_id={}&namespace=shop", api.cluster);
+    let who =
+        async |more: &str| api.get(&admin, "/api/access/who", &format!("{question}{more}")).await.data();
+    let all = who("&per_page=500").await;
+    let names: Vec<_> = all["who"].as_array().unwrap().iter().map(|row| row["username"].clone()).collect();
+    assert!(names.is_sorted_by_key(Value::to_string) && names.contains(&json!("viewer")), "{names:?}");
+    assert!(!names.contains(&json!("ann")), "the role none gives no right");
+    assert_eq!(all["pagination"]["total"], names.len());
+    for (n, name) in names.iter().enumerate() {
+        let page = who(&format!("&per_page=1&page={}", n + 1)).await;
+        assert_eq!((&page["who"][0]["username"], &page["pagination"]["total"]), (name, &json!(names.len())));
+        assert_eq!(page["who"].as_array().unwrap().len(), 1);
+    }
+    assert_eq!(who("&search=viewer").await["who"][0]["username"], "viewer");
+    assert_eq!(who("&subject_type=group").await["who"], json!([]));
+    let refused = api.get(&admin, "/api/access/who", "verb=logs&resource=secrets").await;
+    assert_eq!(refused.fields(), ["verb=not_allowed"]);
 }
 
 #[actix_web::test]

@@ -189,6 +189,36 @@ async fn repeated_change_is_judged_anew() {
 }
 
 #[actix_web::test]
+async fn repeated_gift_depends_only_on_grants_that_may_give() {
+    let api = TestApp::new().await;
+    let admin = api.login("super").await;
+    let ann = api.ann().await;
+    let rules = json!([{"verbs": ["create"], "resources": ["grants"]}]);
+    let role = json!({"name": "granter", "description": "", "rules": rules});
+    api.post(&admin, "/api/access/roles", role).await.data();
+    let granter = api.grant_to_ann("granter", json!(["shop"])).await;
+    let viewer = api.grant_to_ann("viewer", json!(["shop"])).await;
+    let gift = json!({
+        "subject": {"type": "user", "id": api.user("ops").await},
+        "role": "viewer",
+        "clusters": {"ids": [api.cluster]},
+        "namespaces": ["shop"],
+    });
+    let gift = gift.to_string();
+    let give = async || api.keyed(&ann, &["key"], "/api/access/grants", &gift).await;
+    let first = give().await;
+    first.data();
+    api.grant_to_ann("editor", json!(["other"])).await;
+    assert_replayed(&first, &give().await);
+    api.revoke(viewer).await;
+    assert_replayed(&first, &give().await);
+    api.revoke(granter).await;
+    assert_eq!(give().await.error().2, "role_too_low");
+    api.grant_to_ann("granter", json!(["shop"])).await;
+    assert_eq!(give().await.error().2, "idempotency_key_reused");
+}
+
+#[actix_web::test]
 async fn replay_requires_a_valid_session() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;

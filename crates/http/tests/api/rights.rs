@@ -1,17 +1,23 @@
 //! Responses to users whose rights are grants.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use pilothouse_core::{
     access::Caller,
-    grant::GrantRecord,
-    ids::{GrantId, UserId},
-    rights::{RoleName, Subject},
+    audit::OperationRow,
+    grant::{GrantRecord, RoleRecord},
+    ids::{ClusterId, GrantId, UserId},
+    rights::{RoleName, RoleRules, Subject},
     role::Role,
     testing::new_cluster,
     user::{NewPassword, NewUser},
 };
 use serde_json::{Value, json};
 
-use crate::test_app::{PASSWORD, Reply, SignedIn, TestApp};
+use crate::{
+    table::{Line, lines},
+    test_app::{PASSWORD, SignedIn, TestApp, seed},
+};
 
 impl TestApp {
     /// Creates the user `ann` of the role `none`, and signs them in.
@@ -74,65 +80,149 @@ async fn page_states_the_namespaces_that_it_covers() {
     assert_ne!(whole.header("etag"), cut.header("etag"), "the tag covers the scope");
 }
 
-/// An error without what differs in every response, and without the id that the request named.
-fn comparable(reply: &Reply, id: i64) -> Value {
-    let mut error = reply.json();
-    error["request_id"] = Value::Null;
-    let text = error.to_string().replace(&format!("\"{id}\""), "\"id\"").replace(&format!(" {id}"), " id");
-    serde_json::from_str(&text).unwrap()
+/// The application, ann, who is admin in the namespace `shop` of the cluster `demo`, and the id of another cluster. It
+/// is registered, or was deleted. Otherwise the two installations are alike, with the same ids.
+async fn other_cluster(is_registered: bool) -> (TestApp, SignedIn, i64) {
+    let api = TestApp::new().await;
+    api.login("target").await;
+    let ann = api.ann().await;
+    api.grant_to_ann("admin", json!(["shop"])).await;
+    let id = api.app.clusters.create(&Caller::system(), new_cluster("hidden")).await.unwrap().value.id;
+    seed(&api.fake, id, "shop");
+    if !is_registered {
+        api.app.clusters.delete(&Caller::system(), id).await.unwrap();
+    }
+    api.fake.clusters.calls();
+    (api, ann, id.0)
+}
+
+/// What a response and its audit rows show of a cluster.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    /// The body as sent, without the request id.
+    body: String,
+    /// The audit rows, without their own ids.
+    rows: Vec<Value>,
+}
+
+/// Sends the request of a line to the other cluster.
+async fn shown(line: &Line, is_registered: bool) -> Shown {
+    let (api, ann, id) = other_cluster(is_registered).await;
+    let line = Line { input: line.input.replace("{cluster}", &id.to_string()), ..line.clone() };
+    let input = line.input(&api, "ann", &ann.refresh).await;
+    let before = api.fake.store.all_operations().len();
+    let reply = api.call(&ann.credentials, &line.method, &line.path, &input).await;
+    let calls = api.fake.clusters.calls();
+    assert!(calls.is_empty(), "{} {input} called {calls:?}", line.path);
+    let row = |row: OperationRow| {
+        let mut row = serde_json::to_value(row).unwrap();
+        for own in ["id", "operation_id", "request_id"] {
+            row[own] = Value::Null;
+        }
+        row
+    };
+    let request_id = reply.header("x-request-id").unwrap();
+    let headers = reply.headers.iter().filter(|(name, _)| *name != "x-request-id");
+    Shown {
+        status: reply.status.as_u16(),
+        headers: headers
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect(),
+        body: reply.text.replace(request_id, ""),
+        rows: api.fake.store.all_operations().split_off(before).into_iter().map(row).collect(),
+    }
 }
 
 #[actix_web::test]
-async fn cluster_without_a_right_is_answered_like_one_that_does_not_exist() {
-    let api = TestApp::new().await;
-    let ann = api.ann().await;
-    api.grant_to_ann("admin", json!(["shop"])).await;
-    let hidden = api.app.clusters.create(&Caller::system(), new_cluster("hidden")).await.unwrap().value.id.0;
-    api.fake.clusters.calls();
-    let workload =
-        |id: i64| json!({"cluster_id": id, "namespace": "shop", "type": "deployment", "name": "web"});
-    let bodies = |id: i64| {
-        let mut scaled = workload(id);
-        scaled["replicas"] = json!(3);
-        [
-            ("/api/k8s/workloads/scale", scaled),
-            ("/api/k8s/workloads/restart", workload(id)),
-            ("/api/k8s/clusters/test", json!({"id": id})),
-            ("/api/k8s/clusters/delete", json!({"id": id})),
-            ("/api/k8s/namespaces", json!({"cluster_id": id, "name": "shop"})),
-            ("/api/k8s/secrets/reveal", json!({"cluster_id": id, "namespace": "shop", "name": "pass"})),
-        ]
-    };
-    let absent = 987_654;
-    for ((path, body), (_, other)) in bodies(hidden).into_iter().zip(bodies(absent)) {
-        let (reply, other) = (api.post(&ann, path, body).await, api.post(&ann, path, other).await);
-        assert_eq!(reply.status.as_u16(), 404, "{path}: {}", reply.text);
-        assert_eq!(comparable(&reply, hidden), comparable(&other, absent), "{path}");
-    }
-    for path in [
-        "/api/k8s/pods",
-        "/api/k8s/workloads",
-        "/api/k8s/nodes",
-        "/api/k8s/clusters/status",
-        "/api/k8s/watch",
-    ] {
-        let query = |id: i64| match path {
-            "/api/k8s/clusters/status" => format!("id={id}"),
-            "/api/k8s/nodes" => format!("cluster_id={id}"),
-            "/api/k8s/watch" => format!("kind=pods&cluster_id={id}&namespace=*"),
-            _ => format!("cluster_id={id}&namespace=*"),
+async fn every_route_answers_alike_for_a_hidden_cluster_and_for_none() {
+    let mut routes = BTreeSet::new();
+    for line in lines().into_iter().filter(|line| line.input.contains("{cluster}")) {
+        let hidden = shown(&line, true).await;
+        let Line { method, path, input, .. } = &line;
+        assert_eq!(hidden, shown(&line, false).await, "{method} {path} {input}");
+        let expected = match (&**method, &**path) {
+            // a request is judged at its approval; who may give or see grants is judged before the cluster
+            ("POST", "/api/access/requests") => 200,
+            ("POST", "/api/access/grants") | ("GET", "/api/access/who") => 403,
+            _ => 404,
         };
-        let (reply, other) =
-            (api.get(&ann, path, &query(hidden)).await, api.get(&ann, path, &query(absent)).await);
-        assert_eq!(reply.status.as_u16(), 404, "{path}: {}", reply.text);
-        assert_eq!(comparable(&reply, hidden), comparable(&other, absent), "{path}");
+        assert_eq!(hidden.status, expected, "{method} {path} {input}: {}", hidden.body);
+        assert_eq!(hidden.rows.is_empty(), method == "GET" && expected == 404, "{method} {path} {input}");
+        routes.insert((line.method, line.path));
     }
+    assert!(routes.len() > 35, "{routes:?}");
+}
+
+#[actix_web::test]
+async fn request_for_a_hidden_cluster_is_accepted_like_one_for_none() {
+    let answers = async |is_registered: bool| {
+        let (api, ann, id) = other_cluster(is_registered).await;
+        let new = json!({"role": "viewer", "clusters": {"ids": [id]}, "namespaces": ["shop"],
+            "duration_seconds": 3600, "reason": "release 4.2"});
+        let made = api.post(&ann, "/api/access/requests", new).await.data();
+        assert_eq!(
+            (&made["request"]["state"], &made["request"]["username"]),
+            (&json!("pending"), &json!("ann"))
+        );
+        let requests = api.get(&ann, "/api/access/requests", "state=pending").await.data();
+        assert_eq!(requests["pagination"]["total"], 1);
+        [made, requests, api.get(&ann, "/api/access/mine", "").await.data()]
+    };
+    assert_eq!(answers(true).await, answers(false).await);
+}
+
+#[actix_web::test]
+async fn cluster_outside_the_rights_is_in_no_list() {
+    let (api, ann, _) = other_cluster(true).await;
     for path in ["/api/k8s/clusters", "/api/k8s/overview", "/api/k8s/audit/operations"] {
         let reply = api.get(&ann, path, "").await;
         assert!(!reply.text.contains("\"hidden\""), "{path}: {}", reply.text);
     }
-    assert!(
-        api.fake.clusters.calls().iter().all(|call| !call.contains("scale")),
-        "a refused change was sent"
-    );
+}
+
+#[actix_web::test]
+async fn id_of_a_deleted_cluster_reaches_nothing() {
+    let api = TestApp::new().await;
+    let ann = api.ann().await;
+    let grant = api.grant_to_ann("admin", Value::Null).await;
+    let pods = async |id: i64| api.get(&ann, "/api/k8s/pods", &format!("cluster_id={id}&namespace=*")).await;
+    assert_eq!(pods(api.cluster).await.status.as_u16(), 200);
+    let demo = ClusterId(api.cluster);
+    api.app.clusters.delete(&Caller::system(), demo).await.unwrap();
+    let new = api.app.clusters.create(&Caller::system(), new_cluster("demo")).await.unwrap().value.id;
+    seed(&api.fake, new, "shop");
+    assert_ne!(new, demo, "an id is not used again");
+    for id in [demo, new] {
+        assert_eq!(pods(id.0).await.error().2, "not_found");
+    }
+    assert_eq!(api.get(&ann, "/api/k8s/clusters", "").await.data()["pagination"]["total"], 0);
+    let mine = api.get(&ann, "/api/access/mine", "").await.data();
+    assert_eq!(mine["can"]["list workloads"], "none");
+    let grants = api.get(&ann, "/api/access/grants", "state=active").await.data();
+    assert_eq!(grants["grants"][0]["id"], json!(grant), "the grant itself stays");
+}
+
+/// As with kubectl, a change returns the object's row, also to a caller who may not read. The row has no values.
+#[actix_web::test]
+async fn change_without_the_right_to_read_returns_a_row_without_values() {
+    let api = TestApp::new().await;
+    let ann = api.ann().await;
+    let rules = serde_json::from_value(json!([{"verbs": ["update"], "resources": ["config"]}])).unwrap();
+    let role = RoleRecord {
+        name: RoleName::new("config-writer").unwrap(),
+        description: String::new(),
+        rules: RoleRules::new(rules).unwrap(),
+    };
+    api.app.grants.create_role(&Caller::system(), role).await.unwrap();
+    api.grant_to_ann("config-writer", json!(["shop"])).await;
+    let object = format!("cluster_id={}&namespace=shop&name=conf", api.cluster);
+    let read = api.get(&ann, "/api/k8s/configmaps/detail", &object).await;
+    assert_eq!(read.error().2, "role_too_low");
+    let labels =
+        json!({"cluster_id": api.cluster, "namespace": "shop", "name": "conf", "labels": {"app": "web"}});
+    let changed = api.post(&ann, "/api/k8s/configmaps/update", labels).await;
+    assert_eq!(changed.data()["configmap"]["keys"], json!([{"name": "key", "bytes": 11}]));
+    assert!(!changed.text.contains("canary-data"), "{}", changed.text);
 }

@@ -13,11 +13,11 @@ use pilothouse_core::{
     rights::{RoleName, Subject},
     testing::new_cluster,
 };
-use pilothouse_http::endpoints;
+use pilothouse_http::{document, endpoints};
 use serde_json::{Value, json};
 
 use crate::{
-    table::{Line, lines},
+    table::{Line, good_inputs, lines},
     test_app::{SignedIn, TestApp, seed},
 };
 
@@ -27,6 +27,9 @@ const KINDS: [&str; 17] = [
     "none", "viewer", "ops", "super", "view", "oper", "edit", "admin", "other", "prefix", "label", "whole",
     "far", "expired", "future", "revoked", "group",
 ];
+
+/// The users with a role, and their roles, the lowest first.
+const PRESETS: [(&str, &str); 3] = [("viewer", "viewer"), ("ops", "ops_admin"), ("super", "super_admin")];
 
 /// The namespace of the objects in the requests. It has a prefix, unlike `shop` in `access.txt`.
 const NAMESPACE: &str = "shop-a";
@@ -100,6 +103,28 @@ fn in_namespace(line: Line) -> Line {
     Line { input, ..line }
 }
 
+/// The cluster and the namespace of a request, in which the right for it is missing: null for all clusters, and for no
+/// or several namespaces.
+fn place_of(line: &Line, input: &str) -> (Value, Value) {
+    let path = line.path.as_str();
+    if !path.starts_with("/api/k8s/") {
+        return (Value::Null, Value::Null);
+    }
+    let number_or_text =
+        |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number));
+    let pairs = input.split('&').filter_map(|pair| pair.split_once('='));
+    let fields: Value = match &*line.method {
+        "POST" => serde_json::from_str(input).unwrap(),
+        _ => pairs.map(|(name, value)| (name, number_or_text(value))).collect(),
+    };
+    let field = |name: &str| fields.get(name).filter(|value| **value != "*").cloned().unwrap_or_default();
+    (
+        field(if path.starts_with("/api/k8s/clusters/") { "id" } else { "cluster_id" }),
+        // a namespace is judged by its own name
+        field(if line.method == "POST" && path == "/api/k8s/namespaces" { "name" } else { "namespace" }),
+    )
+}
+
 /// Formats a line of the file.
 fn write(line: &Line, statuses: &[u16]) -> String {
     let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
@@ -118,11 +143,74 @@ fn rights_table_has_every_route() {
     assert_eq!(written, real);
 }
 
+/// The 27 endpoints that clients have used from the start, with the statuses of a valid request: of `viewer`, `ops`,
+/// `super`, and `edit`, whose grant is in one namespace.
+const FIRST_ENDPOINTS: [(&str, &str, [u16; 4]); 27] = [
+    ("GET", "/api/k8s/clusters", [200, 200, 200, 200]),
+    ("POST", "/api/k8s/clusters", [403, 200, 200, 403]),
+    ("POST", "/api/k8s/clusters/update", [403, 200, 200, 403]),
+    ("POST", "/api/k8s/clusters/delete", [403, 200, 200, 403]),
+    ("POST", "/api/k8s/clusters/test", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/clusters/status", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/namespaces", [200, 200, 200, 200]),
+    ("POST", "/api/k8s/namespaces", [403, 200, 200, 403]),
+    ("POST", "/api/k8s/namespaces/delete", [403, 200, 200, 403]),
+    ("GET", "/api/k8s/workloads", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/workloads/detail", [200, 200, 200, 200]),
+    ("POST", "/api/k8s/workloads/scale", [403, 200, 200, 200]),
+    ("POST", "/api/k8s/workloads/restart", [403, 200, 200, 200]),
+    ("GET", "/api/k8s/pods/logs", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/services", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/ingresses", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/services/endpoints", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/configmaps", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/secrets", [200, 200, 200, 200]),
+    ("POST", "/api/k8s/configmaps", [403, 200, 200, 200]),
+    ("POST", "/api/k8s/secrets", [403, 200, 200, 200]),
+    ("POST", "/api/k8s/configmaps/delete", [403, 200, 200, 200]),
+    ("POST", "/api/k8s/secrets/delete", [403, 200, 200, 200]),
+    ("GET", "/api/k8s/persistent-volumes", [200, 200, 200, 403]),
+    ("GET", "/api/k8s/persistent-volume-claims", [200, 200, 200, 200]),
+    ("GET", "/api/k8s/storage-classes", [200, 200, 200, 403]),
+    ("GET", "/api/k8s/audit/operations", [200, 200, 200, 200]),
+];
+
+#[test]
+fn first_endpoints_are_tried_with_each_role_and_a_grant_in_one_namespace() {
+    for (method, path, expected) in FIRST_ENDPOINTS {
+        good_inputs(method, path);
+        let mut statuses = FILE.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let is_route = fields.next() == Some(method) && fields.next() == Some(path);
+            let statuses: Vec<u16> = fields.take(KINDS.len()).map_while(|field| field.parse().ok()).collect();
+            is_route.then(|| {
+                ["viewer", "ops", "super", "edit"]
+                    .map(|kind| statuses[KINDS.iter().position(|name| *name == kind).unwrap()])
+            })
+        });
+        let valid = statuses.find(|[_, _, super_admin, _]| *super_admin == 200);
+        assert_eq!(valid, Some(expected), "{method} {path}");
+    }
+}
+
+/// Above all the 403 of rights that every role has and a user of the role `none` lacks.
+#[test]
+fn every_status_of_the_table_is_documented() {
+    let document = document();
+    for line in FILE.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let responses = &document["paths"][fields[1]][fields[0].to_lowercase()]["responses"];
+        for status in &fields[2..2 + KINDS.len()] {
+            assert!(responses[*status].is_object(), "{} {} may return {status}", fields[0], fields[1]);
+        }
+    }
+}
+
 #[actix_web::test]
 async fn every_kind_of_rights_gets_the_status_of_the_table() {
     let mut current: Vec<_> = head().map(str::to_owned).collect();
     for line in lines().into_iter().map(in_namespace) {
-        let mut statuses = Vec::new();
+        let (mut statuses, mut named_roles) = (Vec::new(), BTreeSet::new());
         for kind in KINDS {
             let (api, far) = installation().await;
             api.login("target").await;
@@ -139,10 +227,21 @@ async fn every_kind_of_rights_gets_the_status_of_the_table() {
                 line.path
             );
             if status == 403 && reply.error().2 == "role_too_low" {
-                let missing = &reply.json()["context"]["missing"];
+                let context = reply.json()["context"].take();
+                let missing = &context["missing"];
                 assert!(missing["verb"].is_string(), "{kind}: {} {input} names no missing right", line.path);
+                let place = (missing["cluster_id"].clone(), missing["namespace"].clone());
+                assert_eq!(place, place_of(&line, &input), "{kind}: {} {input}", line.path);
+                named_roles.insert(context["required_role"].as_str().unwrap_or_default().to_owned());
             }
             statuses.push(status);
+        }
+        let status_of = |kind: &str| statuses[KINDS.iter().position(|name| *name == kind).unwrap()];
+        let lowest = PRESETS.into_iter().find(|(kind, _)| status_of(kind) != 403);
+        // a request that is refused to super admins too has other reasons
+        if let Some((_, role)) = lowest {
+            let others: Vec<_> = named_roles.iter().filter(|named| *named != role).collect();
+            assert!(others.is_empty(), "{} {}: {others:?} instead of {role}", line.path, line.input);
         }
         current.push(write(&line, &statuses));
     }

@@ -7,13 +7,22 @@ use std::{
 };
 
 use actix_web::{rt::System, test::TestRequest};
-use pilothouse_core::access::Caller;
+use jiff::Timestamp;
+use pilothouse_core::{
+    access::Caller,
+    clock::Clock as _,
+    grant::GrantRecord,
+    ids::GrantId,
+    rights::{RoleName, Subject},
+    role::Role,
+    user::{NewPassword, NewUser},
+};
 use pilothouse_http::HttpSettings;
 use serde_json::{Value, json};
 
 use crate::{
     socket::{Running, eventually},
-    test_app::TestApp,
+    test_app::{PASSWORD, TestApp},
 };
 
 const PATH: &str = "/api/k8s/pods/logs/stream";
@@ -130,10 +139,15 @@ async fn error_is_sent_before_the_first_event() {
 impl Running {
     /// Follows a log as a viewer; returns after the head of the response.
     pub(crate) fn follow(&self) -> BufReader<TcpStream> {
-        let headers = self.login("viewer").headers().into_iter();
+        self.open("viewer", &format!("{PATH}?{}", query(self.cluster)))
+    }
+
+    /// Opens a stream as this user; returns after the head of the response.
+    fn open(&self, username: &str, target: &str) -> BufReader<TcpStream> {
+        let headers = self.login(username).headers().into_iter();
         let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let mut stream = self.connect();
-        let head = format!("GET {PATH}?{} HTTP/1.1\r\nhost: x\r\n{headers}\r\n", query(self.cluster));
+        let head = format!("GET {target} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
@@ -142,6 +156,35 @@ impl Running {
         }
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         reader
+    }
+
+    /// Creates the user `ann` of the role `none`. Returns the subject of her grants.
+    fn ann(&self) -> Subject {
+        let user = NewUser {
+            username: "ann".to_owned().try_into().unwrap(),
+            password: NewPassword::new(&PASSWORD.into()).unwrap(),
+            role: Role::None,
+            display_name: None,
+        };
+        Subject::User(block_on(self.app.users.create(&Caller::system(), user)).unwrap().id)
+    }
+
+    /// Grants the role viewer in a namespace of the cluster.
+    fn grant(&self, subject: &Subject, namespace: &str, until: Option<Timestamp>) -> GrantId {
+        let grant = GrantRecord {
+            subject: subject.clone(),
+            role: RoleName::new("viewer").unwrap(),
+            clusters: serde_json::from_value(json!({"ids": [self.cluster]})).unwrap(),
+            reach: serde_json::from_value(json!([namespace])).unwrap(),
+            from: None,
+            until,
+            reason: None,
+        };
+        block_on(self.app.grants.create(&Caller::system(), grant)).unwrap().value.id
+    }
+
+    fn revoke(&self, grant: GrantId) {
+        block_on(self.app.grants.revoke(&Caller::system(), grant, None)).unwrap();
     }
 }
 
@@ -203,6 +246,67 @@ fn revoked_session_ends_its_stream() {
     block_on(running.app.sessions.revoke(&Caller::system(), id)).unwrap();
     assert_eq!(event(&mut lines).unwrap().reason(), "session_ended");
     eventually("the connection to the cluster is closed", || log.is_closed());
+}
+
+#[test]
+fn log_stream_ends_with_its_grant() {
+    let running = Running::start(HttpSettings::default());
+    let ann = running.ann();
+    let minute = Duration::from_secs(60);
+    for is_revoked in [true, false] {
+        let until = (!is_revoked).then(|| running.fake.runtime.clock.now() + minute);
+        let grant = running.grant(&ann, "shop", until);
+        let log = running.fake.clusters.next_log();
+        let mut lines = lines(running.open("ann", &format!("{PATH}?{}", query(running.cluster))));
+        log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n".to_vec())).unwrap();
+        assert_eq!(event(&mut lines).unwrap().data, "one");
+        if is_revoked {
+            running.revoke(grant);
+        } else {
+            running.fake.runtime.clock.advance(minute);
+        }
+        let end = event(&mut lines).unwrap();
+        assert_eq!(end.reason(), "rights_changed", "revoked: {is_revoked}");
+        let data: Value = serde_json::from_str(&end.data).unwrap();
+        assert_eq!(data["error_code"], "PERMISSION_DENIED");
+        eventually("the connection to the cluster is closed", || log.is_closed());
+    }
+}
+
+#[test]
+fn log_stream_goes_on_while_one_of_two_grants_remains() {
+    let running = Running::start(HttpSettings::default());
+    let ann = running.ann();
+    let first = running.grant(&ann, "shop", None);
+    let log = running.fake.clusters.next_log();
+    let mut lines = lines(running.open("ann", &format!("{PATH}?{}", query(running.cluster))));
+    let second = running.grant(&ann, "shop", None);
+    running.revoke(first);
+    // the time of many checks of the rights
+    std::thread::sleep(Duration::from_millis(200));
+    log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n".to_vec())).unwrap();
+    assert_eq!(event(&mut lines).unwrap().data, "one");
+    running.revoke(second);
+    assert_eq!(event(&mut lines).unwrap().reason(), "rights_changed");
+}
+
+#[test]
+fn watch_ends_when_its_rights_grow_or_shrink() {
+    let running = Running::start(HttpSettings::default());
+    let ann = running.ann();
+    running.grant(&ann, "shop", None);
+    let target = format!("/api/k8s/watch?kind=pods&cluster_id={}&namespace=*", running.cluster);
+    let mut bank = None;
+    for change in ["grow", "shrink"] {
+        let _events = running.fake.clusters.next_watch();
+        let mut lines = lines(running.open("ann", &target));
+        match bank {
+            None => bank = Some(running.grant(&ann, "bank", None)),
+            Some(grant) => running.revoke(grant),
+        }
+        let end = std::iter::from_fn(|| event(&mut lines)).find(|event| event.event == "end");
+        assert_eq!(end.expect("an end event").reason(), "rights_changed", "{change}");
+    }
 }
 
 #[test]

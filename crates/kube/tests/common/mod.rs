@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Permit, Resource, Verb},
@@ -23,9 +24,12 @@ use pilothouse_core::{
     kind::Kind,
     name::{Namespace, ObjectName},
     namespaces::NamespaceScope,
+    rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Rights, RoleRules},
+    role::Role,
     testing::{self, fake::FakeRuntime},
 };
 use pilothouse_kube::{CacheSettings, Deadlines, EgressRules, KubeClusters, KubeSettings};
+use serde_json::{Value, json};
 
 /// The cluster of every test.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
@@ -125,6 +129,21 @@ pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
 pub(crate) fn permit_within(verb: Verb, kind: Kind, scope: NamespaceScope) -> Permit {
     let access = AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER).within(scope);
     testing::permit(&Caller::system(), access)
+}
+
+/// A caller of the role `none` with these rules in these namespaces; `null`: in the whole cluster.
+pub(crate) fn caller(rules: Value, namespaces: Value) -> Caller {
+    let grant = EffectiveGrant {
+        grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
+        rules: Arc::new(RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap()),
+        clusters: serde_json::from_value(json!({"ids": [CLUSTER]})).unwrap(),
+        reach: serde_json::from_value(namespaces).unwrap(),
+        from: Timestamp::UNIX_EPOCH,
+        revoked: false,
+    };
+    let clusters = ClusterLabels::from([(CLUSTER, Labels::new())]);
+    let rights = Rights::compile(&[grant], &clusters, Timestamp::UNIX_EPOCH);
+    Caller::system().with_rights(Role::None, Arc::new(rights))
 }
 
 /// A permit for a connection test.

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::join_all;
 use pilothouse_core::{
     access::{AccessRequest, Caller, Resource},
     ids::ClusterId,
@@ -60,16 +61,83 @@ fn cause<T>(result: Result<T>) -> Option<Cause> {
     result.err().map(|error| error.cause)
 }
 
+/// Reads the pods of a namespace.
+async fn pods_of(adapter: &KubeClusters, namespace: &str) -> Result<Listing> {
+    let namespaces = NamespaceScope::One(common::namespace(namespace));
+    let query = ListQuery { cluster: Some(CLUSTER), namespaces, ..ListQuery::default() };
+    adapter.page(&permit(Verb::List, Kind::Pod, namespace), List::Pods, &query).await
+}
+
 #[tokio::test]
 async fn endless_list_is_refused_and_releases_memory() {
     let server = endless_list(10, 20_000).await;
     let adapter = small_budget_adapter(&server);
-    // repeated: a refused read must release its memory
-    for _ in 0..3 {
-        assert_eq!(cause(list_pods(&adapter).await), Some(Cause::TooLarge));
+    // a refused read must release its memory. In other namespaces, because the same request is not read again
+    for namespace in ["one", "two", "three"] {
+        assert_eq!(cause(pods_of(&adapter, namespace).await), Some(Cause::TooLarge));
     }
     let requests = server.requests().len();
     assert!(requests <= 3 * 8, "{requests} chunks of 200 KB for three requests of 1 MiB");
+}
+
+/// An adapter without cached lists, whose requests may hold 16 MiB each.
+fn adapter_of_16_mib(server: &FakeServer) -> KubeClusters {
+    let default = ReadBudgets::default();
+    let reads = ReadBudgets { request: Limits { memory: 16 * MIB, ..default.request }, ..default };
+    let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
+    let settings = KubeSettings { deadlines: LONG_DEADLINES, egress, reads, ..KubeSettings::default() };
+    clusters_with(by_token(&server.address, Some(&server.ca), TOKEN), settings).0
+}
+
+#[tokio::test]
+async fn concurrent_reads_of_endless_list_end_with_the_first_and_are_not_repeated() {
+    let server = endless_list(10, 100_000).await;
+    let adapter = adapter_of_16_mib(&server);
+    let reads = join_all((0..6).map(|_| list_pods(&adapter))).await;
+    for read in reads {
+        assert_eq!(cause(read), Some(Cause::TooLarge));
+    }
+    let requests = server.requests().len();
+    // chunks of 1 MB: up to five until a read is large, and 17 until one is too large
+    assert!(requests <= 5 * 5 + 17, "{requests} chunks for six requests");
+    assert_eq!(cause(list_pods(&adapter).await), Some(Cause::TooLarge));
+    assert_eq!(server.requests().len(), requests, "the same request is refused without reading");
+    assert_eq!(cause(pods_of(&adapter, "other").await), Some(Cause::TooLarge));
+    assert!(server.requests().len() > requests, "another request is read");
+}
+
+#[tokio::test]
+async fn details_that_are_too_large_are_not_read_again() {
+    let server = FakeServer::start(|request, before| match request.target.contains("/deployments/") {
+        true => {
+            let spec = json!({"selector": {"matchLabels": {"app": "web"}}});
+            let metadata = json!({"name": "web", "namespace": "shop", "uid": "d1"});
+            Reply::json(200, &json!({"metadata": metadata, "spec": spec}))
+        }
+        false if request.target.contains("/pods") => chunk(10, 20_000, &format!("c{before}")),
+        false => Reply::json(200, &json!({"kind": "AnyList", "metadata": {}, "items": []})),
+    })
+    .await;
+    let (adapter, get) = (small_budget_adapter(&server), permit(Verb::Get, Kind::Deployment, "shop"));
+    let details = async || cause(WorkloadApi::get(&adapter, &get, &object("web")).await);
+    assert_eq!(details().await, Some(Cause::TooLarge));
+    let requests = server.requests().len();
+    assert_eq!(details().await, Some(Cause::TooLarge));
+    assert_eq!(server.requests().len(), requests);
+}
+
+/// Lists above 4 MiB: one is read at a time, and the others wait for it.
+#[tokio::test]
+async fn concurrent_large_reads_of_a_cluster_all_succeed() {
+    let server = FakeServer::start(|request, _| {
+        let last = request.target.contains("continue=second");
+        chunk(10, 300_000, if last { "" } else { "second" })
+    })
+    .await;
+    let adapter = adapter_of_16_mib(&server);
+    for read in join_all((0..4).map(|_| list_pods(&adapter))).await {
+        assert_eq!(read.map(|listing| listing.pagination.total), Ok(20));
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,23 @@ async fn unserved_or_unreadable_kind_is_a_warning() {
 }
 
 #[tokio::test]
+async fn joined_kind_is_not_read_for_a_caller_who_may_not_list_it() {
+    let server = FakeServer::start(|_, _| {
+        let items = json!([{"metadata": {"name": "a"}}]);
+        Reply::json(200, &json!({"kind": "NodeList", "metadata": {}, "items": items}))
+    })
+    .await;
+    let ann = caller(json!([{"verbs": ["list"], "resources": ["nodes"]}]), Value::Null);
+    let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Node)).in_cluster(CLUSTER);
+    let permit = judged_permit(&ann, access).unwrap();
+    let query = ListQuery { kinds: vec![Kind::Node], ..ListQuery::default() };
+    let listing = adapter(&server).page(&permit, List::Nodes, &query).await.unwrap();
+    let pods: Vec<_> = listing.rows.iter().map(|row| row.parse::<Value>().unwrap()["pods"].clone()).collect();
+    assert_eq!((pods, listing.warnings), (vec![Value::Null], vec![Warning::Unreadable("pods")]));
+    assert!(server.requests().iter().all(|request| request.target.starts_with("/api/v1/nodes")));
+}
+
+#[tokio::test]
 async fn nodes_have_the_count_of_their_pods() {
     let (node, pod) = (
         |name: &str| json!({"metadata": {"name": name}}),
@@ -162,6 +179,48 @@ async fn permit_for_a_set_reads_all_namespaces_and_returns_rows_of_the_set() {
     assert_eq!(names(&page(Kind::Namespace, List::Namespaces, &all).await.unwrap()), ["team-a"]);
     let counts = adapter.count(&permit_within(Verb::List, Kind::Pod, team()), List::Pods).await.unwrap();
     assert_eq!(counts.total, 2);
+}
+
+/// What other namespaces contain is not read, so it counts against no limit of the request.
+#[tokio::test]
+async fn set_of_few_names_is_listed_by_namespace() {
+    let server = FakeServer::start(|request, _| {
+        let list = |kind: &str, items: Value| {
+            Reply::json(200, &json!({"kind": kind, "metadata": {}, "items": items}))
+        };
+        let object =
+            |name: &str, namespace: &str| json!({"metadata": {"name": name, "namespace": namespace}});
+        match request.target.split('?').next().unwrap() {
+            "/api/v1/namespaces/shop/pods" => {
+                list("PodList", json!([object("b", "shop"), object("d", "shop")]))
+            }
+            "/api/v1/namespaces/bank/pods" => list("PodList", json!([object("a", "bank")])),
+            "/apis/apps/v1/namespaces/shop/deployments" => {
+                list("DeploymentList", json!([object("web", "shop")]))
+            }
+            "/apis/apps/v1/namespaces/bank/deployments" => list("DeploymentList", json!(null)),
+            target if target.contains("/cronjobs") => {
+                Reply::Body(404, vec![], "404 page not found".to_owned())
+            }
+            _ => Reply::Body(500, vec![], String::new()),
+        }
+    })
+    .await;
+    let adapter = adapter(&server);
+    let names_of = |names: &[&str]| {
+        let patterns = names.iter().map(|name| NamespacePattern::parse(name).unwrap());
+        NamespaceScope::Set(NamespaceSet::new(patterns))
+    };
+    let few = names_of(&["shop", "bank"]);
+    let permit = permit_within(Verb::List, Kind::Pod, few.clone());
+    let pods = adapter.page(&permit, List::Pods, &ListQuery::default()).await.unwrap();
+    assert_eq!((names(&pods), pods.pagination.total), (vec!["a", "b", "d"], 3));
+
+    let query = ListQuery { kinds: vec![Kind::Deployment, Kind::CronJob], ..ListQuery::default() };
+    let permit = permit_within(Verb::List, Kind::Deployment, few);
+    let workloads = adapter.page(&permit, List::Workloads, &query).await.unwrap();
+    assert_eq!(names(&workloads), ["web"]);
+    assert_eq!(workloads.warnings, [Warning::NotServed("cronjobs")], "one warning, not one per namespace");
 }
 
 #[tokio::test]

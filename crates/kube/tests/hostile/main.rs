@@ -29,13 +29,13 @@ mod worlds;
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    CLUSTER, Registry, SHORT_DEADLINES, by_token, clusters, clusters_with, object, permissions, permit,
-    permit_all, permit_within, probe, probe_registered,
+    CLUSTER, Registry, SHORT_DEADLINES, by_token, caller, clusters, clusters_with, object, permissions,
+    permit, permit_all, permit_within, probe, probe_registered,
     server::{BodyPart, FakeServer, RecordedRequest, Reply, ServerCert},
 };
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Permit, Verb},
+    access::{AccessRequest, Permit, Resource, Verb},
     cluster::{ClusterProbe, ProbeReason},
     config::{ConfigApi, ConfigMapRow, NewConfigMap},
     error::Reason,
@@ -49,6 +49,7 @@ use pilothouse_core::{
     pod::{Follow, FollowStart, LogChunks, LogOptions, PodApi, PodLogs},
     rows::{ListQuery, Row},
     streams::StreamEnd,
+    testing::judged_permit,
     workload::{Replicas, WorkloadApi},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};

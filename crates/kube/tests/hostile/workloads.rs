@@ -113,6 +113,50 @@ async fn detail_omits_unreadable_kinds_with_warning() {
     }
 }
 
+/// What the credential may read and the caller may not is not read.
+#[tokio::test]
+async fn detail_omits_kinds_that_the_caller_may_not_list() {
+    let server = FakeServer::start(|request, _| {
+        if request.target.starts_with("/apis/apps/v1/namespaces/shop/deployments/web") {
+            let spec = json!({"selector": {"matchLabels": {"app": "web"}}});
+            let metadata = json!({"name": "web", "namespace": "shop", "uid": "d1"});
+            Reply::json(200, &json!({"metadata": metadata, "spec": spec}))
+        } else {
+            Reply::json(200, &json!({"kind": "EventList", "metadata": {}, "items": []}))
+        }
+    })
+    .await;
+    let rules =
+        json!([{"verbs": ["get"], "resources": ["workloads"]}, {"verbs": ["list"], "resources": ["events"]}]);
+    let ann = caller(rules, json!(["shop"]));
+    let access = AccessRequest::to(Verb::Get, Resource::Kind(Kind::Deployment)).in_cluster(CLUSTER);
+    let permit = judged_permit(&ann, access.in_namespace(&common::namespace("shop"))).unwrap();
+    let parts = WorkloadApi::get(&adapter(&server), &permit, &object("web")).await.unwrap().unwrap();
+    assert!(parts.pods.is_empty() && parts.revisions.is_empty());
+    let mut warnings: Vec<_> = parts.warnings.iter().map(Warning::subject).collect();
+    warnings.sort_unstable();
+    assert_eq!(warnings, ["pods", "replicasets"]);
+    let requests = server.requests();
+    let paths: Vec<_> = requests.iter().filter_map(|request| request.target.split('?').next()).collect();
+    assert_eq!(paths, ["/apis/apps/v1/namespaces/shop/deployments/web", "/api/v1/namespaces/shop/events"]);
+}
+
+#[tokio::test]
+async fn scale_without_the_right_to_list_autoscalers_does_not_read_them() {
+    let server = FakeServer::start(|_, _| {
+        let metadata = json!({"name": "web", "namespace": "shop"});
+        Reply::json(200, &json!({"metadata": metadata, "spec": {"replicas": 3}}))
+    })
+    .await;
+    let ann = caller(json!([{"verbs": ["scale"], "resources": ["workloads"]}]), json!(["shop"]));
+    let access = AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).in_cluster(CLUSTER);
+    let permit = judged_permit(&ann, access.in_namespace(&common::namespace("shop"))).unwrap();
+    let scaled = adapter(&server).scale(&permit, &object("web"), Replicas::try_from(3).unwrap()).await;
+    assert_eq!(scaled.unwrap().warnings, [Warning::Unreadable("horizontalpodautoscalers")]);
+    let methods: Vec<_> = server.requests().into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["PATCH"]);
+}
+
 /// As the API server responds for an object that is being deleted (`k8s.io/apiserver/pkg/registry/generic/registry`).
 #[tokio::test]
 async fn namespace_being_deleted_is_terminating_not_existing() {

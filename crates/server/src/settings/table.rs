@@ -9,6 +9,7 @@ use std::{
 
 use http::Uri;
 use jiff::SignedDuration;
+use pilothouse_core::mask::MaskedFields;
 use pilothouse_kube::Networks;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -49,6 +50,8 @@ pub(crate) enum SettingType {
     Switch,
     /// List of networks: `10.0.0.0/8, fd12:3456::/32`.
     Networks,
+    /// List of paths of fields: `/data/password, /spec/template/spec/containers/*/args`.
+    Fields,
     /// Duration from 1 s to [`MAX_DURATION_HOURS`]: `30s`, `10m`, `8h`.
     Duration,
     /// Duration from 1 s to [`MAX_AGE_HOURS`]: `2160h`.
@@ -168,6 +171,12 @@ settings! {
         egress_allow_networks: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
         /// Allow super admins to register clusters without certificate verification.
         allow_insecure_tls: bool = Switch, default "false";
+        /// Fields that are masked in the details of objects of every kind, besides literal values of `env`: JSON
+        /// pointers, in which `*` matches every key and every item. They are masked for users who may neither update the
+        /// object nor open a terminal in its namespace. Rows of lists are not masked. Unset: only literal values of
+        /// `env`.
+        masked_fields: Option<MaskedFields> = Fields,
+            example "/data/password, /spec/template/spec/containers/*/args";
         /// Interval at which the status, version and counts of each cluster are refreshed.
         probe_interval: SignedDuration = Duration, default "30s";
         /// Deadline of a read from a cluster.
@@ -256,6 +265,7 @@ impl SettingType {
             Self::Password => "a text",
             Self::Switch => "true or false",
             Self::Networks => "networks, such as 10.0.0.0/8, fd12:3456::/32",
+            Self::Fields => "paths of fields, such as /data/password, /spec/template/spec/containers/*/args",
             Self::Duration => {
                 return format!("a duration from 1s to {MAX_DURATION_HOURS}h, such as 30s, 10m or 8h").into();
             }

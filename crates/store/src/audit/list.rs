@@ -2,23 +2,24 @@
 //! two.
 
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, NullableExpressionMethods as _,
-    OptionalExtension as _, QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
-    TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _, TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
 };
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Error, Result,
-    audit::{AuditedClusters, OperationPage, OperationQuery, OperationRow},
-    ids::{ClusterId, OperationId, UserId},
+    audit::{OperationPage, OperationQuery, OperationRow},
+    ids::{ClusterId, GrantId, OperationId, UserId},
     inventory::List,
-    namespaces::NamespacePattern,
     operation::Status,
     role::Role,
     rows::Pagination,
 };
 
-use super::count::{CountBelow, CountCache, CountFilter};
+use super::{
+    audited::InAudited,
+    count::{CountBelow, CountCache, CountFilter},
+};
 use crate::{
     db::{Db, read},
     error::corrupt,
@@ -40,6 +41,7 @@ struct Row {
     user_id: Option<i64>,
     username: String,
     role: Option<String>,
+    grant_id: Option<i64>,
     source_ip: Option<String>,
     request_id: Option<String>,
     duration_ms: Option<i64>,
@@ -71,6 +73,7 @@ impl TryFrom<Row> for OperationRow {
             user_id: row.user_id.map(UserId),
             username: row.username,
             role: role?,
+            grant_id: row.grant_id.map(GrantId),
             source_ip: row.source_ip,
             request_id: row.request_id,
             duration_ms: row.duration_ms,
@@ -150,44 +153,6 @@ macro_rules! ordered {
     }};
 }
 
-/// Adds the operations in audited clusters to a query whose only condition is on the user. The patterns of namespaces
-/// have only letters, digits and hyphens, so that a LIKE pattern needs no escape.
-macro_rules! or_audited {
-    ($query:expr, $part:expr) => {{
-        let part: &AuditedClusters = $part;
-        let ids: Vec<i64> = part.clusters.iter().map(|id| id.0).collect();
-        let in_clusters = || operations::cluster_id.assume_not_null().eq_any(ids.clone());
-        match &part.namespaces {
-            None => $query.or_filter(in_clusters()),
-            Some(set) => {
-                let namespace = || operations::namespace.assume_not_null();
-                let names: Vec<String> = set
-                    .patterns()
-                    .iter()
-                    .filter_map(|pattern| match pattern {
-                        NamespacePattern::Name(name) => Some(name.to_string()),
-                        NamespacePattern::Prefix(_) | NamespacePattern::Any => None,
-                    })
-                    .collect();
-                let mut query = $query.or_filter(in_clusters().and(namespace().eq_any(names)));
-                for pattern in set.patterns() {
-                    query = match pattern {
-                        NamespacePattern::Name(_) => query,
-                        NamespacePattern::Prefix(prefix) => {
-                            let like = format!("{}%", prefix.as_str());
-                            query.or_filter(in_clusters().and(namespace().like(like)))
-                        }
-                        NamespacePattern::Any => {
-                            query.or_filter(in_clusters().and(namespace().not_like("kube-%")))
-                        }
-                    };
-                }
-                query
-            }
-        }
-    }};
-}
-
 /// A page of operations.
 pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -> Result<OperationPage> {
     let Plan { filter, sort } = Plan::of(query)?;
@@ -195,14 +160,15 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
     let limit = i64::try_from(query.list.limit()).unwrap_or(i64::MAX);
     let offset = i64::try_from(query.list.offset()).unwrap_or(i64::MAX);
     let counts = counts.clone();
+    let audited = InAudited::new(&filter.audited);
 
     let (total, rows): (i64, Vec<Row>) = read!(*db, |conn| {
         let matching = || {
             let mut matching = operations::table.into_boxed();
             if let Some(user) = filter.user_id {
                 matching = matching.filter(operations::user_id.eq(user));
-                for part in &filter.audited {
-                    matching = or_audited!(matching, part);
+                if !filter.audited.is_empty() {
+                    matching = matching.or_filter(audited.clone());
                 }
             }
             if let Some(from) = filter.from {
@@ -274,8 +240,8 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             sort,
             not_null: [id, operation_id, operation_type, resource_type, status, username, created_at],
             nullable: [
-                cluster_id, cluster_name, resource_name, namespace, user_id, role, source_ip, request_id, duration_ms,
-                error_code, details, finished_at
+                cluster_id, cluster_name, resource_name, namespace, user_id, role, grant_id, source_ip, request_id,
+                duration_ms, error_code, details, finished_at
             ]
         );
         let rows = page.select(Row::as_select()).limit(limit).offset(offset).load(conn).await?;

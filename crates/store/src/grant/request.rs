@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RequestRegistry, RequestState},
+    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RequestRegistry, RequestState, RightsStamp},
     ids::{GrantRequestId, UserId},
     rights::{BuiltInRole, Grant, GrantSource, Subject},
 };
@@ -60,10 +60,18 @@ impl RequestRegistry for Store {
     async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
-            // the role is not deleted before this transaction ends
+            // the role is not deleted before this transaction ends, and no other request of the user is stored
             conn.lock_rights_stamp().await?;
             require_role!(conn, request.role);
             let username = username!(conn, request.user_id);
+            let pending = grant_requests::table
+                .filter(grant_requests::user_id.eq(request.user_id.0))
+                .filter(grant_requests::status.eq(RequestState::Pending.as_str()))
+                .filter(grant_requests::created_at.gt(At(entry.at() - GrantRequest::LIFETIME)));
+            let pending: i64 = pending.count().get_result(conn).await?;
+            if pending.unsigned_abs() >= GrantRequest::MAX_PENDING as u64 {
+                return Err(Error::new(Cause::TooMany).resource("grant_request").into());
+            }
             let values = (
                 grant_requests::user_id.eq(request.user_id.0),
                 grant_requests::username.eq(username),
@@ -91,10 +99,14 @@ impl RequestRegistry for Store {
         id: GrantRequestId,
         decision: Decision,
         reason: Option<String>,
+        judged: Option<RightsStamp>,
     ) -> Result<GrantRequest> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         let refused = move |cause| Error::new(cause).resource("grant_request").name(id.to_string());
         transact!(self.db, |conn| {
+            if !conn.has_rights_stamp(judged).await? {
+                return Err(refused(Cause::Modified).into());
+            }
             match decision {
                 Decision::Approve => conn.replace_rights_stamp(stamp).await?,
                 Decision::Deny | Decision::Withdraw => conn.lock_rights_stamp().await?,
@@ -111,6 +123,12 @@ impl RequestRegistry for Store {
             }
             let grant_id = match decision {
                 Decision::Approve => {
+                    let enabled = users::table.find(request.user_id.0).filter(users::disabled.eq(false));
+                    let enabled: i64 = enabled.count().get_result(conn).await?;
+                    if enabled == 0 {
+                        let user = request.user_id.to_string();
+                        return Err(Error::new(Cause::NotFound).resource("user").name(user).into());
+                    }
                     let record = GrantRecord::of_request(&request, entry.at());
                     Some(insert_grant!(conn, record, GrantSource::Request(id), entry).id.0)
                 }

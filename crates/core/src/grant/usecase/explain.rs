@@ -1,4 +1,5 @@
-//! Use cases that tell who has which rights: the caller's own, an explanation of one decision, and all who have a right.
+//! Use cases that tell who has which rights: the caller's own, an explanation of one decision, and all who have a
+//! right.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,8 +12,8 @@ use serde::Serialize;
 use super::{Grants, own_subject, refusal};
 use crate::{
     access::{AccessRequest, Caller, Resource, Verb},
-    error::{Cause, Error, Result},
-    grant::SubjectRow,
+    error::{Cause, Error, Reason, Result},
+    grant::{SubjectRow, WhoQuery},
     ids::{ClusterId, GrantId, UserId},
     namespaces::NamespaceScope,
     rights::{
@@ -21,6 +22,7 @@ use crate::{
         decide, explain,
     },
     role::Role,
+    rows::{Cell, Field, Filter, ListRow, Pagination, Row, select},
     user::User,
 };
 
@@ -35,6 +37,20 @@ pub struct AccessQuestion {
     pub cluster: Option<ClusterId>,
     /// The namespaces; [`NamespaceScope::Unscoped`] for an object without a namespace.
     pub namespaces: NamespaceScope,
+}
+
+impl AccessQuestion {
+    /// Checks that the verb exists for the resource.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn checked(self) -> Result<Self> {
+        if self.resource.verbs().contains(self.verb) {
+            Ok(self)
+        } else {
+            Err(Error::invalid("verb", Reason::NotAllowed))
+        }
+    }
 }
 
 impl From<AccessQuestion> for Ask {
@@ -169,6 +185,30 @@ pub struct SubjectGrants {
     pub grants: Vec<GrantRefRow>,
 }
 
+impl ListRow for SubjectGrants {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::filtered("subject_type", Filter::OneOf(&["user", "group", "service_account"]), |row| {
+            Cell::text(row.subject.kind)
+        }),
+        Field::filtered("user_id", Filter::Number, |row| {
+            Cell::from(row.subject.id.filter(|_| row.subject.kind == "user"))
+        }),
+        Field::new("username", |row| Cell::from(&row.username)),
+    ];
+
+    fn name(&self) -> &str {
+        self.username.as_deref().or(self.subject.name.as_deref()).unwrap_or_default()
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+
+    fn search_terms(&self) -> Vec<&str> {
+        self.subject.provider.as_deref().into_iter().collect()
+    }
+}
+
 impl Grants {
     /// The caller's own rights now.
     ///
@@ -249,13 +289,14 @@ impl Grants {
         })
     }
 
-    /// All who have a right, or a part of it, by their role or by a grant, without disabled users. The caller needs
-    /// `list grants` in the place of the question.
+    /// A page of those who have a right, or a part of it, by their role or by a grant, without disabled users. The
+    /// caller needs `list grants` in the place of the question, and gets the grants that give the right there, also
+    /// those whose scope is wider.
     ///
     /// # Errors
     /// `RoleTooLow`; `NotFound` of a cluster in which the caller has no right; `StoreUnavailable`.
-    pub async fn who(&self, caller: &Caller, question: AccessQuestion) -> Result<Vec<SubjectGrants>> {
-        let ask = Ask::from(question);
+    pub async fn who(&self, caller: &Caller, query: &WhoQuery) -> Result<(Vec<Row>, Pagination)> {
+        let ask = Ask::from(query.question.clone());
         self.require_list(caller, &ask).await?;
         let now = self.clock.now();
         let mut labels = self.ports.source.rights(&[], now).await?.labels;
@@ -306,7 +347,8 @@ impl Grants {
             subject: SubjectRow::from(&subject),
             grants,
         };
-        Ok(found.into_iter().map(row).collect())
+        let rows = found.into_iter().map(|one| Row::of(&row(one))).collect::<Result<_>>()?;
+        Ok(select(rows, &query.list))
     }
 
     /// Refuses a question about others without `list grants` in its whole place.

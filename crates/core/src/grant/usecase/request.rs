@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, with_some};
+use super::{ATTEMPTS, Gift, Grants, REASON, check_size, check_text, has_somewhere, own_subject, param, refusal, with_some};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
     grant::{Decision, GrantRequest, RequestRecord},
     ids::GrantRequestId,
-    rights::{ClusterScope, Missing, Reach, RightResource, RightVerb, RoleName, Subject, covers},
+    rights::{ClusterScope, Reach, RightResource, RightVerb, RoleName, Subject, covers},
     rows::{ListQuery, Pagination, Row, select},
 };
 
@@ -38,8 +38,13 @@ impl Grants {
     pub async fn requests(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Request)).await?;
         let now = self.clock.now();
-        let all = self.ports.requests.list(None, now).await?;
-        let visible = all.iter().filter(|request| is_visible(caller, request, now));
+        let sees_others = has_somewhere(caller, RightVerb::List) || has_somewhere(caller, RightVerb::Create);
+        let listed = if sees_others { None } else { caller.user_id };
+        let mut found = Vec::new();
+        if sees_others || listed.is_some() {
+            found = self.ports.requests.list(listed, now).await?;
+        }
+        let visible = found.iter().filter(|request| is_visible(caller, request, now));
         let rows = visible.map(Row::of).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -47,8 +52,8 @@ impl Grants {
     /// Asks for a grant. The clusters need not exist: the answer does not tell which clusters do.
     ///
     /// # Errors
-    /// `InvalidInput`; `TooMany` if the grant would have too many clusters or namespaces; `NotFound` of the role;
-    /// `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
+    /// `InvalidInput`; `TooMany` if the grant would have too many clusters or namespaces, or the caller has
+    /// [`GrantRequest::MAX_PENDING`] pending requests; `NotFound` of the role; `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
     pub async fn request(&self, caller: &Caller, new: NewRequest) -> Result<GrantRequest> {
         check_text("reason", Some(&new.reason), REASON)?;
         let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
@@ -73,8 +78,9 @@ impl Grants {
     /// other than the requester; a denial takes `create grants` in the whole scope; a withdrawal takes the requester.
     ///
     /// # Errors
-    /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such request that the caller sees, or the role or the
-    /// user does not exist any more; `RequestDecided`; `TooMany`; `StoreUnavailable`.
+    /// `InvalidInput`; `RoleTooLow`; `OwnRequest`; `NotFound` if there is no such request that the caller sees, or the
+    /// role or the user does not exist any more, or the user is disabled; `RequestDecided`; `TooMany`; `Overloaded` if
+    /// rights change all the time; `StoreUnavailable`.
     pub async fn decide(
         &self,
         caller: &Caller,
@@ -103,10 +109,22 @@ impl Grants {
                 .with("namespaces", param(&request.reach))
                 .with("duration_seconds", request.duration_seconds);
         }
-        let registry = self.ports.requests.clone();
+        let (this, caller) = (self.clone(), caller.clone());
         let work = async move |permit: Permit| {
             judged?;
-            registry.decide(&permit, id, decision, reason).await
+            let requests = &this.ports.requests;
+            if decision != Decision::Approve {
+                return requests.decide(&permit, id, decision, reason, None).await;
+            }
+            for _ in 0..ATTEMPTS {
+                let (stamp, approver) = this.current(&caller).await?;
+                this.may_decide(&approver, id, decision).await?;
+                match requests.decide(&permit, id, decision, reason.clone(), Some(stamp)).await {
+                    Err(error) if error.cause == Cause::Modified => {}
+                    decided => return decided,
+                }
+            }
+            Err(Error::new(Cause::Overloaded))
         };
         self.gate.change_local_granted(granted, work).await
     }
@@ -131,8 +149,7 @@ impl Grants {
                 covers(&caller.rights, right, &request.clusters, &request.reach, now).map_err(refusal)?;
             }
             Decision::Approve if is_own(caller, &request) => {
-                let (verb, resource) = (RightVerb::Create, RightResource::Grants);
-                return Err(refusal(Missing { verb, resource, cluster: None, namespace: None }));
+                return Err(Error::new(Cause::OwnRequest).resource("grant_request").name(id.to_string()));
             }
             Decision::Approve => {
                 let until = now + Duration::from_secs(request.duration_seconds.into());

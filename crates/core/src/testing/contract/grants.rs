@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 
-use super::StorePorts;
+use super::{StorePorts, requests};
 use crate::{
     error::{Cause, Result},
-    grant::GrantRecord,
+    grant::{Decision, GrantRecord, RightsStamp},
     ids::{ClusterId, GrantId, ServiceAccountId, UserId},
     namespaces::NamespacePattern,
     rights::{ClusterScope, Grant, GrantSource, GrantState, LabelTerms, Reach, RoleName, Subject},
@@ -34,7 +34,7 @@ pub(super) fn record(subject: Subject) -> GrantRecord {
 
 impl StorePorts {
     pub(super) async fn grant(&self, record: GrantRecord) -> Result<Grant> {
-        self.grants.create(&self.people(), record).await
+        self.grants.create(&self.people(), record, None).await
     }
 
     async fn grants_of(&self, subject: &Subject) -> Vec<Grant> {
@@ -165,6 +165,36 @@ pub(super) async fn live_grants_of_a_subject_are_limited(ports: &StorePorts) {
     assert_eq!(ports.grant(record(user.clone())).await.unwrap_err().cause, Cause::TooMany);
     ports.runtime.clock.advance(HOUR);
     ports.grant(record(user)).await.unwrap();
+}
+
+pub(super) async fn gift_is_stored_only_under_the_stamp_it_was_judged_by(ports: &StorePorts) {
+    let user = ports.user("ann", Role::None).await;
+    let subject = Subject::User(user.id);
+    let stamp = async || ports.rights.rights(&[], ports.now()).await.unwrap().stamp;
+    let create = async |judged: RightsStamp| {
+        let grant = record(Subject::User(user.id));
+        ports.grants.create(&ports.people(), grant, Some(judged)).await.map(drop)
+    };
+    let cause = |result: Result<()>| result.unwrap_err().cause;
+    let old = stamp().await;
+    create(old).await.unwrap();
+    assert_eq!(cause(create(old).await), Cause::Modified, "a grant was made since");
+
+    let request = ports.request(requests::record(user.id, "viewer")).await.unwrap();
+    let approve = async |judged: RightsStamp| {
+        let decided =
+            ports.requests.decide(&ports.people(), request.id, Decision::Approve, None, Some(judged)).await;
+        decided.map(drop)
+    };
+    assert_eq!(cause(approve(old).await), Cause::Modified);
+    assert_eq!(ports.live_grants(&subject).await, 1);
+    approve(stamp().await).await.unwrap();
+
+    let judged = stamp().await;
+    let (one, other) = join(create(judged), create(judged)).await;
+    assert_eq!(one.is_ok(), other.is_err(), "one of two that were judged by the same rights");
+    assert_eq!(cause(one.and(other)), Cause::Modified);
+    assert_eq!(ports.live_grants(&subject).await, 3);
 }
 
 pub(super) async fn deleting_a_user_revokes_the_grants(ports: &StorePorts) {

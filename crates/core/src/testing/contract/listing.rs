@@ -6,7 +6,7 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
     audit::{AuditedClusters, OperationQuery, OperationRow},
-    ids::{ClusterId, UserId},
+    ids::{ClusterId, GrantId, UserId},
     inventory::List,
     kind::Kind,
     namespaces::{NamespacePattern, NamespaceSet},
@@ -43,6 +43,7 @@ impl StorePorts {
                 user_id: (n % 7 > 0).then_some(UserId([4, 30][n % 2])),
                 username: ["admin", "Ops", "cli:root"][n % 3].to_owned(),
                 role: [None, Some(Role::Viewer), Some(Role::SuperAdmin)][n % 3],
+                grant_id: (n % 4 > 0).then_some(GrantId([9, 10][n % 2])),
                 source_ip: (n % 4 > 0).then(|| format!("192.0.2.{n}").parse().unwrap()),
                 request_id: (n % 4 > 1).then(|| format!("request-{n}")),
                 created_at: self.now() + Duration::from_secs((n as u64 * 7) % 48),
@@ -172,6 +173,12 @@ pub(super) async fn audited_clusters_add_rows_of_other_users(ports: &StorePorts)
         namespaces,
     };
     let all = query(&[("per_page", "500"), ("sort", "id")]);
+    let every: Vec<i64> = (1..=1100).collect();
+    let many = |prefixes: u32, names: u32| {
+        let prefixes = (0..prefixes).map(|n| format!("team-{n}-*"));
+        let texts = prefixes.chain((0..names).map(|n| format!("shop-{n}"))).chain(["default".to_owned()]);
+        texts.map(|text| NamespacePattern::parse(&text).expect("valid pattern")).collect::<Vec<_>>()
+    };
     let cases = [
         vec![],
         vec![part(&[2], None)],
@@ -181,6 +188,10 @@ pub(super) async fn audited_clusters_add_rows_of_other_users(ports: &StorePorts)
         vec![part(&[10], Some(set(&["kube-*", "def-*"])))],
         vec![part(&[2], Some(set(&["default", "kube-system"]))), part(&[10], None)],
         vec![part(&[7], None)],
+        // more variables and a deeper expression than SQLite allows, if each pattern and each part were one
+        vec![part(&every, Some(NamespaceSet::new(many(1, 41_000))))],
+        vec![part(&every[..400], Some(NamespaceSet::new(many(82, 18)))), part(&[10], Some(set(&["def-*"])))],
+        every.iter().map(|id| part(&[*id], Some(set(&[format!("team-{id}-*").as_str(), "kube-*"])))).collect(),
     ];
     for (n, audited) in cases.into_iter().enumerate() {
         for user in [UserId(30), UserId(99)] {

@@ -12,6 +12,7 @@ use crate::{
     ids::{GrantRequestId, UserId},
     rights::{ClusterScope, Grant, GrantSource, Reach, Subject},
     role::Role,
+    user::UserPatch,
 };
 
 /// A request for an hour of a role in all clusters.
@@ -32,7 +33,7 @@ impl StorePorts {
     }
 
     pub(super) async fn decide(&self, id: GrantRequestId, decision: Decision) -> Result<GrantRequest> {
-        self.requests.decide(&self.people(), id, decision, Some("因为".to_owned())).await
+        self.requests.decide(&self.people(), id, decision, Some("因为".to_owned()), None).await
     }
 
     async fn request_now(&self, id: GrantRequestId) -> GrantRequest {
@@ -122,6 +123,25 @@ pub(super) async fn request_expires_without_a_decision(ports: &StorePorts) {
     assert!(ports.grants.list(None, None).await.unwrap().is_empty());
 }
 
+pub(super) async fn pending_requests_of_a_user_are_limited(ports: &StorePorts) {
+    let user = ports.user("ann", Role::None).await;
+    let other = ports.user("bob", Role::None).await;
+    let ask = async || ports.request(record(user.id, "viewer")).await;
+    let first = ask().await.unwrap();
+    for _ in 2..GrantRequest::MAX_PENDING {
+        ask().await.unwrap();
+    }
+    let (one, two) = join(ask(), ask()).await;
+    assert_eq!(one.is_ok(), two.is_err(), "one place is left");
+    assert_eq!(one.and(two).unwrap_err().cause, Cause::TooMany);
+    ports.request(record(other.id, "viewer")).await.unwrap();
+    ports.decide(first.id, Decision::Withdraw).await.unwrap();
+    ask().await.unwrap();
+    assert_eq!(ask().await.unwrap_err().cause, Cause::TooMany);
+    ports.runtime.clock.advance(GrantRequest::LIFETIME);
+    ask().await.unwrap();
+}
+
 pub(super) async fn request_needs_an_existing_user_and_role(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("ann", Role::None).await;
@@ -148,5 +168,13 @@ pub(super) async fn refused_approval_leaves_the_request_pending(ports: &StorePor
     assert_eq!(approve().await.unwrap_err().cause, Cause::TooMany);
     assert_eq!(ports.request_now(request.id).await, request);
     ports.grants.revoke(&ports.people(), last.unwrap()).await.unwrap();
+    let disable = async |disabled: bool| {
+        let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
+        ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    };
+    disable(true).await;
+    assert_eq!(approve().await.unwrap_err().cause, Cause::NotFound, "a disabled user gets no grant");
+    assert_eq!(ports.request_now(request.id).await, request);
+    disable(false).await;
     approve().await.unwrap();
 }

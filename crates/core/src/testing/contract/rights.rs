@@ -10,7 +10,7 @@ use crate::{
     access::{AccessRequest, Resource, Verb},
     cluster::{Cluster, ClusterPatch},
     grant::{Decision, GrantRecord, RightsRows, RightsStamp, RolePatch},
-    rights::{BuiltInRole, EffectiveGrant, Subject},
+    rights::{BuiltInRole, ClusterScope, EffectiveGrant, Rights, Subject},
     role::Role,
     session::SecretHash,
     user::{User, UserPatch},
@@ -71,6 +71,22 @@ pub(super) async fn rights_are_live_grants_with_rules_and_labels(ports: &StorePo
     let patch = RolePatch { description: None, rules: Some(rules("config")) };
     ports.roles.update(&ports.people(), &role("restarter"), patch).await.unwrap();
     assert_eq!(*ports.rows(&subjects).await.grants[0].rules, rules("config"));
+}
+
+pub(super) async fn rights_leave_out_deleted_clusters(ports: &StorePorts) {
+    let kept = ports.register(ports.record("kept")).await.id;
+    let deleted = ports.register(ports.record("deleted")).await.id;
+    let user = Subject::User(ports.user("ann", Role::None).await.id);
+    let clusters = ClusterScope::Ids([kept, deleted].into());
+    ports.grant(GrantRecord { clusters, ..record(user.clone()) }).await.unwrap();
+    let access = AccessRequest::to(Verb::Delete, Resource::Cluster).in_cluster(deleted);
+    ports.clusters.delete(&ports.permit(access)).await.unwrap();
+    let new = ports.register(ports.record("deleted")).await.id;
+    assert_ne!(new, deleted, "an id is not used again");
+    let rows = ports.rows(&[user]).await;
+    assert_eq!(rows.grants.len(), 1, "the grant stays");
+    let rights = Rights::compile(&rows.grants, &rows.labels, ports.now());
+    assert_eq!([kept, deleted, new].map(|id| rights.sees(id)), [true, false, false]);
 }
 
 pub(super) async fn each_change_of_rights_changes_the_stamp(ports: &StorePorts) {

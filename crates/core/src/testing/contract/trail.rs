@@ -54,6 +54,7 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((row.cluster_id, row.cluster_name.as_deref()), (operation.cluster_id, Some("生产环境")));
     assert_eq!((row.namespace.as_deref(), row.resource_name.as_deref()), (Some("default"), Some("web")));
     assert_eq!((row.user_id, &*row.username, row.role), (Some(UserId(3)), "ops", Some(Role::OpsAdmin)));
+    assert_eq!(row.grant_id, Some(GrantId(11)));
     assert_eq!(
         (row.source_ip.as_deref(), row.request_id.as_deref()),
         (Some("2001:db8::1"), Some("request-1"))

@@ -19,6 +19,7 @@ use crate::{
     cluster::{ClusterProbe, NodeCount, Permission, ProbeTarget, Probed, Report},
     connection::{Connection, StoredConnection},
     error::{Cause, Error, Result},
+    event::EventRow,
     gate::{Changed, Warning},
     ids::ClusterId,
     inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
@@ -26,7 +27,7 @@ use crate::{
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
-    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs},
+    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs, PodRow},
     rows::{ListQuery, Row, Table, select},
     streams::StreamEnd,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
@@ -174,6 +175,25 @@ impl FakeClusters {
             .concat())
     }
 
+    /// The objects of a kind related to the permit's object that the caller may list, and a warning if these are not
+    /// all.
+    fn related<T>(
+        &self,
+        permit: &Permit,
+        kind: Kind,
+        project: impl Fn(&RawValue) -> Result<T>,
+    ) -> Result<(Vec<T>, Option<Warning>)> {
+        let unreadable = (!permit.is_complete_for(kind)).then(|| Warning::Unreadable(kind.info().plural));
+        let (cluster, namespaces) = (permit.cluster()?, permit.namespaces_of(kind)?);
+        let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
+        let objects = lock(&self.objects);
+        let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
+            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+        });
+        let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
+        Ok((rows, unreadable))
+    }
+
     /// As [`Self::rows`], joined with the list of [`Join::with`], as far as the permit covers it.
     fn joined(&self, permit: &Permit, list: List, kinds: &[Kind]) -> Result<(Vec<Row>, Vec<Warning>)> {
         let cluster = permit.cluster()?;
@@ -286,14 +306,18 @@ impl WorkloadApi for FakeClusters {
         self.call(permit, name.as_str())?;
         let key = Self::key(permit, name)?;
         let r#type = WorkloadType::of(key.1).ok_or_else(|| Error::internal("not a workload"))?;
-        let parts = |object| WorkloadParts {
-            object,
-            pods: Vec::new(),
-            events: Vec::new(),
-            revisions: Vec::new(),
-            warnings: Vec::new(),
-        };
-        self.find(&key)?.map(|object| WorkloadDetail::assemble(r#type, parts(object))).transpose()
+        let Some(object) = self.find(&key)? else { return Ok(None) };
+        let pod = |object: &RawValue| Ok(PodRow::project(parse(object)?));
+        let event = |object: &RawValue| Ok(EventRow::project(parse(object)?));
+        let (mut pods, pods_unreadable) = self.related(permit, Kind::Pod, pod)?;
+        let (mut events, events_unreadable) = self.related(permit, Kind::Event, event)?;
+        let workload = format!("{}/{name}", r#type.as_str());
+        pods.retain(|pod| pod.workload().as_ref() == Some(&workload));
+        let kind = r#type.kind().info().kind;
+        events.retain(|event| event.object.kind == kind && event.object.name == name.as_str());
+        let warnings = pods_unreadable.into_iter().chain(events_unreadable).collect();
+        let parts = WorkloadParts { object, pods, events, revisions: Vec::new(), warnings };
+        WorkloadDetail::assemble(r#type, parts).map(Some)
     }
 
     async fn scale(

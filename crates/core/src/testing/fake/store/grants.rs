@@ -9,7 +9,8 @@ use crate::{
     error::{Cause, Error, Result},
     grant::{
         Decision, GrantRecord, GrantRegistry, GrantRequest, MAX_OWN_ROLES, OwnRole, RequestRecord,
-        RequestRegistry, RequestState, RightsRows, RightsSource, RolePatch, RoleRecord, RoleRegistry,
+        RequestRegistry, RequestState, RightsRows, RightsSource, RightsStamp, RolePatch, RoleRecord,
+        RoleRegistry,
     },
     ids::{GrantId, GrantRequestId, UserId},
     rights::{BuiltInRole, EffectiveGrant, Grant, GrantSource, RoleName, RoleRules, Subject},
@@ -94,8 +95,16 @@ impl GrantRegistry for MemoryStore {
         Ok(self.lock().grants.iter().find(|grant| grant.id == id).cloned())
     }
 
-    async fn create(&self, permit: &Permit, record: GrantRecord) -> Result<Grant> {
+    async fn create(
+        &self,
+        permit: &Permit,
+        record: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
         let mut state = self.write()?;
+        if judged.is_some_and(|judged| judged != state.rights_stamp) {
+            return Err(Error::new(Cause::Modified).resource("grant"));
+        }
         let grant = state.insert_grant(permit, record, GrantSource::Manual)?;
         state.change_rights(permit)?;
         Ok(grant)
@@ -135,6 +144,12 @@ impl RequestRegistry for MemoryStore {
         let (_, at) = author(permit)?;
         state.role_rules(&record.role)?;
         let username = state.user(record.user_id)?.username.to_string();
+        let is_pending = |request: &GrantRequest| {
+            request.user_id == record.user_id && request.state == RequestState::Pending
+        };
+        if state.requests_at(at).filter(is_pending).count() >= GrantRequest::MAX_PENDING {
+            return Err(Error::new(Cause::TooMany).resource("grant_request"));
+        }
         let request = GrantRequest {
             id: GrantRequestId(state.next_id()),
             state: RequestState::Pending,
@@ -162,10 +177,14 @@ impl RequestRegistry for MemoryStore {
         id: GrantRequestId,
         decision: Decision,
         reason: Option<String>,
+        judged: Option<RightsStamp>,
     ) -> Result<GrantRequest> {
         let mut state = self.write()?;
         let (by, at) = author(permit)?;
         let refused = |cause| Error::new(cause).resource("grant_request").name(id.to_string());
+        if judged.is_some_and(|judged| judged != state.rights_stamp) {
+            return Err(refused(Cause::Modified));
+        }
         let found = state.requests_at(at).find(|request| request.id == id);
         let request = found.ok_or_else(|| refused(Cause::NotFound))?;
         if request.state != RequestState::Pending {
@@ -173,6 +192,9 @@ impl RequestRegistry for MemoryStore {
         }
         let grant_id = match decision {
             Decision::Approve => {
+                if state.user(request.user_id)?.disabled {
+                    return Err(Error::new(Cause::NotFound).resource("user").name(request.user_id.to_string()));
+                }
                 let record = GrantRecord::of_request(&request, at);
                 Some(state.insert_grant(permit, record, GrantSource::Request(id))?.id)
             }
