@@ -1,5 +1,5 @@
-//! Non-interference of random rights: pairs of installations that differ only outside the grants of a caller answer every
-//! read alike, byte for byte. `PILOTHOUSE_TEST_WORLDS` sets the number of pairs (`just rights`).
+//! Non-interference of random rights: pairs of installations that differ only outside the grants of a caller answer
+//! every read alike, byte for byte. `PILOTHOUSE_TEST_WORLDS` sets the number of pairs (`just rights`).
 
 use std::sync::Arc;
 
