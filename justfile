@@ -47,7 +47,7 @@ failover times="20":
 replica-ends times="100":
     PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test --workspace --test blackbox three_replicas -- --nocapture
 
-# Run the random tests of rights to this extent: decisions, states of confinement, histories, pairs of worlds, scoped queries
+# Run the random tests of rights with so many decisions, states of confinement, histories, pairs of worlds and queries
 rights decisions="1000000" states="100000" histories="2000" worlds="2000" queries="10000":
     PILOTHOUSE_TEST_DECISIONS={{ decisions }} PILOTHOUSE_TEST_STATES={{ states }} \
         PILOTHOUSE_TEST_HISTORIES={{ histories }} PILOTHOUSE_TEST_WORLDS={{ worlds }} \

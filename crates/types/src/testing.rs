@@ -22,8 +22,8 @@ use crate::{
     spawn::{Computation, Spawner},
 };
 
-/// The number in an environment variable that sets the extent of a random test (`just rights`); `default` if the variable
-/// is unset or empty.
+/// The number in an environment variable that sets the extent of a random test (`just rights`); `default` if the
+/// variable is unset or empty.
 ///
 /// # Panics
 /// If the value is not a number.

@@ -308,8 +308,8 @@ fn questions(fixture: &Fixture) -> Vec<Ask> {
     questions
 }
 
-/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to, in at most `max` states. Returns the
-/// number of states, and of calls.
+/// Tries every call in every state that at most [`DEPTH`] - 1 accepted calls lead to, in at most `max` states. Returns
+/// the number of states, and of calls.
 fn search(start: &Start, max: usize) -> (usize, usize) {
     let mut tables = Tables::new();
     let first = World::new(start, &[]).state(&mut tables);

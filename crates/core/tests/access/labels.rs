@@ -23,8 +23,8 @@ impl Fixture {
         self.caller(user).rights.sees(cluster)
     }
 
-    /// A user who may change all clusters, and make grants and list workloads in one cluster, in these namespaces, until
-    /// a time.
+    /// A user who may change all clusters, and make grants and list workloads in one cluster, in these namespaces,
+    /// until a time.
     fn labeller(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! Non-interference of random rights: pairs of installations that differ only outside the grants of a caller answer every
-//! read alike, byte for byte. `PILOTHOUSE_TEST_WORLDS` sets the number of pairs (`just rights`).
+//! Non-interference of random rights: pairs of installations that differ only outside the grants of a caller answer
+//! every read alike, byte for byte. `PILOTHOUSE_TEST_WORLDS` sets the number of pairs (`just rights`).
 
 use std::sync::Arc;
 
@@ -144,7 +144,7 @@ impl Plan {
     /// The places that no grant contains.
     fn outside(&self) -> Vec<(usize, &'static str)> {
         Self::places()
-            .filter(|(cluster, namespace)| self.roles(*cluster, Some(namespace)).is_empty())
+            .filter(|(cluster, namespace)| self.roles(*cluster, Some(*namespace)).is_empty())
             .collect()
     }
 }
@@ -261,7 +261,10 @@ fn grant(user: UserId, role: &str, clusters: Value, namespaces: Value) -> GrantR
 /// Puts the same objects where ann may read them, and others elsewhere.
 fn fill(fake: &Fake, plan: &Plan, clusters: [ClusterId; 3], n: usize, word: &str) {
     let put = |cluster: usize, kind: Kind, namespace: Option<&str>| {
-        let metadata = json!({"name": word, "namespace": namespace});
+        let mut metadata = json!({"name": word});
+        if let Some(namespace) = namespace {
+            metadata["namespace"] = json!(namespace);
+        }
         fake.clusters.put(clusters[cluster], kind, json!({"metadata": metadata}));
     };
     for ((cluster, namespace), filled) in Plan::places().zip(&plan.filled[n]) {

@@ -1,5 +1,5 @@
-//! Non-interference: clusters that differ only outside the namespaces of a permit give the same pages, counts and events,
-//! from the cache and without it.
+//! Non-interference: clusters that differ only outside the namespaces of a permit give the same pages, counts and
+//! events, from the cache and without it.
 
 use futures_util::StreamExt;
 use pilothouse_core::{inventory::ListEvent, rows::Change};
