@@ -79,7 +79,7 @@ pub(crate) fn table() -> Vec<Route> {
     let routes = vec![
         get( "/livez",                           Public,                    &[],     health::live,           "Liveness: the process runs"),
         get( "/readyz",                          Public,                    &[],     health::ready,          "Readiness: database, keys, migrations"),
-        get( "/api/version",                     Public,                    &[],     health::version,        "The version of the server"),
+        get( "/api/version",                     Public, &[Code::ValidationError],     health::version,        "The version of the server"),
         get( "/api/openapi.json",                Public,                    &[],     health::openapi,        "This document"),
 
         post("/api/auth/login",                  Public,                    &[],     auth::login,            "Sign in"),

@@ -326,9 +326,10 @@ async fn cve_2022_41354_forbidden_objects_get_the_same_error_as_missing_ones() {
             body["id"] = json!(id);
             let mut json = api.post(&viewer, path, body).await.json();
             json["request_id"].take();
-            replies.push(json);
+            // the refusal names the id that the caller sent
+            replies.push(json.to_string().replace(&id.to_string(), "ID"));
         }
-        assert_eq!(replies[0]["error_code"], "PERMISSION_DENIED", "{path}");
+        assert!(replies[0].contains("PERMISSION_DENIED"), "{path}");
         assert_eq!(replies[0], replies[1], "{path}");
     }
     for namespace in ["shop", "absent"] {
