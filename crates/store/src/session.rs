@@ -146,6 +146,7 @@ impl Store {
                 sessions::created_at.eq(At(record.at)),
                 sessions::last_seen_at.eq(At(record.at)),
                 sessions::expires_at.eq(At(record.expires_at)),
+                sessions::authenticated_at.eq(At(record.at)),
             );
             let row: Row = diesel::insert_into(sessions::table)
                 .values(values)

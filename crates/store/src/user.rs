@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use diesel::{
-    AsChangeset, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
-    SelectableHelper as _,
+    AsChangeset, ExpressionMethods as _, NullableExpressionMethods as _, OptionalExtension as _,
+    QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
 };
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
@@ -129,7 +129,9 @@ impl Store {
         read!(self.db, |conn| {
             let found: Option<(Row, String)> = users::table
                 .filter(users::username.eq(username))
-                .select((Row::as_select(), users::password))
+                // a user of an identity provider has no password
+                .filter(users::password.is_not_null())
+                .select((Row::as_select(), users::password.assume_not_null()))
                 .first(conn)
                 .await
                 .optional()?;
