@@ -25,7 +25,7 @@ use crate::{
     db::{Postgres, Sqlite, change, read, transact},
     error::{StoreError, corrupt},
     lease::LeaseClock as _,
-    schema::{clusters, idempotency_keys, install, leases, oidc_logins, provider_sessions, second_factors},
+    schema::{clusters, idempotency_keys, install, leases, provider_sessions, second_factors},
 };
 
 define_sql_function! {
@@ -109,7 +109,6 @@ macro_rules! reseal_all {
             + reseal!($conn, idempotency_keys, id, reply, $keyring, $sealer, $limit)
             + reseal!($conn, second_factors, uuid, seed, $keyring, $sealer, $limit)
             + reseal!($conn, provider_sessions, uuid, refresh_token, $keyring, $sealer, $limit)
-            + reseal!($conn, oidc_logins, uuid, secrets, $keyring, $sealer, $limit)
     };
 }
 

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 mod identity;
 
 pub(crate) use identity::{
-    api_tokens, break_glass, identity_providers, login_addresses, logout_tokens, memberships, oidc_logins,
+    api_tokens, break_glass, identity_providers, login_addresses, logout_tokens, oidc_logins,
     provider_sessions, recovery_codes, refresh_tokens, second_factors, service_accounts, sessions, throttles,
     users,
 };
@@ -296,7 +296,8 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(users, sessions, rights_stamp);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, users);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, sessions);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
 diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);
 diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

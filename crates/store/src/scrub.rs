@@ -51,7 +51,7 @@ impl Scrub for Postgres {
     }
 
     async fn remove_old_versions(&mut self) -> Result<bool, StoreError> {
-        let tables = ["clusters", "idempotency_keys", "oidc_logins", "provider_sessions", "second_factors"];
+        let tables = ["clusters", "idempotency_keys", "provider_sessions", "second_factors"];
         for table in tables {
             self.batch_execute(&format!("VACUUM (FULL) {table}")).await?;
         }

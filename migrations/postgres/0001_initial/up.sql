@@ -139,7 +139,7 @@ CREATE TABLE leases (
 );
 
 -- Users. A user of an identity provider is identified by `provider` and `subject`, the provider's id of the user, and
--- has no password; both are NULL for a local user.
+-- has no password; both are NULL for a local user. `group_names` is a JSON array, as last read from the provider.
 CREATE TABLE users (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     username TEXT NOT NULL UNIQUE,
@@ -147,23 +147,19 @@ CREATE TABLE users (
     password TEXT,
     provider TEXT,
     subject TEXT,
+    group_names TEXT,
     role TEXT NOT NULL CHECK (role IN ('none', 'viewer', 'ops_admin', 'super_admin')),
     disabled BOOLEAN NOT NULL,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     last_login_at TIMESTAMPTZ,
-    -- time at which the provider last confirmed the user and the user's groups
+    -- time at which the provider last confirmed the user and the groups; NULL after the provider ended the sessions
     confirmed_at TIMESTAMPTZ,
+    -- time at which a server last claimed to read the user from a directory
+    visited_at TIMESTAMPTZ,
     UNIQUE (provider, subject),
     CHECK ((provider IS NULL) = (subject IS NULL)),
     CHECK ((provider IS NULL) = (password IS NOT NULL))
-);
-
--- Groups of the users of identity providers, as last read. A group is of the user's provider.
-CREATE TABLE memberships (
-    user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    group_name TEXT NOT NULL,
-    PRIMARY KEY (user_id, group_name)
 );
 
 -- Service accounts. One whose owner is deleted or disabled is refused.
@@ -236,32 +232,33 @@ CREATE TABLE break_glass (
 
 CREATE INDEX break_glass_user ON break_glass (user_id, created_at);
 
--- Issuer or base to which the id of an identity provider is bound, for ever.
+-- What the id of an identity provider is bound to, for ever: an OIDC issuer, or the base of a directory.
 CREATE TABLE identity_providers (
     id TEXT NOT NULL PRIMARY KEY,
     kind TEXT NOT NULL CHECK (kind IN ('oidc', 'ldap')),
-    bound_to TEXT NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL
+    authority TEXT NOT NULL
 );
 
--- Logins that were started at an OIDC provider. `state` and `browser` are hashes. A row is deleted when its state is
--- presented. `secrets` (nonce and PKCE verifier) is sealed.
+-- Logins that were begun at an OIDC provider. `state` and `browser` are hashes. A row is deleted when its state and
+-- browser are presented.
 CREATE TABLE oidc_logins (
     state BYTEA NOT NULL PRIMARY KEY,
-    uuid TEXT NOT NULL UNIQUE,
     provider TEXT NOT NULL,
     browser BYTEA NOT NULL,
-    secrets BYTEA NOT NULL,
+    -- path of the console to which the browser returns
     target TEXT NOT NULL,
+    address TEXT,
+    created_at TIMESTAMPTZ NOT NULL,
     expires_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE INDEX oidc_logins_expires_at ON oidc_logins (expires_at);
+CREATE INDEX oidc_logins_address ON oidc_logins (address, created_at);
 
--- Logout tokens that OIDC providers have sent. Each is accepted once.
+-- Hashes of the ids of logout tokens that OIDC providers have sent. Each token is accepted once.
 CREATE TABLE logout_tokens (
     provider TEXT NOT NULL,
-    jti TEXT NOT NULL,
+    jti BYTEA NOT NULL,
     expires_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (provider, jti)
 );
@@ -386,7 +383,9 @@ CREATE TABLE provider_sessions (
     uuid TEXT NOT NULL UNIQUE,
     provider TEXT NOT NULL,
     sid TEXT,
-    refresh_token BYTEA
+    refresh_token BYTEA,
+    -- time at which a server last claimed to read the user again with the refresh token
+    visited_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE INDEX provider_sessions_sid ON provider_sessions (provider, sid);

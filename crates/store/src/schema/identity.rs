@@ -13,21 +13,14 @@ diesel::table! {
         password -> Nullable<Text>,
         provider -> Nullable<Text>,
         subject -> Nullable<Text>,
+        group_names -> Nullable<Text>,
         role -> Text,
         disabled -> Bool,
         created_at -> Instant,
         updated_at -> Instant,
         last_login_at -> Nullable<Instant>,
         confirmed_at -> Nullable<Instant>,
-    }
-}
-
-diesel::table! {
-    use diesel::sql_types::{BigInt, Text};
-
-    memberships (user_id, group_name) {
-        user_id -> BigInt,
-        group_name -> Text,
+        visited_at -> Nullable<Instant>,
     }
 }
 
@@ -111,14 +104,27 @@ diesel::table! {
 }
 
 diesel::table! {
-    use super::Instant;
     use diesel::sql_types::Text;
 
     identity_providers (id) {
         id -> Text,
         kind -> Text,
-        bound_to -> Text,
+        authority -> Text,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{Binary, Nullable, Text};
+
+    oidc_logins (state) {
+        state -> Binary,
+        provider -> Text,
+        browser -> Binary,
+        target -> Text,
+        address -> Nullable<Text>,
         created_at -> Instant,
+        expires_at -> Instant,
     }
 }
 
@@ -126,24 +132,9 @@ diesel::table! {
     use super::Instant;
     use diesel::sql_types::{Binary, Text};
 
-    oidc_logins (state) {
-        state -> Binary,
-        uuid -> Text,
-        provider -> Text,
-        browser -> Binary,
-        secrets -> Binary,
-        target -> Text,
-        expires_at -> Instant,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::Text;
-
     logout_tokens (provider, jti) {
         provider -> Text,
-        jti -> Text,
+        jti -> Binary,
         expires_at -> Instant,
     }
 }
@@ -179,6 +170,7 @@ diesel::table! {
 }
 
 diesel::table! {
+    use super::Instant;
     use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 
     provider_sessions (session_id) {
@@ -187,6 +179,7 @@ diesel::table! {
         provider -> Text,
         sid -> Nullable<Text>,
         refresh_token -> Nullable<Binary>,
+        visited_at -> Instant,
     }
 }
 
@@ -218,4 +211,8 @@ diesel::table! {
 
 diesel::joinable!(sessions -> users (user_id));
 diesel::joinable!(login_addresses -> users (user_id));
+diesel::joinable!(provider_sessions -> sessions (session_id));
+diesel::allow_tables_to_appear_in_same_query!(provider_sessions, sessions, users);
+diesel::allow_tables_to_appear_in_same_query!(api_tokens, users);
+diesel::allow_tables_to_appear_in_same_query!(identity_providers, users);
 diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);
