@@ -88,11 +88,13 @@ impl Store {
             found.map(read).transpose().map_err(StoreError::Refused)
         })
     }
-}
 
-#[async_trait]
-impl SessionStore for Store {
-    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+    async fn open_session(
+        &self,
+        permit: &Permit,
+        record: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
         let (entry, verified) = (self.pending_entry(permit)?, verified.clone());
         transact_retried!(self.db, |conn| {
             let as_verified = users::table
@@ -144,6 +146,7 @@ impl SessionStore for Store {
                 sessions::created_at.eq(At(record.at)),
                 sessions::last_seen_at.eq(At(record.at)),
                 sessions::expires_at.eq(At(record.expires_at)),
+                sessions::authenticated_at.eq(At(record.at)),
             );
             let row: Row = diesel::insert_into(sessions::table)
                 .values(values)
@@ -158,15 +161,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Cookie(cookie)).await
-    }
-
-    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Id(id)).await
-    }
-
-    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+    async fn touch_session(&self, id: SessionId, at: Timestamp) -> Result<()> {
         change!(self.db, |conn| {
             let older = sessions::table.find(id.0).filter(sessions::last_seen_at.lt(At(at)));
             diesel::update(older).set(sessions::last_seen_at.eq(At(at))).execute(conn).await?;
@@ -174,7 +169,12 @@ impl SessionStore for Store {
         })
     }
 
-    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+    async fn rotate_refresh_token(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        exchange: RefreshExchange,
+    ) -> Result<Rotation> {
         let RefreshExchange { holder, presented, fresh, at, grace, activity } = exchange;
         let within_grace = move |time: Timestamp| at.duration_since(time).unsigned_abs() <= grace;
         let entry = self.pending_entry(permit)?;
@@ -237,7 +237,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+    async fn end_session(&self, permit: &Permit, id: SessionId) -> Result<bool> {
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
@@ -248,7 +248,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+    async fn list_sessions(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
         read!(self.db, |conn| {
             let mut query = sessions::table.inner_join(users::table).into_boxed();
             if let Some(user) = user {
@@ -262,5 +262,36 @@ impl SessionStore for Store {
             };
             Ok(rows.into_iter().map(read).collect::<Result<_>>()?)
         })
+    }
+}
+
+#[async_trait]
+impl SessionStore for Store {
+    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+        self.open_session(permit, record, verified).await
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Cookie(cookie)).await
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Id(id)).await
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        self.touch_session(id, at).await
+    }
+
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        self.rotate_refresh_token(permit, id, exchange).await
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        self.end_session(permit, id).await
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        self.list_sessions(user).await
     }
 }
