@@ -47,6 +47,7 @@ pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod pod;
+pub mod provider;
 pub mod quantity;
 pub mod quota;
 pub mod seal;

@@ -166,6 +166,13 @@ causes! {
     /// The refresh token is unknown or already used.
     RefreshRejected = "refresh_rejected", AuthenticationError, Server;
 
+    /// A sign-in at an identity provider was not begun by this browser, has ended, or took longer than ten minutes.
+    SignInExpired = "sign_in_expired", AuthenticationError, Server;
+    /// The identity provider refused the sign-in, or what it answered does not verify.
+    SignInRejected = "sign_in_rejected", AuthenticationError, Server;
+    /// The identity provider did not send all groups of the person.
+    GroupsMissing = "groups_missing", AuthenticationError, Server;
+
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
     /// An API token does not allow this, whatever the rights of its owner.
@@ -201,6 +208,10 @@ causes! {
     RoleInUse = "role_in_use", ConflictError, Server;
     /// The request for rights was approved, denied or withdrawn before, or has expired.
     RequestDecided = "request_decided", ConflictError, Server;
+    /// The user signs in through an identity provider, and has no password here.
+    FederatedUser = "federated_user", ConflictError, Server;
+    /// The id of an identity provider, [`Context::name`], was used for another issuer or directory before.
+    ProviderRebound = "provider_rebound", ConflictError, Server;
     /// A restart of a paused deployment would do nothing until it is resumed.
     RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
@@ -257,6 +268,8 @@ causes! {
     NotCached = "not_cached", ServiceUnavailable, Server;
     /// The request needs more data than one request may read from a cluster.
     TooLarge = "too_large", ServiceUnavailable, Server;
+    /// The identity provider cannot be reached, or does not work.
+    ProviderUnavailable = "provider_unavailable", ServiceUnavailable, Server;
     /// The server is at its concurrency limit.
     Overloaded = "overloaded", ServiceUnavailable, Server;
 
