@@ -15,10 +15,12 @@ use crate::rights::Rights;
 
 mod judge;
 mod permit;
+mod step_up;
 
 pub use judge::Allowed;
 pub(crate) use judge::cluster_not_found;
 pub use permit::Permit;
+pub use step_up::{Factor, StepUp, StepUpAction};
 
 /// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +53,10 @@ pub enum Verb {
     Approve,
     Deny,
     Withdraw,
+    BreakGlass,
+    Review,
+    Enroll,
+    Disable,
 }
 
 impl Verb {
@@ -84,6 +90,10 @@ impl Verb {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Withdraw => "withdraw",
+            Self::BreakGlass => "break_glass",
+            Self::Review => "review",
+            Self::Enroll => "enroll",
+            Self::Disable => "disable",
         }
     }
 
@@ -106,6 +116,10 @@ pub enum Resource {
     User,
     /// The caller's own account.
     OwnAccount,
+    /// The caller's own second factor.
+    OwnSecondFactor,
+    /// The second factor of another user.
+    SecondFactor,
     /// A session of the caller.
     Session,
     /// The audit trail.
@@ -129,6 +143,7 @@ impl Resource {
             Self::Kind(kind) => kind.info().singular,
             Self::Cluster | Self::NewCluster => "cluster",
             Self::User | Self::OwnAccount => "user",
+            Self::OwnSecondFactor | Self::SecondFactor => "second_factor",
             Self::Session => "session",
             Self::Operation => "operation",
             Self::Grant => "grant",
@@ -147,6 +162,9 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
         Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
+        Resource::SecondFactor => Role::SuperAdmin,
+        Resource::Grant if matches!(verb, Verb::Review) => Role::SuperAdmin,
+        Resource::OwnSecondFactor => Role::Viewer,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
         // the use cases judge each grant and each request by its scope
         Resource::Grant | Resource::Request => Role::Viewer,
@@ -204,6 +222,8 @@ pub struct Caller {
     pub rights: Arc<Rights>,
     /// Session of the request.
     pub session: Option<SessionId>,
+    /// Second factor of the session. The default outside a session: none is asked for.
+    pub factor: Factor,
     /// Origin of the request.
     pub origin: Origin,
 }
@@ -228,6 +248,7 @@ impl Caller {
             role: None,
             rights: Rights::preset(Role::None),
             session: None,
+            factor: Factor::default(),
             origin,
         }
     }
