@@ -1,4 +1,4 @@
-//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
+//! Session use cases: login, logout, refresh (`refresh.rs`), authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
-    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
@@ -21,6 +21,8 @@ use crate::{
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
+
+mod refresh;
 
 /// A login request.
 #[derive(Clone, Debug)]
@@ -275,36 +277,6 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn check_cookie(&self, cookie: &str) -> Result<()> {
         self.live.by_cookie(cookie).await.map(drop)
-    }
-
-    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
-    /// session.
-    ///
-    /// # Errors
-    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(
-        &self,
-        refresh: &SecretString,
-        cookie: &SecretString,
-        origin: Origin,
-        activity: Activity,
-    ) -> Result<Tokens> {
-        let at = self.clock.now();
-        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
-        let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_refresh(&caller);
-        let fresh = self.secret();
-        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
-        match self.ports.store.rotate(&permit, session.id, exchange).await? {
-            Rotation::Rotated(generation) => {
-                session.generation = generation;
-                self.tokens(&session, cookie.clone(), fresh, at)
-            }
-            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
-            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
-        }
     }
 
     /// Ends the session of a cookie.
