@@ -59,6 +59,10 @@ pub struct Session {
     pub last_seen_at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
+    /// Time at which the user gave a password, to Pilothouse or to an identity provider.
+    pub authenticated_at: Timestamp,
+    /// Time at which the user last gave a second factor, to Pilothouse or to a trusted identity provider.
+    pub factor_at: Option<Timestamp>,
 }
 
 /// A stored session with what every request needs.
@@ -68,6 +72,8 @@ pub struct FoundSession {
     pub session: Session,
     /// The user who opened it.
     pub user: User,
+    /// Whether the user has a confirmed second factor.
+    pub enrolled: bool,
     /// The rights stamp at the time of the read.
     pub rights: RightsStamp,
 }
@@ -158,6 +164,10 @@ pub struct SessionRecord {
     pub at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
+    /// Time at which the user gave the password: that of the login, or an earlier one at an identity provider.
+    pub authenticated_at: Timestamp,
+    /// Time at which the user gave a second factor.
+    pub factor_at: Option<Timestamp>,
     /// The key under which failures of this login are counted. Opening the session resets the count.
     pub throttle_key: Option<ThrottleKey>,
 }
@@ -252,6 +262,12 @@ pub trait SessionStore: Send + Sync {
 
     /// Records the use of a session.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;
+
+    /// Sets [`Session::factor_at`], after the user has given a second factor. The audit row is in the same transaction.
+    ///
+    /// # Errors
+    /// `SessionEnded` if there is no such session.
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()>;
 
     /// Exchanges a refresh token of the session for another one, and records the use of the session if its user caused
     /// the exchange. Atomic: one of several concurrent calls rotates. A second use of a token after the grace period

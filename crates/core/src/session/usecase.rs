@@ -174,7 +174,7 @@ impl Sessions {
 
     /// The key under which failures of a login are counted, besides its address: the account, or the account at this
     /// address if the address is known for the user.
-    async fn account_key(
+    pub(crate) async fn account_key(
         &self,
         username: Option<&Username>,
         address: Option<&ClientAddress>,
@@ -193,7 +193,7 @@ impl Sessions {
 
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
     /// address gets one row for all usernames; otherwise each username would add a row.
-    async fn throttled<T>(
+    pub(crate) async fn throttled<T>(
         &self,
         mut caller: Caller,
         mut access: AccessRequest,
@@ -369,7 +369,7 @@ impl Sessions {
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.
-    fn tokens(
+    pub(crate) fn tokens(
         &self,
         session: &Session,
         cookie: SecretString,
@@ -392,7 +392,7 @@ impl Sessions {
     }
 
     /// 256 random bits in hexadecimal.
-    fn secret(&self) -> SecretString {
+    pub(crate) fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
         self.rng.fill(&mut bytes);
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()
