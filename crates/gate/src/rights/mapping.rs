@@ -32,7 +32,10 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         // a connection test of a new cluster takes the right to register it
         Resource::NewCluster => Needs::Right(RightVerb::Create, RightResource::Clusters),
         Resource::User => right(RightResource::Users),
-        Resource::OwnAccount | Resource::Session => Needs::SignIn,
+        // the use case judges tokens of others
+        Resource::OwnAccount | Resource::Session | Resource::Token => Needs::SignIn,
+        // whoever makes tokens of service accounts has the use of their rights
+        Resource::ServiceAccount => right(RightResource::Users),
         // the trail as a whole
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => {
             Needs::Right(RightVerb::List, RightResource::Audit)
@@ -213,6 +216,8 @@ mod tests {
             Resource::User,
             Resource::OwnAccount,
             Resource::Session,
+            Resource::Token,
+            Resource::ServiceAccount,
             Resource::Operation,
             Resource::Grant,
             Resource::Role,
