@@ -17,7 +17,7 @@ mod reach;
 mod right;
 mod role;
 
-pub use ceiling::{Ceiling, EffectiveCeiling};
+pub use ceiling::Ceiling;
 pub use cluster_scope::{ClusterScope, LabelTerms, Labels};
 pub use compiled::{ClusterLabels, Rights};
 pub use decide::{Ask, Decision, Explanation, Extent, Missing, Verdict, decide, explain};

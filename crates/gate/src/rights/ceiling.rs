@@ -1,9 +1,11 @@
 //! Ceiling of an API token: what the rights of its owner are cut to.
 
-use pilothouse_types::namespaces::NamespaceSet;
+use std::sync::Arc;
+
+use pilothouse_types::role::Role;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterScope, Reach, RightVerb, RoleName, RoleRules};
+use super::{ClusterScope, EffectiveGrant, Reach, RoleName, RoleRules};
 
 /// Ceiling of a token. Each part narrows the rights of the owner; the default narrows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +26,17 @@ impl Default for Ceiling {
     }
 }
 
-/// A ceiling with the rules of its role.
-#[derive(Clone, Copy, Debug)]
-pub struct EffectiveCeiling<'a> {
-    /// The ceiling.
-    pub ceiling: &'a Ceiling,
-    /// The rules of its role, without any rule if the role was deleted. `None` if the ceiling has no role.
-    pub rules: Option<&'a RoleRules>,
+impl Ceiling {
+    /// The ceiling as a grant, for [`super::Rights::compile_within`]: a token has the rights that its owner has and this
+    /// grant would give. `rules` are those of the role, or the default (no right) if the role was deleted; without a
+    /// role they have no effect.
+    pub fn as_grant(&self, rules: Arc<RoleRules>) -> EffectiveGrant {
+        let everything = EffectiveGrant::preset(Role::SuperAdmin);
+        EffectiveGrant {
+            rules: if self.role.is_some() { rules } else { everything.rules },
+            clusters: self.clusters.clone(),
+            reach: self.reach.clone(),
+            ..everything
+        }
+    }
 }
