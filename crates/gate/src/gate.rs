@@ -21,7 +21,9 @@ use pilothouse_types::{
 };
 
 use crate::{
-    access::{AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, Verb, cluster_not_found},
+    access::{
+        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, Verb, cluster_not_found,
+    },
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
 
@@ -55,6 +57,8 @@ pub struct Gate {
     sessions: Option<Arc<dyn SessionCheck>>,
     /// API tokens, for the same purpose. None where callers have no tokens.
     tokens: Option<Arc<dyn TokenCheck>>,
+    /// The operations that want a fresh second factor.
+    step_up: StepUp,
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -90,6 +94,7 @@ impl Gate {
             spawner,
             sessions: None,
             tokens: None,
+            step_up: StepUp::default(),
             pending_outcomes: Arc::default(),
             refusals: Arc::default(),
         }
@@ -103,6 +108,16 @@ impl Gate {
     /// Adds the token check: a stream then ends with the caller's API token.
     pub fn with_tokens(self, tokens: Arc<dyn TokenCheck>) -> Self {
         Self { tokens: Some(tokens), ..self }
+    }
+
+    /// Sets the operations that want a fresh second factor.
+    pub fn with_step_up(self, step_up: StepUp) -> Self {
+        Self { step_up, ..self }
+    }
+
+    /// The operations that want a fresh second factor.
+    pub fn step_up(&self) -> StepUp {
+        self.step_up
     }
 
     /// Spawner for CPU-bound work.
@@ -125,7 +140,8 @@ impl Gate {
     ///
     /// # Errors
     /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in
-    /// it; `TokenNotAllowed`; `AuditUnavailable` when a refusal cannot be recorded.
+    /// it; `TokenNotAllowed`; `SecondFactorNotEnrolled`, `SecondFactorStale`; `AuditUnavailable` when a refusal cannot
+    /// be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let (access, allowed) = self.authorise(caller, access).await?;
         Ok(Permit::new(access, allowed, None))
@@ -362,8 +378,8 @@ impl Gate {
         Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights
-    /// reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
+    /// Checks the caller's rights, then that the cluster exists, then the second factor; cuts the request to the
+    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
     /// not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
@@ -379,10 +395,13 @@ impl Gate {
         }
         let refusal = match (judged, access.cluster) {
             (Ok(_), Some(id)) if access.cluster_name.is_none() => cluster_not_found(id),
-            (Ok(allowed), _) => {
-                access.namespaces = allowed.namespaces.clone();
-                return Ok((access, allowed));
-            }
+            (Ok(allowed), _) => match self.step_up.check(caller, &access, self.clock.now()) {
+                Ok(()) => {
+                    access.namespaces = allowed.namespaces.clone();
+                    return Ok((access, allowed));
+                }
+                Err(refusal) => refusal,
+            },
             (Err(refusal), _) => refusal,
         };
         if refusal.cause != Cause::NotFound || !access.verb.reads() {

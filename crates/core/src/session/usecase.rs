@@ -1,4 +1,4 @@
-//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
+//! Session use cases: login, logout, refresh (`refresh.rs`), authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
-    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
@@ -21,6 +21,8 @@ use crate::{
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
+
+mod refresh;
 
 /// A login request.
 #[derive(Clone, Debug)]
@@ -172,7 +174,7 @@ impl Sessions {
 
     /// The key under which failures of a login are counted, besides its address: the account, or the account at this
     /// address if the address is known for the user.
-    async fn account_key(
+    pub(crate) async fn account_key(
         &self,
         username: Option<&Username>,
         address: Option<&ClientAddress>,
@@ -191,7 +193,7 @@ impl Sessions {
 
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
     /// address gets one row for all usernames; otherwise each username would add a row.
-    async fn throttled<T>(
+    pub(crate) async fn throttled<T>(
         &self,
         mut caller: Caller,
         mut access: AccessRequest,
@@ -277,36 +279,6 @@ impl Sessions {
         self.live.by_cookie(cookie).await.map(drop)
     }
 
-    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
-    /// session.
-    ///
-    /// # Errors
-    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(
-        &self,
-        refresh: &SecretString,
-        cookie: &SecretString,
-        origin: Origin,
-        activity: Activity,
-    ) -> Result<Tokens> {
-        let at = self.clock.now();
-        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
-        let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_refresh(&caller);
-        let fresh = self.secret();
-        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
-        match self.ports.store.rotate(&permit, session.id, exchange).await? {
-            Rotation::Rotated(generation) => {
-                session.generation = generation;
-                self.tokens(&session, cookie.clone(), fresh, at)
-            }
-            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
-            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
-        }
-    }
-
     /// Ends the session of a cookie.
     ///
     /// # Errors
@@ -321,9 +293,12 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
+    /// `FederatedUser` for a user of an identity provider; `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
     /// the password was changed meanwhile; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
     pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
+        if signed_in.user.username.is_federated() {
+            return Err(Error::new(Cause::FederatedUser));
+        }
         let keys = [ThrottleKey::session(signed_in.session.id)];
         let now = self.clock.now();
         if let Some(pause) = self.ports.throttle.blocked_for(&keys, now).await? {
@@ -397,7 +372,7 @@ impl Sessions {
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.
-    fn tokens(
+    pub(crate) fn tokens(
         &self,
         session: &Session,
         cookie: SecretString,
@@ -420,7 +395,7 @@ impl Sessions {
     }
 
     /// 256 random bits in hexadecimal.
-    fn secret(&self) -> SecretString {
+    pub(crate) fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
         self.rng.fill(&mut bytes);
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()

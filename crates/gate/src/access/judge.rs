@@ -326,9 +326,16 @@ mod tests {
             Resource::Request,
         ] {
             for verb in [Verb::Create, Verb::Update, Verb::Delete, Verb::Revoke, Verb::Grant, Verb::Approve] {
-                assert_eq!(cause(&admin, verb, resource), Some(Cause::TokenNotAllowed), "{verb:?} {resource:?}");
+                assert_eq!(
+                    cause(&admin, verb, resource),
+                    Some(Cause::TokenNotAllowed),
+                    "{verb:?} {resource:?}"
+                );
             }
             assert_eq!(cause(&admin, Verb::List, resource), None, "{resource:?}");
+        }
+        for resource in [Resource::OwnSecondFactor, Resource::SecondFactor] {
+            assert_eq!(cause(&admin, Verb::Verify, resource), Some(Cause::TokenNotAllowed), "{resource:?}");
         }
         assert_eq!(cause(&admin, Verb::Create, Resource::NewCluster), None);
         // a right that is missing is named first
