@@ -74,7 +74,7 @@ impl<I: Documented> Documented for AtProvider<I> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct StartParams {
     /// Path of the console to which the browser goes after the sign-in. Anything else counts as `/`.
-    #[param(max_length = 2048, example = "/clusters")]
+    #[param(value_type = String, required = false, max_length = 2048, example = "/clusters")]
     to: Option<String>,
 }
 
