@@ -22,13 +22,15 @@ use crate::{
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     secret::{SecretApi, Secrets, ValueDigest},
+    service_account::{ServiceAccountStore, ServiceAccounts},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
         Sessions, TokenCodec, UserRights,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
-    ttl_cache::TtlCache,
+    token::{CachedTokens, LiveTokens, TokenStore, Tokens},
+    ttl_cache::{Caches, Invalidate, TtlCache},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -75,6 +77,8 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+    pub api_tokens: Arc<dyn TokenStore>,
+    pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
 
 /// Identity providers, and what is stored of them.
@@ -120,6 +124,8 @@ pub struct App {
     pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
+    pub tokens: Tokens,
+    pub service_accounts: ServiceAccounts,
     pub federation: Federation,
     pub users: Users,
     pub grants: Grants,
@@ -142,49 +148,66 @@ impl App {
         let Ports { runtime, audit_writer, audit, users, federation, rights, clusters, objects, idempotency } =
             ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
-        let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
+        let UserPorts {
+            registry,
+            sessions,
+            throttle,
+            hasher,
+            initial_password: initial,
+            tokens: codec,
+            api_tokens,
+            service_accounts,
+        } = users;
         let streams = Streams::new(settings.streams);
         let masked_fields = settings.masked_fields;
-        // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
+        // all reads and changes of sessions and tokens, and all changes of users, service accounts, rights and clusters,
+        // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
-        let session_cache = sessions.session_cache();
-        let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
-            registry,
-            session_cache: session_cache.clone(),
-            spawner: spawner.clone(),
-        });
+        let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
+        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let users: Arc<dyn UserRegistry> =
+            Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {
             roles: Arc::new(Invalidating {
                 registry: rights.roles,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             grants: Arc::new(Invalidating {
                 registry: rights.grants,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             requests: Arc::new(Invalidating {
                 registry: rights.requests,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             source: rights.source,
         };
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
-            session_cache: session_cache.clone(),
+            caches: caches.clone(),
+            spawner: spawner.clone(),
+        });
+        let service_accounts: Arc<dyn ServiceAccountStore> = Arc::new(Invalidating {
+            registry: service_accounts,
+            caches: caches.clone(),
             spawner: spawner.clone(),
         });
         let registry =
-            Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
+            Arc::new(Invalidating { registry: clusters.registry, caches, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
         let session_store: Arc<dyn SessionStore> = sessions;
+        let user_rights =
+            Arc::new(UserRights::new(rights.source.clone(), rights.roles.clone(), clock.clone()));
+        let live_tokens =
+            LiveTokens { store: api_tokens.clone(), clock: clock.clone(), rights: user_rights.clone() };
         let live = LiveSessions {
             store: session_store.clone(),
             clock: clock.clone(),
             idle: settings.lifetimes.idle,
-            rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
+            rights: user_rights,
         };
         let gate = Gate::new(
             audit_writer,
@@ -193,10 +216,11 @@ impl App {
             rng.clone(),
             spawner.clone(),
         )
-        .with_sessions(Arc::new(live.clone()));
+        .with_sessions(Arc::new(live.clone()))
+        .with_tokens(Arc::new(live_tokens.clone()));
         let sessions = Sessions {
             gate: gate.clone(),
-            ports: SessionPorts { store: session_store, throttle, tokens },
+            ports: SessionPorts { store: session_store, throttle, tokens: codec },
             live,
             verified: Arc::new(TtlCache::new(clock.clone())),
             users: users.clone(),
@@ -220,6 +244,16 @@ impl App {
                 sessions: sessions.clone(),
             },
             sessions,
+            tokens: Tokens {
+                gate: gate.clone(),
+                store: api_tokens,
+                live: live_tokens,
+                accounts: service_accounts.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            service_accounts: ServiceAccounts { gate: gate.clone(), store: service_accounts },
             grants: Grants {
                 gate: gate.clone(),
                 ports: rights.clone(),

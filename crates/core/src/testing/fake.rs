@@ -65,6 +65,8 @@ impl Fake {
                 hasher: Arc::new(PlainHasher),
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
+                api_tokens: store.clone(),
+                service_accounts: store.clone(),
             },
             federation: FederationPorts { providers: providers.clone(), store: store.clone() },
             rights: RightsPorts {
