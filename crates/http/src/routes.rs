@@ -22,7 +22,9 @@ mod params;
 mod pods;
 mod providers;
 mod secrets;
+mod service_accounts;
 mod sessions;
+mod tokens;
 mod users;
 mod workloads;
 
@@ -104,6 +106,13 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/auth/users/delete",         Right(Delete, Users),      &[],     users::delete,          "Delete a user"),
         change("/api/auth/users/reset-password", Right(Update, Users),      &[],     users::reset_password,  "Set another user's password; ends that user's sessions"),
 
+        post("/api/auth/tokens",                 SignedIn,                  &[],     tokens::create, "Make an API token; its secret is shown once"),
+        change("/api/auth/tokens/update",        SignedIn,                  &[],     tokens::update, "Rename an API token"),
+        change("/api/auth/tokens/revoke",        SignedIn,                  &[],     tokens::revoke, "Revoke an API token: one's own, or any as a super admin"),
+        change("/api/auth/service-accounts",     Right(Create, Users),      &[],     service_accounts::create, "Create a service account"),
+        change("/api/auth/service-accounts/update", Right(Update, Users),   &[],     service_accounts::update, "Change the description or the owner of a service account"),
+        change("/api/auth/service-accounts/delete", Right(Delete, Users),   &[],     service_accounts::delete, "Delete a service account; revokes its grants and tokens"),
+
         change("/api/access/roles",              Right(Update, Users),      &[],     access::create_role,    "Create an own role"),
         change("/api/access/roles/update",       Right(Update, Users),      &[],     access::update_role,    "Change an own role, and with it the rights of its grants"),
         change("/api/access/roles/delete",       Right(Update, Users),      &[],     access::delete_role,    "Delete an own role that no live grant and no pending request names"),
@@ -171,8 +180,8 @@ impl Route {
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            // also a right that every role has: the role none lacks it
-            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)),
+            // also a right that every role has: the role none lacks it; and an API token allows few changes
+            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)) || (post && signed_in),
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,
