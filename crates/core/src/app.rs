@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     audit::{Audit, AuditPorts},
+    break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
@@ -19,6 +20,7 @@ use crate::{
     operation::AuditWriter,
     pod::{PodApi, Pods},
     rng::Rng,
+    second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
@@ -42,7 +44,7 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
-    /// Ports of grants, own roles and requests.
+    /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
@@ -71,6 +73,7 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+    pub second_factors: SecondFactorPorts,
 }
 
 /// Ports of the objects in clusters.
@@ -97,6 +100,10 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
+    /// Who must have a second factor, and which operations want a fresh one.
+    pub second_factor: SecondFactorSettings,
+    /// Who may use break-glass, and from where.
+    pub break_glass: BreakGlassSettings,
 }
 
 /// The use cases of the application.
@@ -108,7 +115,9 @@ pub struct App {
     pub audit: Audit,
     pub sessions: Sessions,
     pub users: Users,
+    pub second_factors: SecondFactors,
     pub grants: Grants,
+    pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
@@ -127,7 +136,15 @@ impl App {
     pub fn new(ports: Ports, settings: AppSettings) -> Self {
         let Ports { runtime, audit_writer, audit, users, rights, clusters, objects, idempotency } = ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
-        let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
+        let UserPorts {
+            registry,
+            sessions,
+            throttle,
+            hasher,
+            initial_password: initial,
+            tokens,
+            second_factors,
+        } = users;
         let streams = Streams::new(settings.streams);
         let masked_fields = settings.masked_fields;
         // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
@@ -154,8 +171,22 @@ impl App {
                 session_cache: session_cache.clone(),
                 spawner: spawner.clone(),
             }),
+            break_glass: Arc::new(Invalidating {
+                registry: rights.break_glass,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
             source: rights.source,
         };
+        let second_factors = SecondFactorPorts {
+            store: Arc::new(Invalidating {
+                registry: second_factors.store,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            codec: second_factors.codec,
+        };
+        let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let registry =
             Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
@@ -173,7 +204,8 @@ impl App {
             rng.clone(),
             spawner.clone(),
         )
-        .with_sessions(Arc::new(live.clone()));
+        .with_sessions(Arc::new(live.clone()))
+        .with_step_up(settings.second_factor.step_up);
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -182,6 +214,23 @@ impl App {
                 spawner: spawner.clone(),
             },
             audit: Audit::new(gate.clone(), audit, clock.clone()),
+            second_factors: SecondFactors {
+                gate: gate.clone(),
+                ports: second_factors,
+                check: code_check.clone(),
+                sessions: sessions.clone(),
+                throttle: throttle.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            break_glass: BreakGlass {
+                gate: gate.clone(),
+                registry: rights.break_glass.clone(),
+                source: rights.source.clone(),
+                settings: Arc::new(settings.break_glass),
+                clock: clock.clone(),
+            },
             sessions: Sessions {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },
@@ -189,6 +238,8 @@ impl App {
                 verified: Arc::new(TtlCache::new(clock.clone())),
                 users: users.clone(),
                 hasher: hasher.clone(),
+                factors: code_check,
+                require_factor: settings.second_factor.require,
                 initial: initial.clone(),
                 clock: clock.clone(),
                 rng: rng.clone(),

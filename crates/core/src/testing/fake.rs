@@ -1,6 +1,7 @@
 //! In-memory fakes of the ports: storage without a database, clusters without a network.
 
 mod clusters;
+mod factor;
 mod secrets;
 mod signatures;
 mod store;
@@ -8,6 +9,7 @@ mod store;
 use std::sync::Arc;
 
 pub use clusters::{Condition, FakeClusters};
+pub use factor::PlainTotp;
 pub use pilothouse_types::testing::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
 pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
 pub use signatures::{FakeSigner, MemoryCheckpointSink};
@@ -18,6 +20,7 @@ use crate::{
     audit::AuditPorts,
     cluster::ClusterPorts,
     grant::RightsPorts,
+    second_factor::SecondFactorPorts,
 };
 
 /// All fakes. Tests read and set their state.
@@ -61,12 +64,14 @@ impl Fake {
                 hasher: Arc::new(PlainHasher),
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
+                second_factors: SecondFactorPorts { store: store.clone(), codec: Arc::new(PlainTotp) },
             },
             rights: RightsPorts {
                 source: store.clone(),
                 roles: store.clone(),
                 grants: store.clone(),
                 requests: store.clone(),
+                break_glass: store.clone(),
             },
             clusters: ClusterPorts {
                 registry: store.clone(),
