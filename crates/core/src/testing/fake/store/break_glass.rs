@@ -67,7 +67,8 @@ impl BreakGlassRegistry for MemoryStore {
             note: None,
         };
         state.break_glass.push(row.clone());
-        state.change_rights(permit)?;
+        state.rights_stamp.0 += 1;
+        state.record_success(permit, Some(cluster))?;
         Ok(row)
     }
 

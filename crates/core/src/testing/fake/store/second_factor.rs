@@ -40,10 +40,10 @@ impl SecondFactorStore for MemoryStore {
         let mut state = self.write()?;
         let (_, at) = author(permit)?;
         state.require_unconfirmed(user)?;
-        let is_confirmed = |(factor, _): &(SecondFactor, _)| {
+        let is_pending = |(factor, _): &(SecondFactor, _)| {
             factor.user_id == user && factor.enrolment == confirmation.enrolment
         };
-        let pending = state.second_factors.iter().position(is_confirmed).ok_or_else(|| not_found(user))?;
+        let pending = state.second_factors.iter().position(is_pending).ok_or_else(|| not_found(user))?;
         let session = state
             .sessions
             .iter_mut()
