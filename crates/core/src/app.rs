@@ -3,7 +3,7 @@
 //! An embedder that needs only some use cases creates a [`Gate`] and these use cases: `Lists::new`, `Workloads::new`
 //! and similar constructors take the gate and the ports that they need, as shown in `examples/`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
@@ -16,9 +16,11 @@ use crate::{
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     mask::MaskedFields,
+    name::ProviderId,
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    provider::{Federation, FederationStore, Provider},
     rng::Rng,
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
@@ -44,6 +46,8 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
+    /// Identity providers, and what is stored of them.
+    pub federation: FederationPorts,
     /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
@@ -74,6 +78,15 @@ pub struct UserPorts {
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
     pub second_factors: SecondFactorPorts,
+}
+
+/// Identity providers, and what is stored of them.
+#[derive(Clone)]
+pub struct FederationPorts {
+    /// The configured providers.
+    pub providers: BTreeMap<ProviderId, Provider>,
+    /// What is stored of providers and their people.
+    pub store: Arc<dyn FederationStore>,
 }
 
 /// Ports of the objects in clusters.
@@ -114,6 +127,7 @@ pub struct App {
     pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
+    pub federation: Federation,
     pub users: Users,
     pub second_factors: SecondFactors,
     pub grants: Grants,
@@ -134,7 +148,8 @@ pub struct App {
 impl App {
     /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: AppSettings) -> Self {
-        let Ports { runtime, audit_writer, audit, users, rights, clusters, objects, idempotency } = ports;
+        let Ports { runtime, audit_writer, audit, users, federation, rights, clusters, objects, idempotency } =
+            ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts {
             registry,
@@ -187,12 +202,17 @@ impl App {
             codec: second_factors.codec,
         };
         let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
+        let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
+            registry: federation.store,
+            session_cache: session_cache.clone(),
+            spawner: spawner.clone(),
+        });
         let registry =
             Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
-        let sessions: Arc<dyn SessionStore> = sessions;
+        let session_store: Arc<dyn SessionStore> = sessions;
         let live = LiveSessions {
-            store: sessions.clone(),
+            store: session_store.clone(),
             clock: clock.clone(),
             idle: settings.lifetimes.idle,
             rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
@@ -206,6 +226,20 @@ impl App {
         )
         .with_sessions(Arc::new(live.clone()))
         .with_step_up(settings.second_factor.step_up);
+        let sessions = Sessions {
+            gate: gate.clone(),
+            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens },
+            live,
+            verified: Arc::new(TtlCache::new(clock.clone())),
+            users: users.clone(),
+            hasher: hasher.clone(),
+            factors: code_check.clone(),
+            require_factor: settings.second_factor.require,
+            initial: initial.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+            lifetimes: settings.lifetimes,
+        };
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -217,9 +251,9 @@ impl App {
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
-                check: code_check.clone(),
-                sessions: sessions.clone(),
-                throttle: throttle.clone(),
+                check: code_check,
+                sessions: session_store,
+                throttle,
                 users: users.clone(),
                 clock: clock.clone(),
                 rng: rng.clone(),
@@ -231,20 +265,12 @@ impl App {
                 settings: Arc::new(settings.break_glass),
                 clock: clock.clone(),
             },
-            sessions: Sessions {
-                gate: gate.clone(),
-                ports: SessionPorts { store: sessions, throttle, tokens },
-                live,
-                verified: Arc::new(TtlCache::new(clock.clone())),
-                users: users.clone(),
-                hasher: hasher.clone(),
-                factors: code_check,
-                require_factor: settings.second_factor.require,
-                initial: initial.clone(),
-                clock: clock.clone(),
-                rng: rng.clone(),
-                lifetimes: settings.lifetimes,
+            federation: Federation {
+                providers: Arc::new(federation.providers),
+                store: federation_store,
+                sessions: sessions.clone(),
             },
+            sessions,
             grants: Grants {
                 gate: gate.clone(),
                 ports: rights.clone(),

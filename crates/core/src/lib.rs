@@ -48,16 +48,19 @@ pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod pod;
+pub mod provider;
 pub mod quantity;
 pub mod quota;
 pub mod seal;
 pub mod second_factor;
 pub mod secret;
+pub mod service_account;
 pub mod session;
 pub mod storage;
 pub mod streams;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod token;
 mod ttl_cache;
 pub mod user;
 pub mod workload;

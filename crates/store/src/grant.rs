@@ -27,7 +27,8 @@ mod request;
 mod role;
 mod source;
 
-use columns::{GrantColumns, to_json};
+use columns::GrantColumns;
+pub(crate) use columns::{from_json, to_json};
 
 /// Condition of live grants: neither revoked nor ended. Their start may lie in the future.
 macro_rules! is_live {
@@ -95,6 +96,19 @@ macro_rules! insert_grant {
     }};
 }
 
+/// Revokes the live grants of a subject.
+macro_rules! revoke_grants {
+    ($conn:ident, $subject:expr, $entry:expr) => {{
+        use $crate::schema::{At, grants};
+        let (at, author) = ($entry.at(), $entry.author());
+        let of_subject = grants::table.filter(grants::subject.eq($subject.to_string()));
+        diesel::update(of_subject.filter($crate::grant::is_live!(at)))
+            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
+            .execute($conn)
+            .await?;
+    }};
+}
+
 /// Revokes the live grants of a user and withdraws the user's pending requests.
 macro_rules! end_rights_of_user {
     ($conn:ident, $user:expr, $entry:expr) => {{
@@ -102,13 +116,9 @@ macro_rules! end_rights_of_user {
             grant::{GrantRequest, RequestState},
             rights::Subject,
         };
-        use $crate::schema::{At, grant_requests, grants};
+        use $crate::schema::{At, grant_requests};
+        $crate::grant::revoke_grants!($conn, Subject::User($user), $entry);
         let (at, author) = ($entry.at(), $entry.author());
-        let of_user = grants::table.filter(grants::subject.eq(Subject::User($user).to_string()));
-        diesel::update(of_user.filter($crate::grant::is_live!(at)))
-            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
-            .execute($conn)
-            .await?;
         let pending = grant_requests::table
             .filter(grant_requests::user_id.eq($user.0))
             .filter(grant_requests::status.eq(RequestState::Pending.as_str()))
@@ -124,16 +134,15 @@ macro_rules! end_rights_of_user {
     }};
 }
 
-pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, username};
+pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, revoke_grants, username};
 
-/// The error of a change of a role.
-fn role_error(cause: Cause, name: &RoleName) -> Error {
+/// The error of a role.
+pub(crate) fn role_error(cause: Cause, name: &RoleName) -> Error {
     Error::new(cause).resource("role").name(name.as_str())
 }
 
-#[async_trait]
-impl GrantRegistry for Store {
-    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+impl Store {
+    async fn list_grants(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
         read!(self.db, |conn| {
             let mut query = grants::table.select(GrantColumns::as_select()).order_by(grants::id).into_boxed();
             if let Some(subject) = subject {
@@ -147,7 +156,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+    async fn find_grant(&self, id: GrantId) -> Result<Option<Grant>> {
         read!(self.db, |conn| {
             let row: Option<GrantColumns> =
                 grants::table.find(id.0).select(GrantColumns::as_select()).first(conn).await.optional()?;
@@ -155,7 +164,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn create(
+    async fn create_grant(
         &self,
         permit: &Permit,
         grant: GrantRecord,
@@ -173,7 +182,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+    async fn revoke_grant(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -189,5 +198,29 @@ impl GrantRegistry for Store {
             conn.record_success(entry).await?;
             Ok(grant)
         })
+    }
+}
+
+#[async_trait]
+impl GrantRegistry for Store {
+    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+        self.list_grants(subject, live_at).await
+    }
+
+    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+        self.find_grant(id).await
+    }
+
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
+        self.create_grant(permit, grant, judged).await
+    }
+
+    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+        self.revoke_grant(permit, id).await
     }
 }

@@ -6,6 +6,9 @@
 //! [`RightsSource`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
 //! Each query is written once and compiled for both databases (see `db`).
 //!
+//! Queries are in functions without where clauses and generic parameters, and the methods of ports call them: rustc
+//! then proves each bound of Diesel once per crate instead of once per method (`#[async_trait]` adds where clauses).
+//!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
 //!
@@ -50,6 +53,7 @@ mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
+mod federation;
 mod grant;
 mod idempotency;
 mod lease;
@@ -59,9 +63,11 @@ mod rekey;
 mod rights_stamp;
 mod schema;
 mod scrub;
+mod service_account;
 mod session;
 mod stats;
 mod throttle;
+mod token;
 mod user;
 
 pub use db::Database;

@@ -150,10 +150,13 @@ causes! {
     NotSignedIn = "not_signed_in", AuthenticationError, Server;
     /// A browser sent the request on behalf of a page of another origin.
     CrossSite = "cross_site", AuthenticationError, Server;
-    /// The bearer token is malformed, forged, or issued by another install.
+    /// The bearer token is malformed, forged, issued by another install, or an API token that is revoked or whose owner
+    /// is disabled or absent.
     TokenInvalid = "token_invalid", AuthenticationError, Server;
     /// The bearer token has expired or was replaced by a refresh.
     TokenExpired = "token_expired", AuthenticationError, Server;
+    /// The API token was sent from an address outside its networks.
+    TokenNetwork = "token_network", AuthenticationError, Server;
     /// The session has ended or never existed.
     SessionEnded = "session_ended", AuthenticationError, Server;
     /// The bearer token and the session cookie belong to different sessions.
@@ -169,8 +172,17 @@ causes! {
     /// The operation needs a login within the last 10 minutes.
     LoginStale = "login_stale", AuthenticationError, Server;
 
+    /// A sign-in at an identity provider was not begun by this browser, has ended, or took longer than ten minutes.
+    SignInExpired = "sign_in_expired", AuthenticationError, Server;
+    /// The identity provider refused the sign-in, or what it answered does not verify.
+    SignInRejected = "sign_in_rejected", AuthenticationError, Server;
+    /// The identity provider did not send all groups of the person.
+    GroupsMissing = "groups_missing", AuthenticationError, Server;
+
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
+    /// An API token does not allow this, whatever the rights of its owner.
+    TokenNotAllowed = "token_not_allowed", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
     /// The user has no second factor, and needs one for this operation or by the settings for any.
@@ -201,14 +213,18 @@ causes! {
     AlreadyEnrolled = "already_enrolled", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
-    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, or
-    /// of own roles is reached.
+    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, of
+    /// live API tokens of a user or service account, or of own roles is reached.
     TooMany = "too_many", ConflictError, Server;
     /// Live grants or pending requests name the role, so it cannot be deleted.
     RoleInUse = "role_in_use", ConflictError, Server;
     /// The request for rights was approved, denied or withdrawn before, or has expired; or the use of break-glass was
     /// reviewed before.
     RequestDecided = "request_decided", ConflictError, Server;
+    /// The user signs in through an identity provider, and has no password here.
+    FederatedUser = "federated_user", ConflictError, Server;
+    /// The id of an identity provider, [`Context::name`], was used for another issuer or directory before.
+    ProviderRebound = "provider_rebound", ConflictError, Server;
     /// A restart of a paused deployment would do nothing until it is resumed.
     RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
@@ -265,6 +281,8 @@ causes! {
     NotCached = "not_cached", ServiceUnavailable, Server;
     /// The request needs more data than one request may read from a cluster.
     TooLarge = "too_large", ServiceUnavailable, Server;
+    /// The identity provider cannot be reached, or does not work.
+    ProviderUnavailable = "provider_unavailable", ServiceUnavailable, Server;
     /// The server is at its concurrency limit.
     Overloaded = "overloaded", ServiceUnavailable, Server;
 

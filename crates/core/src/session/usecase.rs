@@ -1,4 +1,4 @@
-//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
+//! Session use cases: login, logout, refresh (`refresh.rs`), authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,9 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
-    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
-    account_key,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey, account_key,
 };
 use crate::{
     access::{AccessRequest, Caller, Factor, Origin, Permit, Resource, Verb},
@@ -19,10 +18,13 @@ use crate::{
     rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
-    second_factor::{CodeCheck, FactorCode, RequireSecondFactor},
+    second_factor::{CodeCheck, RequireSecondFactor},
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
+
+mod factor;
+mod refresh;
 
 /// A login request.
 #[derive(Clone, Debug)]
@@ -155,26 +157,11 @@ impl Sessions {
             capacity?;
         }
 
-        let code = login.code.as_ref().map(FactorCode::parse);
-        let factor = match self.second_factor(&user, code.as_ref(), &keys).await {
-            Err(refusal) if refusal.cause == Cause::TooManyLogins => {
-                let pause = refusal.context.retry_after.unwrap_or_default();
-                return self.throttled(anonymous, access, keys, pause).await;
+        let factor = match self.second_factor(&user, login.code.as_ref(), &keys).await {
+            Ok(factor) => factor,
+            Err(refusal) => {
+                return self.refused_code(anonymous, access, keys, &user.username, refusal).await;
             }
-            Err(refusal) if refusal.cause == Cause::BadCredentials => {
-                self.gate.record_refused_login(&anonymous, &access, &refusal).await?;
-                return Err(refusal);
-            }
-            Err(refusal) if refusal.cause == Cause::SecondFactorRequired => {
-                // usually the first half of a login, so at most one row per minute
-                let key = ThrottleKey::missing_factor(&user.username);
-                if let Some(count) = self.ports.throttle.refused(&key, self.clock.now()).await? {
-                    let access = access.with("refused_before", count);
-                    self.gate.record_refused_login(&anonymous, &access, &refusal).await?;
-                }
-                return Err(refusal);
-            }
-            factor => factor?,
         };
 
         let at = self.clock.now();
@@ -209,25 +196,9 @@ impl Sessions {
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
-    /// Checks and uses the code of a login. Returns the kind of code; `None` if the user has no second factor.
-    ///
-    /// # Errors
-    /// `SecondFactorRequired` without a code; as [`CodeCheck::spend`].
-    async fn second_factor(
-        &self,
-        user: &User,
-        code: Option<&FactorCode>,
-        keys: &[ThrottleKey],
-    ) -> Result<Option<&'static str>> {
-        let Some(factor) = self.factors.confirmed(user.id).await? else { return Ok(None) };
-        let code = code.ok_or_else(|| Error::new(Cause::SecondFactorRequired))?;
-        self.factors.spend(&factor, code, keys).await?;
-        Ok(Some(code.as_str()))
-    }
-
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
     /// address gets one row for all usernames; otherwise each username would add a row.
-    async fn throttled<T>(
+    pub(crate) async fn throttled<T>(
         &self,
         mut caller: Caller,
         mut access: AccessRequest,
@@ -315,36 +286,6 @@ impl Sessions {
         self.live.by_cookie(cookie).await.map(drop)
     }
 
-    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
-    /// session.
-    ///
-    /// # Errors
-    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(
-        &self,
-        refresh: &SecretString,
-        cookie: &SecretString,
-        origin: Origin,
-        activity: Activity,
-    ) -> Result<Tokens> {
-        let at = self.clock.now();
-        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
-        let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_refresh(&caller);
-        let fresh = self.secret();
-        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
-        match self.ports.store.rotate(&permit, session.id, exchange).await? {
-            Rotation::Rotated(generation) => {
-                session.generation = generation;
-                self.tokens(&session, cookie.clone(), fresh, at)
-            }
-            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
-            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
-        }
-    }
-
     /// Ends the session of a cookie.
     ///
     /// # Errors
@@ -359,9 +300,12 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
+    /// `FederatedUser` for a user of an identity provider; `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
     /// the password was changed meanwhile; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
     pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
+        if signed_in.user.username.is_federated() {
+            return Err(Error::new(Cause::FederatedUser));
+        }
         let keys = [ThrottleKey::session(signed_in.session.id)];
         let now = self.clock.now();
         if let Some(pause) = self.ports.throttle.blocked_for(&keys, now).await? {
@@ -435,7 +379,7 @@ impl Sessions {
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.
-    fn tokens(
+    pub(crate) fn tokens(
         &self,
         session: &Session,
         cookie: SecretString,
@@ -458,7 +402,7 @@ impl Sessions {
     }
 
     /// 256 random bits in hexadecimal.
-    fn secret(&self) -> SecretString {
+    pub(crate) fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
         self.rng.fill(&mut bytes);
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()

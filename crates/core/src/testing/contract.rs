@@ -31,6 +31,7 @@ use crate::{
     inventory::List,
     monitor::StoreMonitor,
     operation::AuditWriter,
+    provider::FederationStore,
     rng::Rng,
     role::Role,
     second_factor::SecondFactorStore,
@@ -39,8 +40,10 @@ use crate::{
 };
 
 mod break_glass;
+mod browser_sessions;
 mod clusters;
 mod coordination;
+mod federation;
 mod grants;
 mod idempotency;
 mod listing;
@@ -84,6 +87,9 @@ pub const STORE: &[Case] = cases! {
         one_of_concurrent_refreshes_succeeds, concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
         only_expired_sessions_are_deleted, login_and_second_factor_have_their_times;
+    browser_sessions: refreshes_within_the_grace_period_give_the_newest_token,
+        browser_with_an_old_generation_rotates_nothing, concurrent_refreshes_of_a_browser_rotate_once,
+        browser_token_that_was_never_issued_is_unknown, replayed_browser_token_ends_the_session;
     second_factors: enrolment_is_pending_until_its_confirmation, confirmed_second_factor_is_not_replaced,
         each_step_is_used_once, each_recovery_code_is_used_once, one_of_concurrent_uses_is_made,
         pending_enrolment_has_no_codes, one_of_concurrent_confirmations_succeeds,
@@ -95,7 +101,7 @@ pub const STORE: &[Case] = cases! {
         login_resets_only_its_own_counter, address_is_known_after_login,
         known_addresses_per_user_are_limited;
     idempotency: one_of_concurrent_claims_is_made, stored_reply_is_byte_identical,
-        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
+        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_owner_and_case_sensitive,
         keys_expire;
     clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
         update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,
@@ -119,6 +125,11 @@ pub const STORE: &[Case] = cases! {
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list,
         audited_clusters_add_rows_of_other_users;
+    federation: provider_is_bound_for_ever, pending_login_is_taken_once_by_its_browser,
+        pending_logins_of_an_address_are_limited, person_is_one_user_by_provider_and_subject,
+        groups_give_rights_while_confirmed, one_replica_claims_a_confirmation,
+        provider_ends_the_sessions_that_it_names, session_opens_only_for_an_enabled_user_of_the_provider,
+        logout_token_is_used_once;
     monitor: stored_objects_are_counted;
 };
 
@@ -163,6 +174,7 @@ pub struct StorePorts {
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
+    pub federation: Arc<dyn FederationStore>,
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
@@ -186,6 +198,7 @@ impl StorePorts {
             + UserRegistry
             + SessionStore
             + LoginThrottle
+            + FederationStore
             + IdempotencyStore
             + RoleRegistry
             + GrantRegistry
@@ -205,6 +218,7 @@ impl StorePorts {
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),
+            federation: store.clone(),
             idempotency: store.clone(),
             roles: store.clone(),
             grants: store.clone(),

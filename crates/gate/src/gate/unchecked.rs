@@ -1,6 +1,6 @@
-//! Functions of the gate that do not check the caller's rights: permits for three fixed purposes (a probe, the caller's
-//! own session, the first user), and the record of a refused login. All other permits require a check of rights
-//! ([`Permit::for_cache`] derives one from a checked permit).
+//! Functions of the gate that do not check the caller's rights: permits for four fixed purposes (a probe, the caller's
+//! own session, the first user, what an identity provider says of its people), and the record of a refused login. All
+//! other permits require a check of rights ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
     error::{Error, Result},
@@ -57,6 +57,24 @@ impl Gate {
     pub fn permit_first_user(&self, username: &str, role: Role) -> Permit {
         let access =
             AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", role.as_str());
+        self.permit_of_server(access)
+    }
+
+    /// Issues the permit to create the user of a person whose identity a provider has proved, by the server itself. The
+    /// port commits the audit entry if it creates one. For `Federation` in core only.
+    pub fn permit_admission(&self, username: &str) -> Permit {
+        let access =
+            AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", Role::None.as_str());
+        self.permit_of_server(access)
+    }
+
+    /// Issues the permit to end sessions that their identity provider has ended, by the server itself. The port commits
+    /// the audit entry if it ends any. For `Federation` in core only.
+    pub fn permit_withdrawal(&self, name: &str) -> Permit {
+        self.permit_of_server(AccessRequest::to(Verb::Revoke, Resource::Session).named(name))
+    }
+
+    fn permit_of_server(&self, access: AccessRequest) -> Permit {
         let operation = self.operation(&Caller::system(), &access, None);
         Permit::of_server(access, Some(operation))
     }
@@ -100,6 +118,8 @@ mod tests {
             gate.permit_refresh(&Caller::system()),
             gate.permit_logout(&Caller::system()),
             gate.permit_first_user("admin", Role::SuperAdmin),
+            gate.permit_admission("corp:mei"),
+            gate.permit_withdrawal("corp:mei"),
         ] {
             assert!(permit.cluster().is_err() && permit.kind().is_err() && permit.operation().is_some());
         }

@@ -23,7 +23,9 @@ use crate::{
     grant::{GrantRequest, OwnRole, RightsStamp},
     idempotency::{NewClaim, Progress},
     ids::{ClusterId, UserId},
+    name::ProviderId,
     operation::{Entry, Operation, Outcome},
+    provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
     second_factor::SecondFactor,
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
@@ -35,6 +37,7 @@ mod audit;
 mod break_glass;
 mod cluster;
 mod coordinator;
+mod federation;
 mod grants;
 mod idempotency;
 mod monitor;
@@ -42,6 +45,7 @@ mod second_factor;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
+use federation::{StoredOrigin, StoredPerson};
 
 /// Users, sessions, rights, clusters and the audit trail, in memory.
 #[derive(Default)]
@@ -63,6 +67,14 @@ struct State {
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
     /// Second factors, with the hashes of the unused recovery codes.
     second_factors: Vec<(SecondFactor, Vec<SecretHash>)>,
+    bindings: Vec<Binding>,
+    /// Sign-ins at OpenID providers that have begun, oldest first.
+    pending_logins: Vec<PendingLogin>,
+    people: Vec<StoredPerson>,
+    /// For sessions that a provider has opened, what it knows of them.
+    origins: Vec<StoredOrigin>,
+    /// Logout tokens that were used, with the time until which they are stored.
+    logout_tokens: Vec<(ProviderId, SecretHash, Timestamp)>,
     rights_stamp: RightsStamp,
     roles: HashMap<RoleName, OwnRole>,
     /// Names that are not used again.

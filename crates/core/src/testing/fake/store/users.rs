@@ -10,8 +10,8 @@ use crate::{
     ids::{SessionId, UserId},
     role::Role,
     session::{
-        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, Rotation, SecretHash, Session,
-        SessionRecord, SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, RefreshHolder, Rotation,
+        SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
     },
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -65,6 +65,7 @@ impl UserRegistry for MemoryStore {
         state.end_sessions(id, None);
         state.end_rights_of_user(permit, id)?;
         state.users.retain(|(user, _)| user.id != id);
+        state.forget_person(id);
         state.addresses.retain(|(user, ..)| *user != id);
         state.second_factors.retain(|(factor, _)| factor.user_id != id);
         state.change_rights(permit)
@@ -113,6 +114,46 @@ impl State {
         Some(FoundSession { session, user, enrolled, rights: self.rights_stamp })
     }
 
+    /// Stores a session and records its login.
+    pub(super) fn open_session(&mut self, permit: &Permit, record: SessionRecord) -> Result<Session> {
+        let session = Session {
+            id: SessionId(self.next_id()),
+            user_id: record.user_id,
+            generation: 1,
+            source_ip: record.source_ip.map(|ip| ip.to_string()),
+            user_agent: record.user_agent,
+            created_at: record.at,
+            last_seen_at: record.at,
+            expires_at: record.expires_at,
+            authenticated_at: record.authenticated_at,
+            factor_at: record.factor_at,
+        };
+        let user = self.user(record.user_id)?;
+        user.last_login_at = Some(record.at);
+        if let Some(key) = record.throttle_key {
+            self.throttles.remove(&key.key);
+        }
+        if let Some(ip) = record.source_ip {
+            let address = ClientAddress::of(ip);
+            self.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
+            self.addresses.push((record.user_id, address, record.at));
+            let mut newest: Vec<_> = self
+                .addresses
+                .iter()
+                .filter(|(user, ..)| *user == record.user_id)
+                .map(|(.., at)| *at)
+                .collect();
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
+                self.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
+            }
+        }
+        self.refresh.insert(record.refresh, (session.id.0, None));
+        self.sessions.push((session.clone(), record.cookie));
+        self.record_success(permit, None)?;
+        Ok(session)
+    }
+
     pub(super) fn user(&mut self, id: UserId) -> Result<&mut User> {
         let found = self.users.iter_mut().map(|(user, _)| user).find(|user| user.id == id);
         found.ok_or_else(|| Error::new(Cause::NotFound).resource("user").name(id.to_string()))
@@ -159,42 +200,7 @@ impl SessionStore for MemoryStore {
         if !state.users.iter().any(has_verified_password) {
             return Err(Error::new(Cause::BadCredentials));
         }
-        let session = Session {
-            id: SessionId(state.next_id()),
-            user_id: record.user_id,
-            generation: 1,
-            source_ip: record.source_ip.map(|ip| ip.to_string()),
-            user_agent: record.user_agent,
-            created_at: record.at,
-            last_seen_at: record.at,
-            expires_at: record.expires_at,
-            authenticated_at: record.authenticated_at,
-            factor_at: record.factor_at,
-        };
-        let user = state.user(record.user_id)?;
-        user.last_login_at = Some(record.at);
-        if let Some(key) = record.throttle_key {
-            state.throttles.remove(&key.key);
-        }
-        if let Some(ip) = record.source_ip {
-            let address = ClientAddress::of(ip);
-            state.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
-            state.addresses.push((record.user_id, address, record.at));
-            let mut newest: Vec<_> = state
-                .addresses
-                .iter()
-                .filter(|(user, ..)| *user == record.user_id)
-                .map(|(.., at)| *at)
-                .collect();
-            newest.sort_unstable_by(|a, b| b.cmp(a));
-            if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
-                state.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
-            }
-        }
-        state.refresh.insert(record.refresh, (session.id.0, None));
-        state.sessions.push((session.clone(), record.cookie));
-        state.record_success(permit, None)?;
-        Ok(session)
+        state.open_session(permit, record)
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
@@ -220,36 +226,52 @@ impl SessionStore for MemoryStore {
     }
 
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
-        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
+        let RefreshExchange { holder, presented, fresh, at, grace, activity } = exchange;
+        let within_grace = |time: &Timestamp| at.duration_since(*time).unsigned_abs() <= grace;
         let mut state = self.write()?;
-        match state.refresh.get(&presented).copied() {
-            Some((session, used)) if session == id.0 => match used {
-                None => {
-                    state.refresh.insert(presented, (id.0, Some(at)));
-                    state.refresh.insert(fresh, (id.0, None));
-                    let session = state
-                        .sessions
-                        .iter_mut()
-                        .map(|(session, _)| session)
-                        .find(|session| session.id == id);
-                    let Some(session) = session else { return Ok(Rotation::Unknown) };
-                    session.generation += 1;
-                    if activity == Activity::User {
-                        session.last_seen_at = at;
-                    }
-                    let generation = session.generation;
-                    state.record_success(permit, None)?;
-                    Ok(Rotation::Rotated(generation))
-                }
-                Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
-                Some(_) => {
-                    state.sessions.retain(|(session, _)| session.id != id);
-                    state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
-                    Ok(Rotation::Replayed)
-                }
-            },
-            _ => Ok(Rotation::Unknown),
+        let generation = state
+            .sessions
+            .iter()
+            .find(|(session, _)| session.id == id)
+            .map(|(session, _)| session.generation);
+        let used =
+            state.refresh.get(&presented).filter(|(session, _)| *session == id.0).map(|(_, used)| *used);
+        let (Some(generation), Some(used)) = (generation, used) else { return Ok(Rotation::Unknown) };
+        if used.is_some_and(|used| !within_grace(&used)) {
+            state.sessions.retain(|(session, _)| session.id != id);
+            state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
+            return Ok(Rotation::Replayed);
         }
+        if let RefreshHolder::Browser { generation: required } = holder {
+            let of_session = || {
+                state
+                    .refresh
+                    .iter()
+                    .filter(|(_, (session, _))| *session == id.0)
+                    .map(|(hash, (_, used))| (*hash, *used))
+            };
+            let rotated_at = of_session().filter_map(|(_, used)| used).max();
+            let newest = of_session().find(|(_, used)| used.is_none()).map(|(hash, _)| hash);
+            if let (Some(issued_at), Some(newest)) = (rotated_at.filter(within_grace), newest) {
+                return Ok(Rotation::Repeated { generation, issued_at, newest });
+            }
+            if required != generation {
+                return Ok(Rotation::JustUsed);
+            }
+        }
+        if used.is_some() {
+            return Ok(Rotation::JustUsed);
+        }
+        state.refresh.insert(presented, (id.0, Some(at)));
+        state.refresh.insert(fresh, (id.0, None));
+        for (session, _) in state.sessions.iter_mut().filter(|(session, _)| session.id == id) {
+            session.generation += 1;
+            if activity == Activity::User {
+                session.last_seen_at = at;
+            }
+        }
+        state.record_success(permit, None)?;
+        Ok(Rotation::Rotated(generation + 1))
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
