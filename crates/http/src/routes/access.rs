@@ -1,5 +1,6 @@
 //! Routes for roles and grants.
 
+pub(super) mod break_glass;
 pub(super) mod questions;
 pub(super) mod requests;
 

@@ -36,6 +36,9 @@ pub(crate) struct LoginBody {
     /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
+    /// A code of the second factor, or a recovery code, if the user has one.
+    #[schema(value_type = Option<String>, format = Password)]
+    code: Option<SecretString>,
     /// The id of an LDAP directory; `local` if absent.
     provider: Option<String>,
     /// Whether the refresh token becomes the cookie `refresh_token`, for a browser: then it and the session id are not
@@ -103,12 +106,15 @@ pub(crate) async fn login(
     api: Data<Api>,
     Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
 ) -> Result<ResponseWithCookies<LoginResponse>> {
-    let LoginBody { username, password, provider, cookie } = body;
+    let LoginBody { username, password, code, provider, cookie } = body;
     let app = &api.app;
     let (tokens, user) = match provider.filter(|id| id != "local") {
-        None => app.sessions.login(Login { username, password, user_agent, origin }).await?,
+        None => {
+            let login = Login { username, password, code, user_agent, origin };
+            app.sessions.login(login).await?
+        }
         Some(provider) => {
-            let login = LdapLogin { provider, username, password, user_agent, origin };
+            let login = LdapLogin { provider, username, password, code, user_agent, origin };
             app.federation.ldap_login(login).await?
         }
     };

@@ -44,7 +44,8 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
             | List::Tokens
             | List::ServiceAccounts
             | List::Roles
-            | List::Requests => &[],
+            | List::Requests
+            | List::BreakGlass => &[],
             List::Grants => &[Code::ResourceNotFound],
             List::Who => QUESTION,
             _ => CLUSTER,
@@ -81,6 +82,7 @@ async fn page(
         List::Grants => local(app.grants.list(caller, &GrantQuery::parse(pairs)?).await?),
         List::Who => local(app.grants.who(caller, &WhoQuery::parse(pairs)?).await?),
         List::Requests => local(app.grants.requests(caller, &query()?).await?),
+        List::BreakGlass => local(app.break_glass.list(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
