@@ -10,7 +10,6 @@ use crate::{
     audit::OperationRow,
     autoscaler::AutoscalerRow,
     break_glass::BreakGlassRow,
-    break_glass::BreakGlassRow,
     cluster::Cluster,
     config::ConfigMapRow,
     endpoint::{EndpointRow, SERVICE_LABEL},
@@ -48,7 +47,6 @@ pub enum List {
     Grants,
     Who,
     Requests,
-    BreakGlass,
     BreakGlass,
     Operations,
     Namespaces,
@@ -200,16 +198,6 @@ pub static LISTS: &[ListInfo] = &[
             "/api/access/requests",
             "requests",
             "One's own requests for grants, and those in a scope in which one may list or make grants",
-        )
-    },
-    ListInfo {
-        default_sort: BreakGlassRow::DEFAULT_SORT,
-        ..local::<BreakGlassRow>(
-            List::BreakGlass,
-            Resource::Grant,
-            "/api/access/break-glass",
-            "break_glass",
-            "One's own uses of break-glass; all for a super admin",
         )
     },
     ListInfo {
