@@ -26,8 +26,10 @@ use crate::{
     operation::{Entry, Operation, Outcome},
     provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
+    service_account::ServiceAccount,
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
+    token::ApiToken,
     user::{PasswordHash, User},
 };
 
@@ -38,6 +40,7 @@ mod federation;
 mod grants;
 mod idempotency;
 mod monitor;
+mod tokens;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
@@ -74,6 +77,9 @@ struct State {
     /// Names that are not used again.
     deleted_roles: Vec<RoleName>,
     grants: Vec<Grant>,
+    service_accounts: Vec<ServiceAccount>,
+    /// API tokens with the hashes of their secrets.
+    tokens: Vec<(ApiToken, SecretHash)>,
     /// Requests, with the state `pending` also if they have expired.
     grant_requests: Vec<GrantRequest>,
     clusters: Vec<(Cluster, StoredConnection)>,
