@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
+    break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
@@ -21,6 +22,7 @@ use crate::{
     pod::{PodApi, Pods},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     service_account::{ServiceAccountStore, ServiceAccounts},
     session::{
@@ -48,7 +50,7 @@ pub struct Ports {
     pub users: UserPorts,
     /// Identity providers, and what is stored of them.
     pub federation: FederationPorts,
-    /// Ports of grants, own roles and requests.
+    /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
@@ -77,6 +79,7 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+    pub second_factors: SecondFactorPorts,
     pub api_tokens: Arc<dyn TokenStore>,
     pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
@@ -114,6 +117,10 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
+    /// Who must have a second factor, and which operations want a fresh one.
+    pub second_factor: SecondFactorSettings,
+    /// Who may use break-glass, and from where.
+    pub break_glass: BreakGlassSettings,
 }
 
 /// The use cases of the application.
@@ -128,7 +135,9 @@ pub struct App {
     pub service_accounts: ServiceAccounts,
     pub federation: Federation,
     pub users: Users,
+    pub second_factors: SecondFactors,
     pub grants: Grants,
+    pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
@@ -155,6 +164,7 @@ impl App {
             hasher,
             initial_password: initial,
             tokens: codec,
+            second_factors,
             api_tokens,
             service_accounts,
         } = users;
@@ -183,8 +193,22 @@ impl App {
                 caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
+            break_glass: Arc::new(Invalidating {
+                registry: rights.break_glass,
+                caches: caches.clone(),
+                spawner: spawner.clone(),
+            }),
             source: rights.source,
         };
+        let second_factors = SecondFactorPorts {
+            store: Arc::new(Invalidating {
+                registry: second_factors.store,
+                caches: caches.clone(),
+                spawner: spawner.clone(),
+            }),
+            codec: second_factors.codec,
+        };
+        let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
             caches: caches.clone(),
@@ -217,14 +241,17 @@ impl App {
             spawner.clone(),
         )
         .with_sessions(Arc::new(live.clone()))
-        .with_tokens(Arc::new(live_tokens.clone()));
+        .with_tokens(Arc::new(live_tokens.clone()))
+        .with_step_up(settings.second_factor.step_up);
         let sessions = Sessions {
             gate: gate.clone(),
-            ports: SessionPorts { store: session_store, throttle, tokens: codec },
+            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
             live,
             verified: Arc::new(TtlCache::new(clock.clone())),
             users: users.clone(),
             hasher: hasher.clone(),
+            factors: code_check.clone(),
+            require_factor: settings.second_factor.require,
             initial: initial.clone(),
             clock: clock.clone(),
             rng: rng.clone(),
@@ -238,6 +265,23 @@ impl App {
                 spawner: spawner.clone(),
             },
             audit: Audit::new(gate.clone(), audit, clock.clone()),
+            second_factors: SecondFactors {
+                gate: gate.clone(),
+                ports: second_factors,
+                check: code_check,
+                sessions: session_store,
+                throttle,
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            break_glass: BreakGlass {
+                gate: gate.clone(),
+                registry: rights.break_glass.clone(),
+                source: rights.source.clone(),
+                settings: Arc::new(settings.break_glass),
+                clock: clock.clone(),
+            },
             federation: Federation {
                 providers: Arc::new(federation.providers),
                 store: federation_store,

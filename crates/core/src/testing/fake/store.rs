@@ -16,6 +16,7 @@ use crate::{
         ChainHash, Checkpoint, Cursor, Head, LastCheckpoint, OperationRow, StoredCheckpoint, StoredEntry,
         TrailStart,
     },
+    break_glass::BreakGlassRow,
     cluster::Cluster,
     connection::StoredConnection,
     error::{Cause, Error, Result},
@@ -26,6 +27,7 @@ use crate::{
     operation::{Entry, Operation, Outcome},
     provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
+    second_factor::SecondFactor,
     service_account::ServiceAccount,
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
@@ -34,12 +36,14 @@ use crate::{
 };
 
 mod audit;
+mod break_glass;
 mod cluster;
 mod coordinator;
 mod federation;
 mod grants;
 mod idempotency;
 mod monitor;
+mod second_factor;
 mod tokens;
 mod users;
 
@@ -64,6 +68,8 @@ struct State {
     throttles: HashMap<String, Throttle>,
     /// Known addresses of users, with the time of the last login.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
+    /// Second factors, with the hashes of the unused recovery codes.
+    second_factors: Vec<(SecondFactor, Vec<SecretHash>)>,
     bindings: Vec<Binding>,
     /// Sign-ins at OpenID providers that have begun, oldest first.
     pending_logins: Vec<PendingLogin>,
@@ -82,6 +88,7 @@ struct State {
     tokens: Vec<(ApiToken, SecretHash)>,
     /// Requests, with the state `pending` also if they have expired.
     grant_requests: Vec<GrantRequest>,
+    break_glass: Vec<BreakGlassRow>,
     clusters: Vec<(Cluster, StoredConnection)>,
     /// The last connection version, over all clusters.
     last_version: i64,

@@ -256,7 +256,12 @@ impl State {
         self.grant_requests.iter().map(move |request| request.clone().at(now))
     }
 
-    fn insert_grant(&mut self, permit: &Permit, record: GrantRecord, source: GrantSource) -> Result<Grant> {
+    pub(super) fn insert_grant(
+        &mut self,
+        permit: &Permit,
+        record: GrantRecord,
+        source: GrantSource,
+    ) -> Result<Grant> {
         let (by, at) = author(permit)?;
         self.role_rules(&record.role)?;
         match record.subject {
