@@ -2,6 +2,7 @@
 
 mod documentation;
 mod layers;
+mod providers;
 mod show;
 mod table;
 #[cfg(test)]
@@ -21,11 +22,12 @@ use serde::Deserialize;
 pub(crate) use self::{
     documentation::{example, reference},
     layers::Flags,
+    providers::{LdapSettings, OidcSettings},
     table::Settings,
 };
 use self::{
     layers::Layers,
-    table::{SETTINGS, Setting},
+    table::{SETTINGS, Setting, SettingType},
 };
 use crate::{Fatal, webhook::WebhookSettings};
 
@@ -66,22 +68,32 @@ impl Configuration {
     /// Checks the ranges in the table, and combinations of settings.
     fn check(&self) -> Result<(), Fatal> {
         for setting in SETTINGS {
-            if self.layers.get(setting).is_some_and(|(value, _)| !setting.value_type.accepts(value)) {
-                return Err(invalid_value(&self.layers, setting.key));
+            let Some((value, _)) = self.layers.get(setting) else { continue };
+            if let Some(path) = setting.refused_path(value) {
+                return Err(invalid_value(&self.layers, &path));
             }
         }
-        self.settings.check_combinations().map_err(|message| Fatal::Setting(message.into()))
+        self.settings.check_combinations().map_err(|message| Fatal::Setting(message.into()))?;
+        self.settings.check_providers().map_err(Fatal::Setting)
     }
 }
 
-/// Error for an invalid value of a setting, with its origin and the expected form.
-fn invalid_value(layers: &Layers, key: &str) -> Fatal {
+/// Error for an invalid value at a path, `listen` or `oidc[0].issuer`, with its origin and the expected form.
+fn invalid_value(layers: &Layers, path: &str) -> Fatal {
+    let (key, in_table) = path.split_once('[').unwrap_or((path, ""));
     let Some(setting) = Setting::find(key) else {
         return Fatal::Setting("the settings are malformed: see docs/configure.md".into());
     };
     let origin =
         layers.get(setting).map(|(_, origin)| format!(" ({})", origin.describe(setting))).unwrap_or_default();
-    Fatal::Setting(format!("the setting `{key}`{origin} must be {}", setting.value_type.expected()))
+    let row = match setting.value_type {
+        SettingType::Tables { rows } => {
+            in_table.split_once("].").and_then(|(_, key)| rows.iter().find(|row| row.key == key))
+        }
+        _ => None,
+    };
+    let (name, value_type) = row.map_or((key, setting.value_type), |row| (path, row.value_type));
+    Fatal::Setting(format!("the setting `{name}`{origin} must be {}", value_type.expected()))
 }
 
 impl Settings {
@@ -104,6 +116,34 @@ impl Settings {
         } else {
             Ok(())
         }
+    }
+
+    /// Checks settings that depend on each other in the tables of identity providers. The error is a complete message.
+    fn check_providers(&self) -> Result<(), String> {
+        let (oidc, ldap) = (self.oidc_providers(), self.ldap_providers());
+        let mut ids: Vec<&str> =
+            oidc.iter().map(|oidc| &*oidc.id).chain(ldap.iter().map(|ldap| &*ldap.id)).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two providers have the id `{}`: each needs its own", pair[0]));
+        }
+        if !oidc.is_empty() && self.public_url.is_none() {
+            return Err("the tables [[oidc]] need public_url, with which the redirect URIs begin".into());
+        }
+        let oidc = oidc.iter().map(|oidc| (&oidc.id, oidc.check_combinations()));
+        let ldap = ldap.iter().map(|ldap| (&ldap.id, ldap.check_combinations()));
+        oidc.chain(ldap)
+            .try_for_each(|(id, checked)| checked.map_err(|rest| format!("the provider `{id}` {rest}")))
+    }
+
+    /// The tables `[[oidc]]`.
+    pub(crate) fn oidc_providers(&self) -> &[OidcSettings] {
+        self.oidc.as_deref().unwrap_or_default()
+    }
+
+    /// The tables `[[ldap]]`.
+    pub(crate) fn ldap_providers(&self) -> &[LdapSettings] {
+        self.ldap.as_deref().unwrap_or_default()
     }
 
     /// Deadlines of requests to a cluster.
