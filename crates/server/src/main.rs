@@ -11,6 +11,7 @@ mod config;
 mod durable;
 mod export_file;
 mod grants;
+mod http_client;
 mod initial_password;
 mod lease;
 mod metrics;
