@@ -20,6 +20,7 @@ mod fleet;
 mod idempotency;
 mod lists;
 mod log_stream;
+mod login_command;
 mod logins;
 mod logs;
 mod metrics;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
+mod api_client;
 mod audit;
 mod backup;
 mod checkpoint_file;
@@ -14,6 +15,7 @@ mod grants;
 mod http_client;
 mod initial_password;
 mod lease;
+mod login;
 mod metrics;
 mod operator;
 mod prober;
@@ -50,6 +52,8 @@ enum Command {
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
+    /// Sign in to a server, and keep the session or an API token in a private file
+    Login(login::LoginArguments),
     /// Manage grants of rights without signing in
     #[command(subcommand)]
     Grant(grants::GrantCommand),
@@ -106,6 +110,9 @@ pub(crate) enum Fatal {
     /// The audit trail, or an export of it, failed verification. Exit code 1.
     #[error("the audit trail failed verification: {0}")]
     VerificationFailed(String),
+    /// A request to a server failed.
+    #[error(transparent)]
+    Api(#[from] api_client::ApiError),
     /// A use case returned an error.
     #[error("{}", error_message(.0))]
     Refused(#[from] pilothouse_core::Error),
@@ -134,6 +141,7 @@ async fn main() -> ExitCode {
         Ok(configuration) => match command {
             Command::Serve => serve::serve(configuration.settings).await,
             Command::Config(command) => config::config(&configuration, &command),
+            Command::Login(arguments) => login::login(arguments).await,
             Command::User(command) => commands::user(configuration.settings, command).await,
             Command::Grant(command) => grants::grant(configuration.settings, command).await,
             Command::Audit(command) => audit::audit(configuration.settings, command).await,

@@ -22,7 +22,7 @@ use serde::Deserialize;
 pub(crate) use self::{
     documentation::{example, reference},
     layers::Flags,
-    providers::{LdapSettings, OidcSettings},
+    providers::{LdapSettings, OidcSettings, is_origin},
     table::Settings,
 };
 use self::{

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use http::Uri;
+use pilothouse_core::provider::ProviderId;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ settings! {
     /// The keys of `[[oidc]]`.
     OIDC:
     "Identity providers" {
-        /// Id in usernames, grants and addresses: `[a-z0-9-]`, at most 40 characters, not `local`. It is bound to the
+        /// Id in usernames, grants and addresses: `[a-z0-9-]`, at most 32 characters, not `local`. It is bound to the
         /// issuer forever: another issuer needs another id.
         id: String = ProviderId, required "corp";
         /// Name on the sign-in page.
@@ -121,7 +122,7 @@ pub(super) fn is_https_or_loopback(url: &str, query: bool) -> bool {
 }
 
 /// Whether the text is the scheme and authority of a URL that [`is_https_or_loopback`], with at most a final slash.
-pub(super) fn is_origin(url: &str) -> bool {
+pub(crate) fn is_origin(url: &str) -> bool {
     is_https_or_loopback(url, false) && url.parse::<Uri>().is_ok_and(|url| url.path() == "/")
 }
 
@@ -143,10 +144,9 @@ pub(super) fn is_ldap_filter(filter: &str, placeholder: &str) -> bool {
         && !filter.replace(placeholder, "").contains(['{', '}'])
 }
 
-/// Whether the text is an id that a provider may have. `local` is the word for Pilothouse's own users.
+/// Whether the text is an id that a provider may have.
 pub(super) fn is_provider_id(id: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=40).contains(&id.len()) && id.bytes().all(is_allowed) && id != "local"
+    ProviderId::new(id).is_ok()
 }
 
 fn is_without_user(url: &Uri) -> bool {
