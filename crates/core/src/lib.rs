@@ -51,11 +51,13 @@ pub mod quantity;
 pub mod quota;
 pub mod seal;
 pub mod secret;
+pub mod service_account;
 pub mod session;
 pub mod storage;
 pub mod streams;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod token;
 mod ttl_cache;
 pub mod user;
 pub mod workload;

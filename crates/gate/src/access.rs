@@ -4,14 +4,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use pilothouse_types::{
-    ids::{ClusterId, SessionId, UserId},
+    ids::{ClusterId, ServiceAccountId, SessionId, TokenId, UserId},
     kind::Kind,
     name::Namespace,
     namespaces::NamespaceScope,
     role::Role,
 };
 
-use crate::rights::Rights;
+use crate::rights::{Rights, Subject};
 
 mod judge;
 mod permit;
@@ -108,6 +108,10 @@ pub enum Resource {
     OwnAccount,
     /// A session of the caller.
     Session,
+    /// An API token: of the caller, or of a service account.
+    Token,
+    /// A service account.
+    ServiceAccount,
     /// The audit trail.
     Operation,
     /// A grant of rights.
@@ -130,6 +134,8 @@ impl Resource {
             Self::Cluster | Self::NewCluster => "cluster",
             Self::User | Self::OwnAccount => "user",
             Self::Session => "session",
+            Self::Token => "token",
+            Self::ServiceAccount => "service_account",
             Self::Operation => "operation",
             Self::Grant => "grant",
             Self::Role => "role",
@@ -144,10 +150,12 @@ impl Resource {
 /// and `required_role` of refusals. [`crate::rights`] decides; a test compares the two.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
-        Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
+        Resource::User | Resource::ServiceAccount | Resource::MasterKey | Resource::Database => {
+            Role::SuperAdmin
+        }
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
-        Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
+        Resource::OwnAccount | Resource::Session | Resource::Token | Resource::Operation => Role::Viewer,
         // the use cases judge each grant and each request by its scope
         Resource::Grant | Resource::Request => Role::Viewer,
         Resource::Role if verb.reads() => Role::Viewer,
@@ -191,19 +199,24 @@ pub struct Origin {
     pub request_id: Option<String>,
 }
 
-/// Caller: the user on whose behalf an operation runs.
+/// Caller: the user or service account on whose behalf an operation runs.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// User id. None for the system, the command line and a failed login.
+    /// User id. None for a service account, the system, the command line and a failed login.
     pub user_id: Option<UserId>,
-    /// User name, `cli:<user>`, or `system`.
+    /// Service account, if the request has a token of one. `user_id` is then None.
+    pub service_account: Option<ServiceAccountId>,
+    /// User name, `sa:<service account>`, `cli:<user>`, or `system`.
     pub username: String,
-    /// Role when the request arrived, for display and for the few rules that name a role. None before a login.
+    /// Role when the request arrived, for display. None before a login; `none` for a service account. It decides
+    /// nothing: the rights of a token may be fewer than those of its owner's role.
     pub role: Option<Role>,
-    /// Rights when the request arrived: those of the role and of the caller's grants. They decide, not the role.
+    /// Rights when the request arrived: those of the role and of the caller's grants, within the ceiling of the token.
     pub rights: Arc<Rights>,
-    /// Session of the request.
+    /// Session of the request. None for a request with an API token.
     pub session: Option<SessionId>,
+    /// API token of the request. None for a request in a session.
+    pub token: Option<TokenId>,
     /// Origin of the request.
     pub origin: Origin,
 }
@@ -224,10 +237,12 @@ impl Caller {
     pub fn anonymous(username: impl Into<String>, origin: Origin) -> Self {
         Self {
             user_id: None,
+            service_account: None,
             username: username.into(),
             role: None,
             rights: Rights::preset(Role::None),
             session: None,
+            token: None,
             origin,
         }
     }
@@ -242,6 +257,13 @@ impl Caller {
     #[must_use]
     pub fn with_rights(self, role: Role, rights: Arc<Rights>) -> Self {
         Self { role: Some(role), rights, ..self }
+    }
+
+    /// The subject of the caller's own grants: the user or the service account. None for the system, the command line
+    /// and a failed login.
+    pub fn subject(&self) -> Option<Subject> {
+        let service_account = self.service_account.map(Subject::ServiceAccount);
+        self.user_id.map(Subject::User).or(service_account)
     }
 }
 

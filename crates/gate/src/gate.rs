@@ -403,6 +403,7 @@ impl Gate {
             username: caller.username.clone(),
             role: caller.role.filter(|_| caller.user_id.is_some()),
             grant_id: grant,
+            token_id: caller.token,
             source_ip: caller.origin.source_ip,
             request_id: caller.origin.request_id.clone(),
             params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),

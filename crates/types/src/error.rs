@@ -150,10 +150,13 @@ causes! {
     NotSignedIn = "not_signed_in", AuthenticationError, Server;
     /// A browser sent the request on behalf of a page of another origin.
     CrossSite = "cross_site", AuthenticationError, Server;
-    /// The bearer token is malformed, forged, or issued by another install.
+    /// The bearer token is malformed, forged, issued by another install, or an API token that is revoked or whose owner
+    /// is disabled or absent.
     TokenInvalid = "token_invalid", AuthenticationError, Server;
     /// The bearer token has expired or was replaced by a refresh.
     TokenExpired = "token_expired", AuthenticationError, Server;
+    /// The API token was sent from an address outside its networks.
+    TokenNetwork = "token_network", AuthenticationError, Server;
     /// The session has ended or never existed.
     SessionEnded = "session_ended", AuthenticationError, Server;
     /// The bearer token and the session cookie belong to different sessions.
@@ -165,6 +168,8 @@ causes! {
 
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
+    /// An API token does not allow this, whatever the rights of its owner.
+    TokenNotAllowed = "token_not_allowed", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
     /// The requester of rights approves the own request.
@@ -189,8 +194,8 @@ causes! {
     Modified = "modified", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
-    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, or
-    /// of own roles is reached.
+    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, of
+    /// live API tokens of a user or service account, or of own roles is reached.
     TooMany = "too_many", ConflictError, Server;
     /// Live grants or pending requests name the role, so it cannot be deleted.
     RoleInUse = "role_in_use", ConflictError, Server;

@@ -1,4 +1,4 @@
-//! Ids of clusters, users, service accounts, sessions, grants and operations.
+//! Ids of clusters, users, service accounts, sessions, API tokens, grants and operations.
 
 use std::fmt;
 
@@ -29,6 +29,8 @@ ids! {
     SessionId(i64);
     /// A service account's id. Ids are never reused.
     ServiceAccountId(i64);
+    /// An API token's id. Ids are never reused. It may be displayed: it is not the secret text of the token.
+    TokenId(i64);
     /// A grant's id. Ids are never reused.
     GrantId(i64);
     /// Id of a request for a grant. Ids are never reused.
