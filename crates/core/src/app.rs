@@ -3,7 +3,7 @@
 //! An embedder that needs only some use cases creates a [`Gate`] and these use cases: `Lists::new`, `Workloads::new`
 //! and similar constructors take the gate and the ports that they need, as shown in `examples/`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
@@ -15,9 +15,11 @@ use crate::{
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     mask::MaskedFields,
+    name::ProviderId,
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    provider::{Federation, FederationStore, Provider},
     rng::Rng,
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
@@ -42,6 +44,8 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
+    /// Identity providers, and what is stored of them.
+    pub federation: FederationPorts,
     /// Ports of grants, own roles and requests.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
@@ -71,6 +75,15 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+}
+
+/// Identity providers, and what is stored of them.
+#[derive(Clone)]
+pub struct FederationPorts {
+    /// The configured providers.
+    pub providers: BTreeMap<ProviderId, Provider>,
+    /// What is stored of providers and their people.
+    pub store: Arc<dyn FederationStore>,
 }
 
 /// Ports of the objects in clusters.
@@ -107,6 +120,7 @@ pub struct App {
     pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
+    pub federation: Federation,
     pub users: Users,
     pub grants: Grants,
     pub clusters: Clusters,
@@ -125,7 +139,8 @@ pub struct App {
 impl App {
     /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: AppSettings) -> Self {
-        let Ports { runtime, audit_writer, audit, users, rights, clusters, objects, idempotency } = ports;
+        let Ports { runtime, audit_writer, audit, users, federation, rights, clusters, objects, idempotency } =
+            ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
@@ -156,12 +171,17 @@ impl App {
             }),
             source: rights.source,
         };
+        let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
+            registry: federation.store,
+            session_cache: session_cache.clone(),
+            spawner: spawner.clone(),
+        });
         let registry =
             Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
-        let sessions: Arc<dyn SessionStore> = sessions;
+        let session_store: Arc<dyn SessionStore> = sessions;
         let live = LiveSessions {
-            store: sessions.clone(),
+            store: session_store.clone(),
             clock: clock.clone(),
             idle: settings.lifetimes.idle,
             rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
@@ -174,6 +194,18 @@ impl App {
             spawner.clone(),
         )
         .with_sessions(Arc::new(live.clone()));
+        let sessions = Sessions {
+            gate: gate.clone(),
+            ports: SessionPorts { store: session_store, throttle, tokens },
+            live,
+            verified: Arc::new(TtlCache::new(clock.clone())),
+            users: users.clone(),
+            hasher: hasher.clone(),
+            initial: initial.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+            lifetimes: settings.lifetimes,
+        };
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -182,18 +214,12 @@ impl App {
                 spawner: spawner.clone(),
             },
             audit: Audit::new(gate.clone(), audit, clock.clone()),
-            sessions: Sessions {
-                gate: gate.clone(),
-                ports: SessionPorts { store: sessions, throttle, tokens },
-                live,
-                verified: Arc::new(TtlCache::new(clock.clone())),
-                users: users.clone(),
-                hasher: hasher.clone(),
-                initial: initial.clone(),
-                clock: clock.clone(),
-                rng: rng.clone(),
-                lifetimes: settings.lifetimes,
+            federation: Federation {
+                providers: Arc::new(federation.providers),
+                store: federation_store,
+                sessions: sessions.clone(),
             },
+            sessions,
             grants: Grants {
                 gate: gate.clone(),
                 ports: rights.clone(),

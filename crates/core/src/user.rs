@@ -12,7 +12,7 @@ use crate::{
     access::Permit,
     error::{Reason, Result},
     ids::{SessionId, UserId},
-    name::MAX_NORMALISED_BYTES,
+    name::{MAX_NORMALISED_BYTES, ProviderId},
     rng::Rng,
     role::Role,
     rows::{Cell, Field, Filter, ListRow},
@@ -22,7 +22,8 @@ mod usecase;
 
 pub use usecase::Users;
 
-/// A user's name: trimmed, NFKC, case-folded, then 3 to 64 characters of `[a-z0-9._-]`.
+/// A user's name: of a local user trimmed, NFKC, case-folded, then 3 to 64 characters of `[a-z0-9._-]`; of a user of an
+/// identity provider `<provider>:<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
@@ -53,6 +54,31 @@ impl Username {
         }
     }
 
+    /// Name of a user of an identity provider: `<provider>:<name>`. Never equal to a local name, which has no colon. The
+    /// name is normalised as a local one; other characters than `[a-z0-9._@-]` become `_`, and 128 characters stay.
+    pub fn federated(provider: &ProviderId, name: &str) -> Self {
+        let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._@-".contains(c);
+        let folded = name.trim().nfkc().collect::<String>().to_lowercase();
+        let name: String =
+            folded.chars().take(MAX_FEDERATED_CHARS).map(|c| if usable(c) { c } else { '_' }).collect();
+        Self(format!("{provider}:{name}"))
+    }
+
+    /// Reads a stored name, local or of a provider.
+    ///
+    /// # Errors
+    /// As [`Username::new`] for a local name; [`Reason::Malformed`].
+    pub fn stored(text: &str) -> Result<Self, Reason> {
+        let Some((provider, name)) = text.split_once(':') else { return Self::new(text) };
+        let read = Self::federated(&ProviderId::new(provider)?, name);
+        if read.0 == text { Ok(read) } else { Err(Reason::Malformed) }
+    }
+
+    /// Whether a provider vouches for the user.
+    pub fn is_federated(&self) -> bool {
+        self.0.contains(':')
+    }
+
     /// Name of the user that the first start creates.
     pub fn first_admin() -> Self {
         Self("admin".to_owned())
@@ -63,6 +89,9 @@ impl Username {
         &self.0
     }
 }
+
+/// Maximum length of the part of a federated user's name that the provider gives.
+const MAX_FEDERATED_CHARS: usize = 128;
 
 impl TryFrom<String> for Username {
     type Error = Reason;
@@ -356,6 +385,31 @@ mod tests {
             assert_eq!(Username::new(text), Err(reason), "{text:?}");
         }
         assert_eq!(Username::new(&"a".repeat(65)), Err(Reason::TooLong));
+    }
+
+    #[test]
+    fn federated_names_are_never_local_and_are_read_back() {
+        let corp = ProviderId::new("corp").unwrap();
+        let cases = [
+            ("Mei", "corp:mei"),
+            (" mei@Example.COM ", "corp:mei@example.com"),
+            ("CORP\\mei", "corp:corp_mei"),
+            ("mei:admin", "corp:mei_admin"),
+            ("梅", "corp:_"),
+            ("", "corp:"),
+        ];
+        for (name, shown) in cases {
+            let federated = Username::federated(&corp, name);
+            assert_eq!(federated.as_str(), shown);
+            assert!(federated.is_federated());
+            assert!(Username::new(federated.as_str()).is_err(), "{shown} is no local name");
+            assert_eq!(Username::stored(shown), Ok(federated));
+        }
+        assert_eq!(Username::stored("admin"), Username::new("admin"));
+        assert_eq!(Username::stored("corp:Mei"), Err(Reason::Malformed));
+        assert_eq!(Username::stored("Corp:mei"), Err(Reason::Malformed));
+        assert!(!Username::first_admin().is_federated());
+        assert_eq!(Username::federated(&corp, &"a".repeat(200)).as_str().len(), "corp:".len() + 128);
     }
 
     #[test]

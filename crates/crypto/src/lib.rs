@@ -11,6 +11,7 @@ mod keyring;
 mod password;
 mod private_file;
 pub mod purpose;
+mod refresh;
 mod rng;
 mod seal;
 mod sign;

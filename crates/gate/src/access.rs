@@ -15,10 +15,12 @@ use crate::rights::{Rights, Subject};
 
 mod judge;
 mod permit;
+mod step_up;
 
 pub use judge::Allowed;
 pub(crate) use judge::cluster_not_found;
 pub use permit::Permit;
+pub use step_up::{Factor, StepUp, StepUpAction};
 
 /// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +53,10 @@ pub enum Verb {
     Approve,
     Deny,
     Withdraw,
+    BreakGlass,
+    Review,
+    Enroll,
+    Disable,
 }
 
 impl Verb {
@@ -84,6 +90,10 @@ impl Verb {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Withdraw => "withdraw",
+            Self::BreakGlass => "break_glass",
+            Self::Review => "review",
+            Self::Enroll => "enroll",
+            Self::Disable => "disable",
         }
     }
 
@@ -106,6 +116,10 @@ pub enum Resource {
     User,
     /// The caller's own account.
     OwnAccount,
+    /// The caller's own second factor.
+    OwnSecondFactor,
+    /// The second factor of another user.
+    SecondFactor,
     /// A session of the caller.
     Session,
     /// An API token: of the caller, or of a service account.
@@ -133,6 +147,7 @@ impl Resource {
             Self::Kind(kind) => kind.info().singular,
             Self::Cluster | Self::NewCluster => "cluster",
             Self::User | Self::OwnAccount => "user",
+            Self::OwnSecondFactor | Self::SecondFactor => "second_factor",
             Self::Session => "session",
             Self::Token => "token",
             Self::ServiceAccount => "service_account",
@@ -155,6 +170,9 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
         }
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
+        Resource::SecondFactor => Role::SuperAdmin,
+        Resource::Grant if matches!(verb, Verb::Review) => Role::SuperAdmin,
+        Resource::OwnSecondFactor => Role::Viewer,
         Resource::OwnAccount | Resource::Session | Resource::Token | Resource::Operation => Role::Viewer,
         // the use cases judge each grant and each request by its scope
         Resource::Grant | Resource::Request => Role::Viewer,
@@ -217,6 +235,8 @@ pub struct Caller {
     pub session: Option<SessionId>,
     /// API token of the request. None for a request in a session.
     pub token: Option<TokenId>,
+    /// Second factor of the session. The default outside a session: none is asked for.
+    pub factor: Factor,
     /// Origin of the request.
     pub origin: Origin,
 }
@@ -243,6 +263,7 @@ impl Caller {
             rights: Rights::preset(Role::None),
             session: None,
             token: None,
+            factor: Factor::default(),
             origin,
         }
     }

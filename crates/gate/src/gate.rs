@@ -21,7 +21,7 @@ use pilothouse_types::{
 };
 
 use crate::{
-    access::{AccessRequest, Allowed, Caller, Granted, Permit, Resource, Verb, cluster_not_found},
+    access::{AccessRequest, Allowed, Caller, Granted, Permit, Resource, StepUp, Verb, cluster_not_found},
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
 
@@ -53,6 +53,8 @@ pub struct Gate {
     spawner: Arc<dyn Spawner>,
     /// Sessions, to recheck the authorisation of streams. None where callers have no sessions.
     sessions: Option<Arc<dyn SessionCheck>>,
+    /// The operations that want a fresh second factor.
+    step_up: StepUp,
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -87,6 +89,7 @@ impl Gate {
             rng,
             spawner,
             sessions: None,
+            step_up: StepUp::default(),
             pending_outcomes: Arc::default(),
             refusals: Arc::default(),
         }
@@ -95,6 +98,16 @@ impl Gate {
     /// Adds the session check: a stream then ends with the caller's session.
     pub fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
         Self { sessions: Some(sessions), ..self }
+    }
+
+    /// Sets the operations that want a fresh second factor.
+    pub fn with_step_up(self, step_up: StepUp) -> Self {
+        Self { step_up, ..self }
+    }
+
+    /// The operations that want a fresh second factor.
+    pub fn step_up(&self) -> StepUp {
+        self.step_up
     }
 
     /// Spawner for CPU-bound work.
@@ -117,7 +130,7 @@ impl Gate {
     ///
     /// # Errors
     /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in
-    /// it; `AuditUnavailable` when a refusal cannot be recorded.
+    /// it; `SecondFactorNotEnrolled`, `SecondFactorStale`; `AuditUnavailable` when a refusal cannot be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let (access, allowed) = self.authorise(caller, access).await?;
         Ok(Permit::new(access, allowed, None))
@@ -354,8 +367,8 @@ impl Gate {
         Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights
-    /// reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
+    /// Checks the caller's rights, then that the cluster exists, then the second factor; cuts the request to the
+    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
     /// not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
@@ -371,10 +384,13 @@ impl Gate {
         }
         let refusal = match (judged, access.cluster) {
             (Ok(_), Some(id)) if access.cluster_name.is_none() => cluster_not_found(id),
-            (Ok(allowed), _) => {
-                access.namespaces = allowed.namespaces.clone();
-                return Ok((access, allowed));
-            }
+            (Ok(allowed), _) => match self.step_up.check(caller, &access, self.clock.now()) {
+                Ok(()) => {
+                    access.namespaces = allowed.namespaces.clone();
+                    return Ok((access, allowed));
+                }
+                Err(refusal) => refusal,
+            },
             (Err(refusal), _) => refusal,
         };
         if refusal.cause != Cause::NotFound || !access.verb.reads() {

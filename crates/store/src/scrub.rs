@@ -51,7 +51,8 @@ impl Scrub for Postgres {
     }
 
     async fn remove_old_versions(&mut self) -> Result<bool, StoreError> {
-        for table in ["clusters", "idempotency_keys"] {
+        let tables = ["clusters", "idempotency_keys", "provider_sessions", "second_factors"];
+        for table in tables {
             self.batch_execute(&format!("VACUUM (FULL) {table}")).await?;
         }
         Ok(true)

@@ -17,8 +17,8 @@ use pilothouse_core::{
     grant::RightsStamp,
     ids::{SessionId, UserId},
     session::{
-        Activity, ClientAddress, FoundSession, RefreshExchange, Rotation, SecretHash, Session, SessionRecord,
-        SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, RefreshExchange, RefreshHolder, Rotation, SecretHash, Session,
+        SessionRecord, SessionStore, ThrottleKey,
     },
     user::{PasswordHash, User, Username},
 };
@@ -88,11 +88,13 @@ impl Store {
             found.map(read).transpose().map_err(StoreError::Refused)
         })
     }
-}
 
-#[async_trait]
-impl SessionStore for Store {
-    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+    async fn open_session(
+        &self,
+        permit: &Permit,
+        record: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
         let (entry, verified) = (self.pending_entry(permit)?, verified.clone());
         transact_retried!(self.db, |conn| {
             let as_verified = users::table
@@ -144,6 +146,7 @@ impl SessionStore for Store {
                 sessions::created_at.eq(At(record.at)),
                 sessions::last_seen_at.eq(At(record.at)),
                 sessions::expires_at.eq(At(record.expires_at)),
+                sessions::authenticated_at.eq(At(record.at)),
             );
             let row: Row = diesel::insert_into(sessions::table)
                 .values(values)
@@ -158,15 +161,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Cookie(cookie)).await
-    }
-
-    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Id(id)).await
-    }
-
-    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+    async fn touch_session(&self, id: SessionId, at: Timestamp) -> Result<()> {
         change!(self.db, |conn| {
             let older = sessions::table.find(id.0).filter(sessions::last_seen_at.lt(At(at)));
             diesel::update(older).set(sessions::last_seen_at.eq(At(at))).execute(conn).await?;
@@ -174,38 +169,61 @@ impl SessionStore for Store {
         })
     }
 
-    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
-        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
+    async fn rotate_refresh_token(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        exchange: RefreshExchange,
+    ) -> Result<Rotation> {
+        let RefreshExchange { holder, presented, fresh, at, grace, activity } = exchange;
+        let within_grace = move |time: Timestamp| at.duration_since(time).unsigned_abs() <= grace;
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
-            // lock the row of the session before those of its tokens, as a deletion of the session does; setting a
-            // column to itself locks the row
-            let locked = diesel::update(sessions::table.find(id.0))
+            // lock the row of the session before those of its tokens, as a deletion of the session does, so that one
+            // exchange at a time reads and changes its tokens; setting a column to itself locks the row
+            let locked: Option<i64> = diesel::update(sessions::table.find(id.0))
                 .set(sessions::generation.eq(sessions::generation))
-                .execute(conn)
-                .await?;
-            if locked == 0 {
-                return Ok(Rotation::Unknown);
-            }
-            let token = || {
-                refresh_tokens::table.find(presented.0.to_vec()).filter(refresh_tokens::session_id.eq(id.0))
-            };
-            // one statement: only one of several concurrent calls finds the token unused
-            let claimed = diesel::update(token().filter(refresh_tokens::used_at.is_null()))
-                .set(refresh_tokens::used_at.eq(At(at)))
-                .execute(conn)
-                .await?;
-            if claimed == 0 {
-                let used: Option<Option<At>> =
-                    token().select(refresh_tokens::used_at).first(conn).await.optional()?;
-                let Some(At(used)) = used.flatten() else { return Ok(Rotation::Unknown) };
-                if at.duration_since(used).unsigned_abs() <= grace {
-                    return Ok(Rotation::JustUsed);
-                }
+                .returning(sessions::generation)
+                .get_result(conn)
+                .await
+                .optional()?;
+            let Some(generation) = locked else { return Ok(Rotation::Unknown) };
+            let of_session = || refresh_tokens::table.filter(refresh_tokens::session_id.eq(id.0));
+            let token = || of_session().filter(refresh_tokens::hash.eq(presented.0.to_vec()));
+            let used: Option<Option<At>> =
+                token().select(refresh_tokens::used_at).first(conn).await.optional()?;
+            let Some(used) = used else { return Ok(Rotation::Unknown) };
+            if let Some(At(used)) = used
+                && !within_grace(used)
+            {
                 diesel::delete(sessions::table.find(id.0)).execute(conn).await?;
                 conn.record_outcome(entry.clone(), &Err(Error::new(Cause::SessionEnded))).await?;
                 return Ok(Rotation::Replayed);
             }
+            if let RefreshHolder::Browser { generation: required } = holder {
+                let rotated_at: Option<Option<At>> = of_session()
+                    .filter(refresh_tokens::used_at.is_not_null())
+                    .order_by(refresh_tokens::used_at.desc())
+                    .select(refresh_tokens::used_at)
+                    .first(conn)
+                    .await
+                    .optional()?;
+                if let Some(At(issued_at)) = rotated_at.flatten()
+                    && within_grace(issued_at)
+                {
+                    let unused = of_session().filter(refresh_tokens::used_at.is_null());
+                    let newest: Vec<u8> = unused.select(refresh_tokens::hash).first(conn).await?;
+                    let newest: [u8; 32] = newest.try_into().map_err(|_| corrupt("refresh_tokens.hash"))?;
+                    return Ok(Rotation::Repeated { generation, issued_at, newest: SecretHash(newest) });
+                }
+                if required != generation {
+                    return Ok(Rotation::JustUsed);
+                }
+            }
+            if used.is_some() {
+                return Ok(Rotation::JustUsed);
+            }
+            diesel::update(token()).set(refresh_tokens::used_at.eq(At(at))).execute(conn).await?;
             let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));
             diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
             let seen = (activity == Activity::User).then(|| sessions::last_seen_at.eq(At(at)));
@@ -219,7 +237,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+    async fn end_session(&self, permit: &Permit, id: SessionId) -> Result<bool> {
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
@@ -230,7 +248,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+    async fn list_sessions(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
         read!(self.db, |conn| {
             let mut query = sessions::table.inner_join(users::table).into_boxed();
             if let Some(user) = user {
@@ -244,5 +262,36 @@ impl SessionStore for Store {
             };
             Ok(rows.into_iter().map(read).collect::<Result<_>>()?)
         })
+    }
+}
+
+#[async_trait]
+impl SessionStore for Store {
+    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+        self.open_session(permit, record, verified).await
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Cookie(cookie)).await
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Id(id)).await
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        self.touch_session(id, at).await
+    }
+
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        self.rotate_refresh_token(permit, id, exchange).await
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        self.end_session(permit, id).await
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        self.list_sessions(user).await
     }
 }

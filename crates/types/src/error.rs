@@ -165,6 +165,19 @@ causes! {
     BadCredentials = "bad_credentials", AuthenticationError, Server;
     /// The refresh token is unknown or already used.
     RefreshRejected = "refresh_rejected", AuthenticationError, Server;
+    /// The user has a second factor: the password is right, but the login has no code.
+    SecondFactorRequired = "second_factor_required", AuthenticationError, Server;
+    /// The operation needs a second factor that the user gave in this session, for most operations within 10 minutes.
+    SecondFactorStale = "second_factor_stale", AuthenticationError, Server;
+    /// The operation needs a login within the last 10 minutes.
+    LoginStale = "login_stale", AuthenticationError, Server;
+
+    /// A sign-in at an identity provider was not begun by this browser, has ended, or took longer than ten minutes.
+    SignInExpired = "sign_in_expired", AuthenticationError, Server;
+    /// The identity provider refused the sign-in, or what it answered does not verify.
+    SignInRejected = "sign_in_rejected", AuthenticationError, Server;
+    /// The identity provider did not send all groups of the person.
+    GroupsMissing = "groups_missing", AuthenticationError, Server;
 
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
@@ -172,7 +185,11 @@ causes! {
     TokenNotAllowed = "token_not_allowed", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
-    /// The requester of rights approves the own request.
+    /// The user has no second factor, and needs one for this operation or by the settings for any.
+    SecondFactorNotEnrolled = "second_factor_not_enrolled", PermissionDenied, Server;
+    /// The settings do not allow this to the user, whatever the user's rights.
+    NotAllowedBySettings = "not_allowed_by_settings", PermissionDenied, Server;
+    /// The requester of rights approves the own request, or reviews the own use of break-glass.
     OwnRequest = "own_request", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
@@ -192,6 +209,8 @@ causes! {
     NameTaken = "name_taken", ConflictError, Server;
     /// The row was changed since the caller read it.
     Modified = "modified", ConflictError, Server;
+    /// The user has a second factor already.
+    AlreadyEnrolled = "already_enrolled", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
     /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, of
@@ -199,8 +218,13 @@ causes! {
     TooMany = "too_many", ConflictError, Server;
     /// Live grants or pending requests name the role, so it cannot be deleted.
     RoleInUse = "role_in_use", ConflictError, Server;
-    /// The request for rights was approved, denied or withdrawn before, or has expired.
+    /// The request for rights was approved, denied or withdrawn before, or has expired; or the use of break-glass was
+    /// reviewed before.
     RequestDecided = "request_decided", ConflictError, Server;
+    /// The user signs in through an identity provider, and has no password here.
+    FederatedUser = "federated_user", ConflictError, Server;
+    /// The id of an identity provider, [`Context::name`], was used for another issuer or directory before.
+    ProviderRebound = "provider_rebound", ConflictError, Server;
     /// A restart of a paused deployment would do nothing until it is resumed.
     RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
@@ -257,6 +281,8 @@ causes! {
     NotCached = "not_cached", ServiceUnavailable, Server;
     /// The request needs more data than one request may read from a cluster.
     TooLarge = "too_large", ServiceUnavailable, Server;
+    /// The identity provider cannot be reached, or does not work.
+    ProviderUnavailable = "provider_unavailable", ServiceUnavailable, Server;
     /// The server is at its concurrency limit.
     Overloaded = "overloaded", ServiceUnavailable, Server;
 

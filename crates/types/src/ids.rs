@@ -35,6 +35,8 @@ ids! {
     GrantId(i64);
     /// Id of a request for a grant. Ids are never reused.
     GrantRequestId(i64);
+    /// Id of a use of break-glass. Ids are never reused.
+    BreakGlassId(i64);
     /// Operation id: a UUID version 7. It is the `Audit-ID` of the operation's requests in the cluster's own audit log.
     OperationId(Uuid);
 }

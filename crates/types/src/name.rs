@@ -99,6 +99,41 @@ name! {
     ContainerName, 63, |text| is_label(text, 63)
 }
 
+/// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not `local`. It is bound to its issuer or directory for
+/// ever.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ProviderId(String);
+
+impl ProviderId {
+    /// Checks an id.
+    ///
+    /// # Errors
+    /// [`Reason::Required`], [`Reason::TooLong`]; [`Reason::Malformed`], [`Reason::NotAllowed`] for `local`.
+    pub fn new(text: &str) -> Result<Self, Reason> {
+        match text.len() {
+            0 => Err(Reason::Required),
+            33.. => Err(Reason::TooLong),
+            _ if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') => {
+                Err(Reason::Malformed)
+            }
+            _ if text == "local" => Err(Reason::NotAllowed),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProviderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +175,21 @@ mod tests {
                 prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));
             }
         }
+    }
+
+    #[test]
+    fn provider_ids_are_short_and_plain() {
+        assert_eq!(ProviderId::new("corp-1").map(|id| id.to_string()), Ok("corp-1".to_owned()));
+        let cases = [
+            ("", Reason::Required),
+            ("local", Reason::NotAllowed),
+            ("a:b", Reason::Malformed),
+            ("Corp", Reason::Malformed),
+            ("a/b", Reason::Malformed),
+        ];
+        for (text, reason) in cases {
+            assert_eq!(ProviderId::new(text), Err(reason), "{text:?}");
+        }
+        assert_eq!(ProviderId::new(&"a".repeat(33)), Err(Reason::TooLong));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Invalidating<R: ?Sized> {
 
 impl<R: ?Sized> Invalidating<R> {
     /// Runs a change to completion, even if the caller stops waiting, and invalidates the session cache.
-    async fn change<T: Send + 'static>(
+    pub(crate) async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {

@@ -40,7 +40,7 @@ pub trait LoginThrottle: Send + Sync {
 /// Key under which failed logins and wrong passwords are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
-    /// `account:<name>`, `account:<name>@<address>`, `address:<address>` or `session:<id>`.
+    /// `account:<name>`, `account:<name> <address>`, `address:<address>` or `session:<id>`.
     pub key: String,
     /// Failures within the window before pauses begin.
     pub limit: u32,
@@ -65,7 +65,7 @@ impl ThrottleKey {
     /// Key of an account at a known address of its user. Failures from other addresses do not count here, so they
     /// cannot lock the user out.
     pub fn account_at(username: &Username, address: &ClientAddress) -> Self {
-        Self { key: format!("account:{username}@{}", address.as_str()), limit: 5 }
+        Self { key: format!("account:{username} {}", address.as_str()), limit: 5 }
     }
 
     /// Key of an address.
@@ -90,6 +90,7 @@ impl ThrottleKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::ProviderId;
 
     #[test]
     fn pauses_double_up_to_the_window() {
@@ -112,11 +113,14 @@ mod tests {
         ];
         assert_eq!(
             keys.clone().map(|key| key.key),
-            ["account:admin", "account:admin@10.0.0.1", "address:10.0.0.1", "session:1"]
+            ["account:admin", "account:admin 10.0.0.1", "address:10.0.0.1", "session:1"]
         );
-        assert!(
-            Username::new("admin@10.0.0.1").is_err(),
-            "a username cannot equal an account-at-address key"
-        );
+        let provider = ProviderId::new("corp").unwrap();
+        for name in [Username::new("admin 10.0.0.1"), Ok(Username::federated(&provider, "admin 10.0.0.1"))] {
+            assert!(
+                name.is_err() || !name.unwrap().as_str().contains(' '),
+                "a username cannot equal an account-at-address key"
+            );
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
+//! Session use cases: login, logout, refresh (`refresh.rs`), authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
-    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
@@ -21,6 +21,8 @@ use crate::{
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
+
+mod refresh;
 
 /// A login request.
 #[derive(Clone, Debug)]
@@ -172,7 +174,7 @@ impl Sessions {
 
     /// The key under which failures of a login are counted, besides its address: the account, or the account at this
     /// address if the address is known for the user.
-    async fn account_key(
+    pub(crate) async fn account_key(
         &self,
         username: Option<&Username>,
         address: Option<&ClientAddress>,
@@ -191,7 +193,7 @@ impl Sessions {
 
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
     /// address gets one row for all usernames; otherwise each username would add a row.
-    async fn throttled<T>(
+    pub(crate) async fn throttled<T>(
         &self,
         mut caller: Caller,
         mut access: AccessRequest,
@@ -275,36 +277,6 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn check_cookie(&self, cookie: &str) -> Result<()> {
         self.live.by_cookie(cookie).await.map(drop)
-    }
-
-    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
-    /// session.
-    ///
-    /// # Errors
-    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(
-        &self,
-        refresh: &SecretString,
-        cookie: &SecretString,
-        origin: Origin,
-        activity: Activity,
-    ) -> Result<Tokens> {
-        let at = self.clock.now();
-        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
-        let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_refresh(&caller);
-        let fresh = self.secret();
-        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
-        match self.ports.store.rotate(&permit, session.id, exchange).await? {
-            Rotation::Rotated(generation) => {
-                session.generation = generation;
-                self.tokens(&session, cookie.clone(), fresh, at)
-            }
-            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
-            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
-        }
     }
 
     /// Ends the session of a cookie.
@@ -397,7 +369,7 @@ impl Sessions {
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.
-    fn tokens(
+    pub(crate) fn tokens(
         &self,
         session: &Session,
         cookie: SecretString,
@@ -420,7 +392,7 @@ impl Sessions {
     }
 
     /// 256 random bits in hexadecimal.
-    fn secret(&self) -> SecretString {
+    pub(crate) fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
         self.rng.fill(&mut bytes);
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()

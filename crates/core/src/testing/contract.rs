@@ -36,6 +36,7 @@ use crate::{
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
+mod browser_sessions;
 mod clusters;
 mod coordination;
 mod grants;
@@ -80,6 +81,9 @@ pub const STORE: &[Case] = cases! {
         one_of_concurrent_refreshes_succeeds, concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
         only_expired_sessions_are_deleted;
+    browser_sessions: refreshes_within_the_grace_period_give_the_newest_token,
+        browser_with_an_old_generation_rotates_nothing, concurrent_refreshes_of_a_browser_rotate_once,
+        browser_token_that_was_never_issued_is_unknown, replayed_browser_token_ends_the_session;
     throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,
         failures_of_many_names_evict_no_counter, longest_pause_of_all_keys_applies,
         concurrent_failures_are_all_counted, one_refusal_per_minute_is_reported,

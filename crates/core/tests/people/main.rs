@@ -25,6 +25,7 @@ use pilothouse_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+mod browser;
 mod login_throttle;
 mod passwords;
 mod replicas;

@@ -1,6 +1,6 @@
-//! Functions of the gate that do not check the caller's rights: permits for three fixed purposes (a probe, the caller's
-//! own session, the first user), and the record of a refused login. All other permits require a check of rights
-//! ([`Permit::for_cache`] derives one from a checked permit).
+//! Functions of the gate that do not check the caller's rights: permits for four fixed purposes (a probe, the caller's
+//! own session, the first user, what an identity provider says of its people), and the record of a refused login. All
+//! other permits require a check of rights ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
     error::{Error, Result},
@@ -27,6 +27,13 @@ impl Gate {
         self.permit_own_session(caller, Verb::Login)
     }
 
+    /// As [`Gate::permit_login`], after the caller has also given a second factor: `totp` or `recovery_code`.
+    pub fn permit_login_with_factor(&self, caller: &Caller, factor: &'static str) -> Permit {
+        let access = own_session(caller, Verb::Login).with("second_factor", factor);
+        let operation = self.operation(caller, &access, None);
+        Permit::of_server(access, Some(operation))
+    }
+
     /// Issues the permit to refresh the caller's own session. The port commits the audit entry. For `Sessions` in core
     /// only, after the caller has presented the session's cookie.
     pub fn permit_refresh(&self, caller: &Caller) -> Permit {
@@ -40,7 +47,7 @@ impl Gate {
     }
 
     fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
-        let access = AccessRequest::to(verb, Resource::Session).named(&caller.username);
+        let access = own_session(caller, verb);
         let operation = self.operation(caller, &access, None);
         Permit::of_server(access, Some(operation))
     }
@@ -50,6 +57,24 @@ impl Gate {
     pub fn permit_first_user(&self, username: &str, role: Role) -> Permit {
         let access =
             AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", role.as_str());
+        self.permit_of_server(access)
+    }
+
+    /// Issues the permit to create the user of a person whose identity a provider has proved, by the server itself. The
+    /// port commits the audit entry if it creates one. For `Federation` in core only.
+    pub fn permit_admission(&self, username: &str) -> Permit {
+        let access =
+            AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", Role::None.as_str());
+        self.permit_of_server(access)
+    }
+
+    /// Issues the permit to end sessions that their identity provider has ended, by the server itself. The port commits
+    /// the audit entry if it ends any. For `Federation` in core only.
+    pub fn permit_withdrawal(&self, name: &str) -> Permit {
+        self.permit_of_server(AccessRequest::to(Verb::Revoke, Resource::Session).named(name))
+    }
+
+    fn permit_of_server(&self, access: AccessRequest) -> Permit {
         let operation = self.operation(&Caller::system(), &access, None);
         Permit::of_server(access, Some(operation))
     }
@@ -71,6 +96,10 @@ impl Gate {
     }
 }
 
+fn own_session(caller: &Caller, verb: Verb) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Session).named(&caller.username)
+}
+
 #[cfg(test)]
 mod tests {
     use pilothouse_types::testing::FakeRuntime;
@@ -85,9 +114,12 @@ mod tests {
         assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());
         for permit in [
             gate.permit_login(&Caller::system()),
+            gate.permit_login_with_factor(&Caller::system(), "totp"),
             gate.permit_refresh(&Caller::system()),
             gate.permit_logout(&Caller::system()),
             gate.permit_first_user("admin", Role::SuperAdmin),
+            gate.permit_admission("corp:mei"),
+            gate.permit_withdrawal("corp:mei"),
         ] {
             assert!(permit.cluster().is_err() && permit.kind().is_err() && permit.operation().is_some());
         }

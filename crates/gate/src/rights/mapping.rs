@@ -32,6 +32,9 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         // a connection test of a new cluster takes the right to register it
         Resource::NewCluster => Needs::Right(RightVerb::Create, RightResource::Clusters),
         Resource::User => right(RightResource::Users),
+        // a lost second factor leaves only the password
+        Resource::SecondFactor => Needs::Right(RightVerb::Update, RightResource::Users),
+        Resource::OwnSecondFactor => Needs::SignIn,
         Resource::OwnAccount | Resource::Session => Needs::SignIn,
         // the trail as a whole
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => {
@@ -41,7 +44,9 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         Resource::Operation if verb == Verb::Prune => right(RightResource::Keys),
         // rows: the caller's own, and those that `list audit` adds
         Resource::Operation => Needs::SignIn,
-        // judged by the scope of the grant, in `pilothouse_core::grant`
+        // a review of a use of break-glass is for super admins
+        Resource::Grant if verb == Verb::Review => Needs::Right(RightVerb::Update, RightResource::Users),
+        // judged by the scope of the grant, in `pilothouse_core::grant`; break-glass by the settings
         Resource::Grant | Resource::Request => Needs::SignIn,
         Resource::Role if verb.reads() => Needs::SignIn,
         // a role changes the rights of users
@@ -74,7 +79,11 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::Restore
         | Verb::Approve
         | Verb::Deny
-        | Verb::Withdraw => RightVerb::Update,
+        | Verb::Withdraw
+        | Verb::BreakGlass
+        | Verb::Review
+        | Verb::Enroll
+        | Verb::Disable => RightVerb::Update,
     }
 }
 
@@ -204,6 +213,10 @@ mod tests {
         Verb::Approve,
         Verb::Deny,
         Verb::Withdraw,
+        Verb::BreakGlass,
+        Verb::Review,
+        Verb::Enroll,
+        Verb::Disable,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -212,6 +225,8 @@ mod tests {
             Resource::NewCluster,
             Resource::User,
             Resource::OwnAccount,
+            Resource::OwnSecondFactor,
+            Resource::SecondFactor,
             Resource::Session,
             Resource::Operation,
             Resource::Grant,
@@ -273,6 +288,8 @@ mod tests {
             (Verb::Export, Resource::Operation, "list audit"),
             (Verb::Rekey, Resource::MasterKey, "update keys"),
             (Verb::Create, Resource::Role, "update users"),
+            (Verb::Disable, Resource::SecondFactor, "update users"),
+            (Verb::Review, Resource::Grant, "update users"),
         ];
         for (verb, resource, right) in cases {
             let Needs::Right(verb, resource) = needs(verb, resource) else { panic!("{right}: no right") };
@@ -289,6 +306,8 @@ mod tests {
             (Verb::Grant, Resource::Grant),
             (Verb::Revoke, Resource::Grant),
             (Verb::Approve, Resource::Request),
+            (Verb::BreakGlass, Resource::Grant),
+            (Verb::Enroll, Resource::OwnSecondFactor),
         ] {
             assert_eq!(needs(verb, resource), Needs::SignIn);
         }

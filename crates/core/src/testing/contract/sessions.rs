@@ -10,7 +10,7 @@ use crate::{
     ids::{SessionId, UserId},
     operation::Status,
     role::Role,
-    session::{Activity, RefreshExchange, Rotation, SecretHash, SessionRecord},
+    session::{Activity, RefreshExchange, RefreshHolder, Rotation, SecretHash, SessionRecord},
     user::{PasswordHash, SetBy, UserPatch},
 };
 
@@ -48,7 +48,8 @@ impl StorePorts {
         at: Timestamp,
     ) -> Rotation {
         let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("user"));
-        let exchange = RefreshExchange { presented, fresh, at, grace: GRACE, activity };
+        let holder = RefreshHolder::Client;
+        let exchange = RefreshExchange { holder, presented, fresh, at, grace: GRACE, activity };
         self.sessions.rotate(&permit, id, exchange).await.unwrap()
     }
 

@@ -10,8 +10,8 @@ use crate::{
     ids::{SessionId, UserId},
     role::Role,
     session::{
-        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, Rotation, SecretHash, Session,
-        SessionRecord, SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, RefreshHolder, Rotation,
+        SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
     },
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -209,36 +209,52 @@ impl SessionStore for MemoryStore {
     }
 
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
-        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
+        let RefreshExchange { holder, presented, fresh, at, grace, activity } = exchange;
+        let within_grace = |time: &Timestamp| at.duration_since(*time).unsigned_abs() <= grace;
         let mut state = self.write()?;
-        match state.refresh.get(&presented).copied() {
-            Some((session, used)) if session == id.0 => match used {
-                None => {
-                    state.refresh.insert(presented, (id.0, Some(at)));
-                    state.refresh.insert(fresh, (id.0, None));
-                    let session = state
-                        .sessions
-                        .iter_mut()
-                        .map(|(session, _)| session)
-                        .find(|session| session.id == id);
-                    let Some(session) = session else { return Ok(Rotation::Unknown) };
-                    session.generation += 1;
-                    if activity == Activity::User {
-                        session.last_seen_at = at;
-                    }
-                    let generation = session.generation;
-                    state.record_success(permit, None)?;
-                    Ok(Rotation::Rotated(generation))
-                }
-                Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
-                Some(_) => {
-                    state.sessions.retain(|(session, _)| session.id != id);
-                    state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
-                    Ok(Rotation::Replayed)
-                }
-            },
-            _ => Ok(Rotation::Unknown),
+        let generation = state
+            .sessions
+            .iter()
+            .find(|(session, _)| session.id == id)
+            .map(|(session, _)| session.generation);
+        let used =
+            state.refresh.get(&presented).filter(|(session, _)| *session == id.0).map(|(_, used)| *used);
+        let (Some(generation), Some(used)) = (generation, used) else { return Ok(Rotation::Unknown) };
+        if used.is_some_and(|used| !within_grace(&used)) {
+            state.sessions.retain(|(session, _)| session.id != id);
+            state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
+            return Ok(Rotation::Replayed);
         }
+        if let RefreshHolder::Browser { generation: required } = holder {
+            let of_session = || {
+                state
+                    .refresh
+                    .iter()
+                    .filter(|(_, (session, _))| *session == id.0)
+                    .map(|(hash, (_, used))| (*hash, *used))
+            };
+            let rotated_at = of_session().filter_map(|(_, used)| used).max();
+            let newest = of_session().find(|(_, used)| used.is_none()).map(|(hash, _)| hash);
+            if let (Some(issued_at), Some(newest)) = (rotated_at.filter(within_grace), newest) {
+                return Ok(Rotation::Repeated { generation, issued_at, newest });
+            }
+            if required != generation {
+                return Ok(Rotation::JustUsed);
+            }
+        }
+        if used.is_some() {
+            return Ok(Rotation::JustUsed);
+        }
+        state.refresh.insert(presented, (id.0, Some(at)));
+        state.refresh.insert(fresh, (id.0, None));
+        for (session, _) in state.sessions.iter_mut().filter(|(session, _)| session.id == id) {
+            session.generation += 1;
+            if activity == Activity::User {
+                session.last_seen_at = at;
+            }
+        }
+        state.record_success(permit, None)?;
+        Ok(Rotation::Rotated(generation + 1))
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
