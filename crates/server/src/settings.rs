@@ -3,6 +3,7 @@
 mod documentation;
 mod layers;
 mod providers;
+mod second_factor;
 mod show;
 mod table;
 #[cfg(test)]
@@ -111,6 +112,8 @@ impl Settings {
             Err(
                 "audit_retention needs an archive for the removed entries: set audit_archive_dir, or a webhook",
             )
+        } else if self.break_glass_users.is_some() != self.break_glass_networks.is_some() {
+            Err("break_glass_users and break_glass_networks must both be set, or neither")
         } else if self.listen.port() != 0 && self.metrics_listen == Some(self.listen) {
             Err("listen and metrics_listen must be different addresses")
         } else {
@@ -182,6 +185,22 @@ impl Settings {
             access: self.access_token_lifetime.unsigned_abs(),
             idle: self.session_idle.unsigned_abs(),
             absolute: self.session_lifetime.unsigned_abs(),
+        }
+    }
+
+    /// Rules of the second factor.
+    pub(crate) fn second_factor(&self) -> pilothouse_core::second_factor::SecondFactorSettings {
+        pilothouse_core::second_factor::SecondFactorSettings {
+            require: self.require_second_factor.into(),
+            step_up: self.step_up.0,
+        }
+    }
+
+    /// Who may use break-glass, and from where.
+    pub(crate) fn break_glass(&self) -> pilothouse_core::break_glass::BreakGlassSettings {
+        pilothouse_core::break_glass::BreakGlassSettings {
+            users: self.break_glass_users.clone().map(|names| names.0).unwrap_or_default(),
+            networks: self.break_glass_networks.clone().map(Into::into).unwrap_or_default(),
         }
     }
 

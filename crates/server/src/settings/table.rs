@@ -16,6 +16,7 @@ use super::{
         LDAP, LdapSettings, OIDC, OidcSettings, is_https_or_loopback, is_ldap_filter, is_ldap_url, is_origin,
         is_provider_id,
     },
+    second_factor::{Covered, StepUpActions, Usernames},
 };
 
 /// A row of a table.
@@ -66,6 +67,12 @@ pub(crate) enum SettingType {
     LogFormat,
     /// Integer in this range.
     Number { min: i64, max: i64 },
+    /// Who must have a second factor: `none`, `admins` or `all`.
+    Covered,
+    /// Actions that take a fresh second factor, or `none`.
+    StepUp,
+    /// List of usernames: `ann, ben`.
+    Usernames,
     /// Text without a range; not empty.
     Text,
     /// Scheme and authority of a URL: `https`, or `http` on a loopback address; no path, query or user.
@@ -239,6 +246,18 @@ settings! {
         session_idle: SignedDuration = Duration, default "30m";
         /// Maximum lifetime of a session.
         session_lifetime: SignedDuration = Duration, default "8h";
+        /// Who must have a [second factor](single-sign-on.md#second-factor): `none`, `admins` (super admins, ops
+        /// admins, and users with a grant of `admin` or of a role with `grants`), or `all`.
+        require_second_factor: Covered = Covered, default "none";
+        /// What takes a second factor that is at most 10 minutes old, of users who have one or must have one: some of
+        /// `reveal`, `grants`, `tokens`, `break_glass`, `production_terminals`, or `none`. API tokens of users may not do
+        /// it.
+        step_up: StepUpActions = StepUp, default "reveal, grants, tokens, break_glass, production_terminals";
+        /// Local users who may use [break-glass](single-sign-on.md#break-glass). Requires `break_glass_networks`. Unset:
+        /// nobody.
+        break_glass_users: Option<Usernames> = Usernames, example "ann, ben";
+        /// Networks from which break-glass is allowed. Required with `break_glass_users`.
+        break_glass_networks: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
     }
     "Logs, on standard error" {
         /// Log filter: `info`, `debug`, `pilothouse_kube=debug,info`.
@@ -329,6 +348,11 @@ impl SettingType {
                 "an address, such as https://receiver.example.org/audit (http:// on loopback only)"
             }
             Self::Password => "a text",
+            Self::Covered => "none, admins or all",
+            Self::StepUp => {
+                "none, or some of reveal, grants, tokens, break_glass, production_terminals, separated by commas"
+            }
+            Self::Usernames => "usernames separated by commas, such as ann, ben",
             Self::Text => "a text, not empty",
             Self::Origin => {
                 "the address of a server without a path, such as https://pilothouse.example.com (http:// on loopback only)"
