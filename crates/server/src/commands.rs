@@ -90,8 +90,10 @@ fn name(text: &str) -> Result<Username, Error> {
     Username::new(text).map_err(|reason| Error::invalid("username", reason))
 }
 
+/// The user with this name: local, or `<provider>:<name>`.
 async fn find(app: &App, username: &str) -> Result<User, Error> {
-    app.users.find(&name(username)?).await
+    let name = Username::stored(username).map_err(|reason| Error::invalid("username", reason))?;
+    app.users.find(&name).await
 }
 
 fn line(user: &User) -> String {

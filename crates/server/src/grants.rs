@@ -112,7 +112,7 @@ async fn parse_subject(app: &App, text: &str) -> Result<Subject, Error> {
     if text.starts_with("group:") {
         return Subject::parse(text).map_err(|reason| invalid("subject", reason));
     }
-    let name = Username::new(text).map_err(|reason| invalid("subject", reason))?;
+    let name = Username::stored(text).map_err(|reason| invalid("subject", reason))?;
     Ok(Subject::User(app.users.find(&name).await?.id))
 }
 

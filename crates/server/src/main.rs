@@ -22,6 +22,7 @@ mod prober;
 mod rekey;
 mod retention;
 mod runtime;
+mod secret_file;
 mod serve;
 mod settings;
 mod telemetry;
