@@ -52,8 +52,9 @@ pub struct RightsRows {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait RightsSource: Send + Sync {
-    /// The rows of a caller who has these subjects: the user, and the user's groups. Includes grants that begin after
-    /// `now`. All rows are of one moment: no change of rights was committed between their reads.
+    /// The rows of a caller who has these subjects. A user among them brings the groups in which the identity provider
+    /// has the user. Includes grants that begin after `now`. All rows, and the groups, are of one moment: no change of
+    /// rights was committed between their reads.
     ///
     /// # Errors
     /// `StoreUnavailable`.

@@ -30,8 +30,8 @@ pub(crate) struct Docs {
     pub(crate) stream: Option<(&'static str, &'static str)>,
     /// Whether the response has an `ETag`, and is 304 for a matching `If-None-Match`.
     pub(crate) revalidated: bool,
-    /// Whether the response sets the session cookie.
-    pub(crate) sets_cookie: bool,
+    /// Whether the response sets the cookies of a session.
+    pub(crate) sets_cookies: bool,
     schemas: Schemas,
 }
 

@@ -7,7 +7,7 @@ use actix_web::{
     dev::Payload,
     http::{
         Method,
-        header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
+        header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
     },
     web::Data,
 };
@@ -24,6 +24,7 @@ use secrecy::SecretString;
 use crate::{
     api::Api,
     client_ip::client_ip,
+    cookies::Cookie,
     docs::{Docs, Documented},
     error::{ApiError, Result},
     middleware::RequestContext,
@@ -158,7 +159,7 @@ async fn check_public(request: &HttpRequest) -> Result<(Origin, Option<String>)>
 async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString, Activity)> {
     let api = api(request)?;
     check_same_origin(request.headers())?;
-    let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
+    let cookie = Cookie::Session.read(request.headers()).ok_or(Cause::NotSignedIn)?;
     api.app.sessions.check_cookie(cookie).await?;
     Ok((origin(request), cookie.into(), activity(request.headers())))
 }
@@ -166,7 +167,7 @@ async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString, Ac
 async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
     let api = api(request)?;
     check_same_origin(request.headers())?;
-    let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
+    let credentials = bearer(request.headers()).zip(Cookie::Session.read(request.headers()));
     let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
     // the user causes every change
     let is_read = request.method() == Method::GET;
@@ -217,14 +218,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = single_value(headers, &AUTHORIZATION)?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
-}
-
-/// The cookie `session_id`. Two cookies of that name count as none, because one may have been injected.
-fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let mut values =
-        texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().strip_prefix("session_id="));
-    values.next().filter(|value| !value.is_empty() && values.next().is_none())
 }
 
 /// Who caused a request: the client alone with `X-Background: true`, the user otherwise.
@@ -282,22 +275,6 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_session_cookie_is_read() {
-        let cases: [(HeaderPairs, Option<&str>); 7] = [
-            (&[("cookie", "a=b; session_id=x; c=d")], Some("x")),
-            (&[("cookie", "a=b"), ("cookie", "session_id=x")], Some("x")),
-            (&[("cookie", "session_id=x; session_id=y")], None),
-            (&[("cookie", "session_id=x"), ("cookie", "session_id=y")], None),
-            (&[("cookie", "xsession_id=x")], None),
-            (&[("cookie", "session_id=")], None),
-            (&[], None),
-        ];
-        for (pairs, cookie) in cases {
-            assert_eq!(session_cookie(&headers(pairs)), cookie, "{pairs:?}");
-        }
-    }
-
-    #[test]
     fn only_true_marks_a_background_request() {
         let cases: [(HeaderPairs, Activity); 6] = [
             (&[], Activity::User),
@@ -318,6 +295,7 @@ mod tests {
         let dictionary = [
             "cookie: session_id=",
             "session_id=x; ",
+            "refresh_token=x; ",
             "authorization: Bearer ",
             "sec-fetch-site: ",
             "origin: ",
@@ -331,7 +309,8 @@ mod tests {
             });
             let mut headers = HeaderMap::new();
             lines.for_each(|(name, value)| headers.append(name, value));
-            if let Some(cookie) = session_cookie(&headers) {
+            for cookie in [Cookie::Session, Cookie::Refresh].into_iter().filter_map(|one| one.read(&headers))
+            {
                 assert!(!cookie.is_empty() && !cookie.contains(';'), "{cookie:?}");
             }
             if let Some(token) = bearer(&headers) {

@@ -12,6 +12,7 @@ mod api;
 mod body;
 mod client_ip;
 mod connection;
+mod cookies;
 mod docs;
 mod error;
 mod etag;

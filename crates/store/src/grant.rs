@@ -27,7 +27,8 @@ mod request;
 mod role;
 mod source;
 
-use columns::{GrantColumns, to_json};
+use columns::GrantColumns;
+pub(crate) use columns::{from_json, to_json};
 
 /// Condition of live grants: neither revoked nor ended. Their start may lie in the future.
 macro_rules! is_live {
@@ -95,6 +96,19 @@ macro_rules! insert_grant {
     }};
 }
 
+/// Revokes the live grants of a subject.
+macro_rules! revoke_grants {
+    ($conn:ident, $subject:expr, $entry:expr) => {{
+        use $crate::schema::{At, grants};
+        let (at, author) = ($entry.at(), $entry.author());
+        let of_subject = grants::table.filter(grants::subject.eq($subject.to_string()));
+        diesel::update(of_subject.filter($crate::grant::is_live!(at)))
+            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
+            .execute($conn)
+            .await?;
+    }};
+}
+
 /// Revokes the live grants of a user and withdraws the user's pending requests.
 macro_rules! end_rights_of_user {
     ($conn:ident, $user:expr, $entry:expr) => {{
@@ -102,13 +116,9 @@ macro_rules! end_rights_of_user {
             grant::{GrantRequest, RequestState},
             rights::Subject,
         };
-        use $crate::schema::{At, grant_requests, grants};
+        use $crate::schema::{At, grant_requests};
+        $crate::grant::revoke_grants!($conn, Subject::User($user), $entry);
         let (at, author) = ($entry.at(), $entry.author());
-        let of_user = grants::table.filter(grants::subject.eq(Subject::User($user).to_string()));
-        diesel::update(of_user.filter($crate::grant::is_live!(at)))
-            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
-            .execute($conn)
-            .await?;
         let pending = grant_requests::table
             .filter(grant_requests::user_id.eq($user.0))
             .filter(grant_requests::status.eq(RequestState::Pending.as_str()))
@@ -124,10 +134,10 @@ macro_rules! end_rights_of_user {
     }};
 }
 
-pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, username};
+pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, revoke_grants, username};
 
-/// The error of a change of a role.
-fn role_error(cause: Cause, name: &RoleName) -> Error {
+/// The error of a role.
+pub(crate) fn role_error(cause: Cause, name: &RoleName) -> Error {
     Error::new(cause).resource("role").name(name.as_str())
 }
 

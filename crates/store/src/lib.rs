@@ -62,9 +62,11 @@ mod rekey;
 mod rights_stamp;
 mod schema;
 mod scrub;
+mod service_account;
 mod session;
 mod stats;
 mod throttle;
+mod token;
 mod user;
 
 pub use db::Database;

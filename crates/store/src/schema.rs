@@ -298,6 +298,9 @@ diesel::table! {
 
 diesel::allow_tables_to_appear_in_same_query!(rights_stamp, users);
 diesel::allow_tables_to_appear_in_same_query!(rights_stamp, sessions);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, second_factors);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, api_tokens);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, service_accounts);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
 diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);
 diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

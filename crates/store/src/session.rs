@@ -257,7 +257,7 @@ impl Store {
             let rows: Vec<(Row, String)> =
                 query.select((Row::as_select(), users::username)).order_by(sessions::id).load(conn).await?;
             let read = |(row, username): (Row, String)| {
-                let username = Username::new(&username).map_err(|_| corrupt("users.username"))?;
+                let username = Username::stored(&username).map_err(|_| corrupt("users.username"))?;
                 Ok((row.into(), username))
             };
             Ok(rows.into_iter().map(read).collect::<Result<_>>()?)

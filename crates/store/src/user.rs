@@ -22,7 +22,8 @@ use crate::{
     error::{StoreError, corrupt},
     grant::end_rights_of_user,
     rights_stamp::StampedRights as _,
-    schema::{At, install, sessions, users},
+    schema::{At, api_tokens, install, sessions, users},
+    token::revoke_tokens,
 };
 
 /// Columns of a user, without the password.
@@ -44,7 +45,7 @@ impl TryFrom<Row> for User {
     fn try_from(row: Row) -> Result<Self> {
         Ok(Self {
             id: UserId(row.id),
-            username: Username::new(&row.username).map_err(|_| corrupt("users.username"))?,
+            username: Username::stored(&row.username).map_err(|_| corrupt("users.username"))?,
             display_name: row.display_name,
             role: Role::parse(&row.role).ok_or_else(|| corrupt("users.role"))?,
             disabled: row.disabled,
@@ -213,6 +214,7 @@ impl Store {
             let user = user!(conn, id);
             require_other_super_admin!(conn, user);
             end_rights_of_user!(conn, id, entry);
+            revoke_tokens!(conn, api_tokens::user_id.eq(id.0), entry.at());
             // the database deletes the user's sessions, too (ON DELETE CASCADE)
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
             conn.record_success(entry.clone()).await
@@ -229,6 +231,11 @@ impl Store {
     ) -> Result<()> {
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
+            if matches!(by, SetBy::Administrator) {
+                // as the creation of a token does: no token of the user is created meanwhile
+                conn.lock_rights_stamp().await?;
+                revoke_tokens!(conn, api_tokens::user_id.eq(id.0), entry.at());
+            }
             let mut user = diesel::update(users::table.find(id.0))
                 .set((users::password.eq(password.phc()), users::updated_at.eq(At(at))))
                 .into_boxed();

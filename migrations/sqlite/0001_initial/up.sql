@@ -145,20 +145,20 @@ CREATE TABLE users (
     CHECK ((provider IS NULL) = (password IS NOT NULL))
 ) STRICT;
 
--- Service accounts. One whose owner is deleted or disabled is refused.
+-- Service accounts. One without an owner, or whose owner is disabled, is out of use.
 CREATE TABLE service_accounts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     description TEXT NOT NULL,
-    owner_user_id INTEGER NOT NULL,
+    owner_user_id INTEGER REFERENCES users ON DELETE SET NULL,
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
+    created_by TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX service_accounts_owner ON service_accounts (owner_user_id);
 
--- API tokens of users and service accounts. `hash` is the SHA-256 of the token. `role`, `clusters` and `namespaces`
--- (JSON, as in `grants`) are the ceiling; NULL does not narrow. `networks` is JSON. A row is never deleted.
+-- API tokens of users and service accounts. `hash` is the SHA-256 of the token. `ceiling` and `networks` are JSON, as
+-- in the API. A row is never deleted.
 CREATE TABLE api_tokens (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     hash BLOB NOT NULL UNIQUE,
@@ -166,9 +166,7 @@ CREATE TABLE api_tokens (
     prefix TEXT NOT NULL,
     user_id INTEGER,
     service_account_id INTEGER,
-    role TEXT,
-    clusters TEXT,
-    namespaces TEXT,
+    ceiling TEXT NOT NULL,
     networks TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
@@ -181,7 +179,8 @@ CREATE TABLE api_tokens (
 CREATE INDEX api_tokens_user ON api_tokens (user_id);
 CREATE INDEX api_tokens_service_account ON api_tokens (service_account_id);
 
--- TOTP seeds of users. `seed` is sealed. `last_step` is the time step of the last code that was used.
+-- TOTP seeds of users. `uuid` is the id of the enrolment, which is pending until it is confirmed. `seed` is sealed.
+-- `last_step` is the latest time step of which a code was used.
 CREATE TABLE second_factors (
     user_id INTEGER NOT NULL PRIMARY KEY REFERENCES users ON DELETE CASCADE,
     uuid TEXT NOT NULL UNIQUE,
@@ -350,7 +349,7 @@ CREATE TABLE sessions (
     created_at INTEGER NOT NULL,
     last_seen_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
-    -- time at which the user last gave a password, or the provider did
+    -- time at which the user gave a password, here or at an identity provider
     authenticated_at INTEGER NOT NULL,
     -- time at which the user last gave a second factor
     factor_at INTEGER

@@ -293,9 +293,12 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
+    /// `FederatedUser` for a user of an identity provider; `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
     /// the password was changed meanwhile; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
     pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
+        if signed_in.user.username.is_federated() {
+            return Err(Error::new(Cause::FederatedUser));
+        }
         let keys = [ThrottleKey::session(signed_in.session.id)];
         let now = self.clock.now();
         if let Some(pause) = self.ports.throttle.blocked_for(&keys, now).await? {

@@ -30,6 +30,7 @@ use crate::{
     inventory::List,
     monitor::StoreMonitor,
     operation::AuditWriter,
+    provider::FederationStore,
     rng::Rng,
     role::Role,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
@@ -39,6 +40,7 @@ use crate::{
 mod browser_sessions;
 mod clusters;
 mod coordination;
+mod federation;
 mod grants;
 mod idempotency;
 mod listing;
@@ -112,6 +114,11 @@ pub const STORE: &[Case] = cases! {
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list,
         audited_clusters_add_rows_of_other_users;
+    federation: provider_is_bound_for_ever, pending_login_is_taken_once_by_its_browser,
+        pending_logins_of_an_address_are_limited, person_is_one_user_by_provider_and_subject,
+        groups_give_rights_while_confirmed, one_replica_claims_a_confirmation,
+        provider_ends_the_sessions_that_it_names, session_opens_only_for_an_enabled_user_of_the_provider,
+        logout_token_is_used_once;
     monitor: stored_objects_are_counted;
 };
 
@@ -156,6 +163,7 @@ pub struct StorePorts {
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
+    pub federation: Arc<dyn FederationStore>,
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
@@ -177,6 +185,7 @@ impl StorePorts {
             + UserRegistry
             + SessionStore
             + LoginThrottle
+            + FederationStore
             + IdempotencyStore
             + RoleRegistry
             + GrantRegistry
@@ -194,6 +203,7 @@ impl StorePorts {
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),
+            federation: store.clone(),
             idempotency: store.clone(),
             roles: store.clone(),
             grants: store.clone(),

@@ -5,7 +5,7 @@ mod secrets;
 mod signatures;
 mod store;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use clusters::{Condition, FakeClusters};
 pub use pilothouse_types::testing::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
@@ -14,10 +14,12 @@ pub use signatures::{FakeSigner, MemoryCheckpointSink};
 pub use store::{MemoryCoordinator, MemoryStore};
 
 use crate::{
-    app::{ObjectPorts, Ports, RuntimePorts, UserPorts},
+    app::{FederationPorts, ObjectPorts, Ports, RuntimePorts, UserPorts},
     audit::AuditPorts,
     cluster::ClusterPorts,
     grant::RightsPorts,
+    name::ProviderId,
+    provider::Provider,
 };
 
 /// All fakes. Tests read and set their state.
@@ -33,12 +35,14 @@ pub struct Fake {
     pub initial_password: Arc<FakeInitialPassword>,
     /// Objects in the clusters.
     pub clusters: Arc<FakeClusters>,
+    /// Identity providers.
+    pub providers: BTreeMap<ProviderId, Provider>,
 }
 
 impl Fake {
     /// The ports of these fakes.
     pub fn ports(&self) -> Ports {
-        let Self { runtime, store, checkpoint_sink, initial_password, clusters } = self;
+        let Self { runtime, store, checkpoint_sink, initial_password, clusters, providers } = self;
         Ports {
             runtime: RuntimePorts {
                 clock: runtime.clock.clone(),
@@ -62,6 +66,7 @@ impl Fake {
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
             },
+            federation: FederationPorts { providers: providers.clone(), store: store.clone() },
             rights: RightsPorts {
                 source: store.clone(),
                 roles: store.clone(),

@@ -143,9 +143,14 @@ impl Users {
     /// Sets another user's password and ends that user's sessions.
     ///
     /// # Errors
-    /// `RoleTooLow`, `NotFound`, `Overloaded`, `StoreUnavailable`.
+    /// `RoleTooLow`, `NotFound`, `FederatedUser`, `Overloaded`, `StoreUnavailable`.
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
         let granted = self.grant_for_user(caller, Verb::ResetPassword, id).await?;
+        // an id has no colon, so the name is a user's
+        if granted.name().is_some_and(|name| name.contains(':')) {
+            let refusal = Error::new(Cause::FederatedUser).resource("user").name(id.to_string());
+            return self.gate.refuse_granted(&granted, refusal).await;
+        }
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
         let is_first_admin = granted.name() == Some(Username::first_admin().as_str());
         let initial = is_first_admin.then(|| self.initial.clone());

@@ -51,7 +51,7 @@ fn name(codes: &[Code]) -> String {
 
 fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
     let mut headers = shared_headers();
-    if docs.sets_cookie {
+    if docs.sets_cookies {
         headers.insert("Set-Cookie".to_owned(), reference("headers", "Set-Cookie"));
     }
     if docs.parameters.iter().any(|parameter| parameter["name"] == IdempotencyKey::HEADER) {
@@ -164,7 +164,7 @@ pub(super) fn headers() -> Value {
         "Vary": {"description": "The request headers that change the response.", "schema": text},
         "X-As-Of": {"description": "The same as `as_of`; also present without a body.", "schema": {"type": "string", "format": "date-time"}},
         "Content-Encoding": {"description": "`gzip` for a page of 4 KiB or more, if the client accepts it.", "required": false, "schema": text},
-        "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, with `Secure` unless served on loopback without TLS.", "schema": text},
+        "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, and the refresh token of a browser: `refresh_token=…; HttpOnly; SameSite=Strict; Path=/api/auth/refresh`; both with `Secure` unless served on loopback without TLS.", "schema": text},
         "Idempotency-Replayed": {"description": "`true` when the response is the stored one of an earlier request with the same `Idempotency-Key`.", "required": false, "schema": text},
         "Retry-After": {"description": "Seconds to wait before a retry, at least 1; always present with RATE_LIMITED and SERVICE_UNAVAILABLE, and while the circuit of a cluster is open.", "schema": {"type": "integer", "minimum": 1}},
         "Allow": {"description": "The methods that the path supports.", "schema": text},

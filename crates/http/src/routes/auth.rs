@@ -1,8 +1,9 @@
 //! Routes for login, logout, token refresh and the caller's own password.
 
-use actix_web::{http::header::HeaderValue, web::Data};
+use actix_web::{HttpRequest, dev::Payload, web::Data};
 use pilothouse_core::{
     Error,
+    error::Reason,
     session::{Identity, Login, PasswordChange, SessionRow, Tokens},
     user::{NewPassword, User},
 };
@@ -14,11 +15,13 @@ use super::{params::NoFields, users::OneUser};
 use crate::{
     api::Api,
     body::{Body, MAX_LOGIN_BODY_BYTES},
+    cookies::Cookie,
+    docs::{Docs, Documented},
     error::Result,
-    extract::{Authenticated, CookieOnly, Public},
+    extract::{Authenticated, CookieOnly, Input, Public},
     messages::Message,
     query::NoParams,
-    response::{Empty, Response, ResponseWithCookie},
+    response::{Empty, Response, ResponseWithCookies},
 };
 
 /// The credentials of a login.
@@ -30,6 +33,10 @@ pub(crate) struct LoginBody {
     /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
+    /// Whether the refresh token becomes the cookie `refresh_token`, for a browser: then it and the session id are not
+    /// in the response.
+    #[serde(default)]
+    cookie: bool,
 }
 
 /// A pair of tokens. Both tokens and the session id are secrets.
@@ -41,10 +48,14 @@ pub(crate) struct TokenPair {
     token_type: &'static str,
     /// Seconds until the access token expires.
     expires_in: u64,
-    /// Refresh token; valid for one refresh.
-    refresh_token: String,
-    /// The value of the cookie `session_id`.
-    session_id: String,
+    /// Refresh token; valid for one refresh. Absent if it is a cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
+    refresh_token: Option<String>,
+    /// The value of the cookie `session_id`. Absent if the refresh token is a cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
+    session_id: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -55,14 +66,24 @@ pub(crate) struct LoginResponse {
     user: Identity,
 }
 
-impl From<&Tokens> for TokenPair {
-    fn from(tokens: &Tokens) -> Self {
+/// Where a client has the refresh token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RefreshIn {
+    Body,
+    Cookie,
+}
+
+impl TokenPair {
+    fn new(tokens: &Tokens, refresh_in: RefreshIn) -> Self {
+        let in_body = |secret: &SecretString| {
+            (refresh_in == RefreshIn::Body).then(|| secret.expose_secret().to_owned())
+        };
         Self {
             access_token: tokens.access_token.expose_secret().to_owned(),
             token_type: "Bearer",
             expires_in: tokens.expires_in.as_secs(),
-            refresh_token: tokens.refresh_token.expose_secret().to_owned(),
-            session_id: tokens.session_id.expose_secret().to_owned(),
+            refresh_token: in_body(&tokens.refresh_token),
+            session_id: in_body(&tokens.session_id),
         }
     }
 }
@@ -70,39 +91,79 @@ impl From<&Tokens> for TokenPair {
 pub(crate) async fn login(
     api: Data<Api>,
     Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
-) -> Result<ResponseWithCookie<LoginResponse>> {
+) -> Result<ResponseWithCookies<LoginResponse>> {
     let login = Login { username: body.username, password: body.password, user_agent, origin };
     let (tokens, user) = api.app.sessions.login(login).await?;
-    let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Response::of(LoginResponse { tokens: (&tokens).into(), user })
+    let session = Cookie::Session.set(&api, &tokens.session_id)?;
+    let (refresh_in, refresh) = if body.cookie {
+        (RefreshIn::Cookie, Cookie::Refresh.set(&api, &tokens.refresh_token)?)
+    } else {
+        // a cookie of an earlier session would be sent with each refresh
+        (RefreshIn::Body, Cookie::Refresh.clear(&api)?)
+    };
+    Ok(Response::of(LoginResponse { tokens: TokenPair::new(&tokens, refresh_in), user })
         .with_message(Message::LoggedIn)
-        .cookie(cookie))
+        .cookies(vec![session, refresh]))
 }
 
 /// A request for a new pair of tokens.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefreshBody {
-    /// The refresh token of the latest pair.
-    #[schema(value_type = String, format = Password)]
-    refresh_token: SecretString,
+    /// The refresh token of the latest pair. Absent if it is sent as the cookie `refresh_token`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Password)]
+    refresh_token: Option<SecretString>,
+}
+
+/// The refresh token of a request: in the body, or as a cookie.
+pub(crate) struct PresentedToken {
+    token: SecretString,
+    refresh_in: RefreshIn,
+}
+
+impl Input for PresentedToken {
+    async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
+        let Body(body): Body<RefreshBody> = Body::read(request, payload).await?;
+        let cookie = Cookie::Refresh.read(request.headers());
+        match (body.refresh_token, cookie) {
+            (Some(token), None) => Ok(Self { token, refresh_in: RefreshIn::Body }),
+            (None, Some(cookie)) => Ok(Self { token: cookie.into(), refresh_in: RefreshIn::Cookie }),
+            (Some(_), Some(_)) => Err(Error::invalid("refresh_token", Reason::NotAllowed).into()),
+            (None, None) => Err(Error::invalid("refresh_token", Reason::Required).into()),
+        }
+    }
+}
+
+impl Documented for PresentedToken {
+    fn describe(docs: &mut Docs) {
+        Body::<RefreshBody>::describe(docs);
+    }
 }
 
 pub(crate) async fn refresh(
     api: Data<Api>,
-    CookieOnly { origin, cookie: old, activity, input: Body(body) }: CookieOnly<Body<RefreshBody>>,
-) -> Result<ResponseWithCookie<TokenPair>> {
-    let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin, activity).await?;
-    let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Response::of(TokenPair::from(&tokens)).with_message(Message::Refreshed).cookie(cookie))
+    CookieOnly { origin, cookie: old, activity, input }: CookieOnly<PresentedToken>,
+) -> Result<ResponseWithCookies<TokenPair>> {
+    let (sessions, PresentedToken { token, refresh_in }) = (&api.app.sessions, input);
+    let tokens = match refresh_in {
+        RefreshIn::Body => sessions.refresh(&token, &old, origin, activity).await?,
+        RefreshIn::Cookie => sessions.refresh_browser(&token, &old, origin, activity).await?,
+    };
+    let mut cookies = vec![Cookie::Session.set(&api, &tokens.session_id)?];
+    if refresh_in == RefreshIn::Cookie {
+        cookies.push(Cookie::Refresh.set(&api, &tokens.refresh_token)?);
+    }
+    Ok(Response::of(TokenPair::new(&tokens, refresh_in)).with_message(Message::Refreshed).cookies(cookies))
 }
 
 pub(crate) async fn logout(
     api: Data<Api>,
     CookieOnly { origin, cookie: old, .. }: CookieOnly<Body<NoFields>>,
-) -> Result<ResponseWithCookie<Empty>> {
+) -> Result<ResponseWithCookies<Empty>> {
     api.app.sessions.logout(old.expose_secret(), origin).await?;
-    Ok(Response::of(Empty {}).with_message(Message::LoggedOut).cookie(cookie(&api, "", "; Max-Age=0")?))
+    let cleared = vec![Cookie::Session.clear(&api)?, Cookie::Refresh.clear(&api)?];
+    Ok(Response::of(Empty {}).with_message(Message::LoggedOut).cookies(cleared))
 }
 
 /// The signed-in user and the session.
@@ -139,11 +200,4 @@ pub(crate) async fn password(
     let change = PasswordChange { old: body.old_password, new: body.new_password };
     api.app.sessions.change_password(&signed_in, change).await?;
     Ok(Response::of(OneUser { user: signed_in.user }).with_message(Message::PasswordChanged))
-}
-
-/// The session cookie. `Secure` is omitted only on loopback without TLS, where browsers would drop the cookie.
-fn cookie(api: &Api, value: &str, attributes: &str) -> Result<HeaderValue, Error> {
-    let secure = if api.settings.secure_cookie { "; Secure" } else { "" };
-    let cookie = format!("session_id={value}; HttpOnly; SameSite=Strict; Path=/{secure}{attributes}");
-    HeaderValue::try_from(cookie).map_err(|_| Error::internal("a session id is not a valid header value"))
 }

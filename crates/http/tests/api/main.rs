@@ -7,6 +7,7 @@ mod advisories;
 mod advisories_data;
 mod annotations;
 mod bad_input;
+mod browser_sessions;
 mod connections;
 mod cross_site;
 mod document;

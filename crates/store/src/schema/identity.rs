@@ -26,15 +26,15 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
-    use diesel::sql_types::{BigInt, Text};
+    use diesel::sql_types::{BigInt, Nullable, Text};
 
     service_accounts (id) {
         id -> BigInt,
         name -> Text,
         description -> Text,
-        owner_user_id -> BigInt,
+        owner_user_id -> Nullable<BigInt>,
         created_at -> Instant,
-        updated_at -> Instant,
+        created_by -> Text,
     }
 }
 
@@ -49,9 +49,7 @@ diesel::table! {
         prefix -> Text,
         user_id -> Nullable<BigInt>,
         service_account_id -> Nullable<BigInt>,
-        role -> Nullable<Text>,
-        clusters -> Nullable<Text>,
-        namespaces -> Nullable<Text>,
+        ceiling -> Text,
         networks -> Text,
         created_at -> Instant,
         expires_at -> Instant,
@@ -213,6 +211,8 @@ diesel::joinable!(sessions -> users (user_id));
 diesel::joinable!(login_addresses -> users (user_id));
 diesel::joinable!(provider_sessions -> sessions (session_id));
 diesel::allow_tables_to_appear_in_same_query!(provider_sessions, sessions, users);
-diesel::allow_tables_to_appear_in_same_query!(api_tokens, users);
+diesel::allow_tables_to_appear_in_same_query!(api_tokens, service_accounts, users);
+diesel::allow_tables_to_appear_in_same_query!(second_factors, sessions);
+diesel::allow_tables_to_appear_in_same_query!(second_factors, users);
 diesel::allow_tables_to_appear_in_same_query!(identity_providers, users);
 diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);

@@ -22,7 +22,9 @@ use crate::{
     grant::{GrantRequest, OwnRole, RightsStamp},
     idempotency::{NewClaim, Progress},
     ids::{ClusterId, UserId},
+    name::ProviderId,
     operation::{Entry, Operation, Outcome},
+    provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
@@ -32,12 +34,14 @@ use crate::{
 mod audit;
 mod cluster;
 mod coordinator;
+mod federation;
 mod grants;
 mod idempotency;
 mod monitor;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
+use federation::{StoredOrigin, StoredPerson};
 
 /// Users, sessions, rights, clusters and the audit trail, in memory.
 #[derive(Default)]
@@ -57,6 +61,14 @@ struct State {
     throttles: HashMap<String, Throttle>,
     /// Known addresses of users, with the time of the last login.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
+    bindings: Vec<Binding>,
+    /// Sign-ins at OpenID providers that have begun, oldest first.
+    pending_logins: Vec<PendingLogin>,
+    people: Vec<StoredPerson>,
+    /// For sessions that a provider has opened, what it knows of them.
+    origins: Vec<StoredOrigin>,
+    /// Logout tokens that were used, with the time until which they are stored.
+    logout_tokens: Vec<(ProviderId, SecretHash, Timestamp)>,
     rights_stamp: RightsStamp,
     roles: HashMap<RoleName, OwnRole>,
     /// Names that are not used again.

@@ -226,6 +226,7 @@ impl RequestRegistry for MemoryStore {
 impl RightsSource for MemoryStore {
     async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
         let state = self.lock();
+        let subjects = [subjects, state.groups_of(subjects).as_slice()].concat();
         let live =
             state.grants.iter().filter(|grant| subjects.contains(&grant.subject) && grant.is_live(now));
         let effective =

@@ -65,6 +65,7 @@ impl UserRegistry for MemoryStore {
         state.end_sessions(id, None);
         state.end_rights_of_user(permit, id)?;
         state.users.retain(|(user, _)| user.id != id);
+        state.forget_person(id);
         state.addresses.retain(|(user, ..)| *user != id);
         state.change_rights(permit)
     }
@@ -109,6 +110,44 @@ impl State {
         let session = self.sessions.iter().find(|(session, hash)| wanted(session, hash))?.0.clone();
         let user = self.user(session.user_id).ok()?.clone();
         Some(FoundSession { session, user, rights: self.rights_stamp })
+    }
+
+    /// Stores a session and records its login.
+    pub(super) fn open_session(&mut self, permit: &Permit, record: SessionRecord) -> Result<Session> {
+        let session = Session {
+            id: SessionId(self.next_id()),
+            user_id: record.user_id,
+            generation: 1,
+            source_ip: record.source_ip.map(|ip| ip.to_string()),
+            user_agent: record.user_agent,
+            created_at: record.at,
+            last_seen_at: record.at,
+            expires_at: record.expires_at,
+        };
+        let user = self.user(record.user_id)?;
+        user.last_login_at = Some(record.at);
+        if let Some(key) = record.throttle_key {
+            self.throttles.remove(&key.key);
+        }
+        if let Some(ip) = record.source_ip {
+            let address = ClientAddress::of(ip);
+            self.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
+            self.addresses.push((record.user_id, address, record.at));
+            let mut newest: Vec<_> = self
+                .addresses
+                .iter()
+                .filter(|(user, ..)| *user == record.user_id)
+                .map(|(.., at)| *at)
+                .collect();
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
+                self.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
+            }
+        }
+        self.refresh.insert(record.refresh, (session.id.0, None));
+        self.sessions.push((session.clone(), record.cookie));
+        self.record_success(permit, None)?;
+        Ok(session)
     }
 
     pub(super) fn user(&mut self, id: UserId) -> Result<&mut User> {
@@ -157,40 +196,7 @@ impl SessionStore for MemoryStore {
         if !state.users.iter().any(has_verified_password) {
             return Err(Error::new(Cause::BadCredentials));
         }
-        let session = Session {
-            id: SessionId(state.next_id()),
-            user_id: record.user_id,
-            generation: 1,
-            source_ip: record.source_ip.map(|ip| ip.to_string()),
-            user_agent: record.user_agent,
-            created_at: record.at,
-            last_seen_at: record.at,
-            expires_at: record.expires_at,
-        };
-        let user = state.user(record.user_id)?;
-        user.last_login_at = Some(record.at);
-        if let Some(key) = record.throttle_key {
-            state.throttles.remove(&key.key);
-        }
-        if let Some(ip) = record.source_ip {
-            let address = ClientAddress::of(ip);
-            state.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
-            state.addresses.push((record.user_id, address, record.at));
-            let mut newest: Vec<_> = state
-                .addresses
-                .iter()
-                .filter(|(user, ..)| *user == record.user_id)
-                .map(|(.., at)| *at)
-                .collect();
-            newest.sort_unstable_by(|a, b| b.cmp(a));
-            if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
-                state.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
-            }
-        }
-        state.refresh.insert(record.refresh, (session.id.0, None));
-        state.sessions.push((session.clone(), record.cookie));
-        state.record_success(permit, None)?;
-        Ok(session)
+        state.open_session(permit, record)
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
