@@ -18,6 +18,7 @@ mod failover;
 mod faults;
 mod fleet;
 mod idempotency;
+mod identity_settings;
 mod lists;
 mod log_stream;
 mod login_command;

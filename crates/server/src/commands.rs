@@ -40,6 +40,11 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Remove a user's second factor, after a loss of it, and end the user's sessions
+    ResetSecondFactor {
+        /// The name of the user
+        username: String,
+    },
     /// Disable a user: no sign-in, and the user's sessions end
     Disable {
         /// The name of the user
@@ -75,6 +80,11 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
             app.users.reset_password(&caller, user.id, password.value.clone()).await?;
             println!("set the password of {}", user.username);
             password.print_if_generated();
+        }
+        UserCommand::ResetSecondFactor { username } => {
+            let user = find(&app, &username).await?;
+            app.second_factors.reset(&caller, user.id).await?;
+            println!("removed the second factor of {}", user.username);
         }
         UserCommand::Disable { username } => {
             let user = find(&app, &username).await?;

@@ -191,7 +191,7 @@ impl Settings {
     /// Rules of the second factor.
     pub(crate) fn second_factor(&self) -> pilothouse_core::second_factor::SecondFactorSettings {
         pilothouse_core::second_factor::SecondFactorSettings {
-            require: self.require_second_factor.into(),
+            require: self.require_second_factor.0,
             step_up: self.step_up.0,
         }
     }

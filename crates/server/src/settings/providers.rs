@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use http::Uri;
-use pilothouse_core::provider::ProviderId;
+use pilothouse_core::name::ProviderId;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ settings! {
     /// The keys of `[[oidc]]`.
     OIDC:
     "Identity providers" {
-        /// Id in usernames, grants and addresses: `[a-z0-9-]`, at most 32 characters, not `local`. It is bound to the
+        /// Id in usernames, grants and addresses: at most 32 of `a-z`, `0-9` and `-`, not `local`. It is bound to the
         /// issuer forever: another issuer needs another id.
         id: String = ProviderId, required "corp";
         /// Name on the sign-in page.
@@ -51,7 +51,7 @@ settings! {
     /// The keys of `[[ldap]]`.
     LDAP:
     "Identity providers" {
-        /// Id in usernames, grants and addresses, as the one of `[[oidc]]`. It is bound to `user_base` forever.
+        /// Id in usernames, grants and addresses, as that of an OIDC provider. It is bound to `user_base` forever.
         id: String = ProviderId, required "directory";
         /// Name on the sign-in page.
         label: String = Text, required "Example Directory";

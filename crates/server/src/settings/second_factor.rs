@@ -21,20 +21,14 @@ impl fmt::Display for InvalidSetting {
 
 /// Who must have a second factor: `none`, `admins` or `all`.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Covered {
-    None,
-    Admins,
-    All,
-}
+#[serde(try_from = "String")]
+pub(crate) struct Covered(pub(crate) RequireSecondFactor);
 
-impl From<Covered> for RequireSecondFactor {
-    fn from(covered: Covered) -> Self {
-        match covered {
-            Covered::None => Self::None,
-            Covered::Admins => Self::Admins,
-            Covered::All => Self::All,
-        }
+impl TryFrom<String> for Covered {
+    type Error = InvalidSetting;
+
+    fn try_from(text: String) -> Result<Self, InvalidSetting> {
+        RequireSecondFactor::parse(&text).map(Self).ok_or(InvalidSetting)
     }
 }
 
