@@ -101,7 +101,7 @@ fn name(text: &str) -> Result<Username, Error> {
 }
 
 /// The user with this name: local, or `<provider>:<name>`.
-async fn find(app: &App, username: &str) -> Result<User, Error> {
+pub(crate) async fn find(app: &App, username: &str) -> Result<User, Error> {
     let name = Username::stored(username).map_err(|reason| Error::invalid("username", reason))?;
     app.users.find(&name).await
 }

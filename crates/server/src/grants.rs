@@ -116,7 +116,8 @@ async fn parse_subject(app: &App, text: &str) -> Result<Subject, Error> {
     Ok(Subject::User(app.users.find(&name).await?.id))
 }
 
-fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
+/// Parses the flag `--clusters`.
+pub(crate) fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
     let refused = |reason| invalid("clusters", reason);
     if text == "all" {
         Ok(ClusterScope::All)
@@ -131,7 +132,8 @@ fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
     }
 }
 
-fn parse_namespaces(texts: &[String]) -> Result<Reach, Error> {
+/// Parses the flag `--namespaces`.
+pub(crate) fn parse_namespaces(texts: &[String]) -> Result<Reach, Error> {
     let refused = |reason| invalid("namespaces", reason);
     let patterns = texts.iter().map(|text| NamespacePattern::parse(text.trim()));
     let patterns = patterns.collect::<Result<Vec<_>, _>>().map_err(refused)?;
@@ -175,7 +177,8 @@ fn line(grant: &GrantRow, names: &BTreeMap<i64, String>) -> String {
     )
 }
 
-fn joined(items: impl Iterator<Item = impl ToString>) -> String {
+/// The items, separated by commas.
+pub(crate) fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
 }
 

@@ -29,6 +29,7 @@ mod serve;
 mod settings;
 mod telemetry;
 mod tls;
+mod tokens;
 mod webhook;
 
 use std::{io, path::Path, process::ExitCode};
@@ -60,6 +61,9 @@ enum Command {
     /// Manage grants of rights without signing in
     #[command(subcommand)]
     Grant(grants::GrantCommand),
+    /// Manage API tokens without signing in
+    #[command(subcommand)]
+    Token(tokens::TokenCommand),
     /// Verify, export and prune the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -147,6 +151,7 @@ async fn main() -> ExitCode {
             Command::Login(arguments) => login::login(arguments).await,
             Command::User(command) => commands::user(configuration.settings, command).await,
             Command::Grant(command) => grants::grant(configuration.settings, command).await,
+            Command::Token(command) => tokens::token(configuration.settings, command).await,
             Command::Audit(command) => audit::audit(configuration.settings, command).await,
             Command::Rekey => rekey::rekey(configuration.settings).await,
             Command::Backup(arguments) => backup::backup(configuration.settings, arguments).await,
