@@ -1,18 +1,18 @@
 //! API tokens: credentials of users for their programs, and of service accounts. A token is a ceiling over the rights
 //! that its owner has at the moment of each request; it gives no right of its own.
 
-use std::{fmt, net::IpAddr};
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    access::Permit,
+    access::{Permit, Principal},
     error::Result,
     grant::RightsStamp,
-    ids::{ServiceAccountId, TokenId, UserId},
-    rights::{Ceiling, Subject},
+    ids::{TokenId, UserId},
+    rights::Ceiling,
     rows::{Cell, Field, ListRow},
     service_account::ServiceAccount,
     session::SecretHash,
@@ -25,30 +25,6 @@ mod secret;
 pub use networks::Networks;
 pub use secret::{TokenKind, TokenSecret};
 
-/// Owner of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TokenOwner {
-    /// A user.
-    User(UserId),
-    /// A service account.
-    ServiceAccount(ServiceAccountId),
-}
-
-impl From<TokenOwner> for Subject {
-    fn from(owner: TokenOwner) -> Self {
-        match owner {
-            TokenOwner::User(id) => Self::User(id),
-            TokenOwner::ServiceAccount(id) => Self::ServiceAccount(id),
-        }
-    }
-}
-
-impl fmt::Display for TokenOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Subject::from(*self).fmt(f)
-    }
-}
-
 /// An API token as stored. The secret is not part of it: the store has its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiToken {
@@ -59,7 +35,7 @@ pub struct ApiToken {
     /// First characters of the secret, by which its owner recognises it ([`TokenSecret::prefix`]).
     pub prefix: String,
     /// Whose rights it has.
-    pub owner: TokenOwner,
+    pub owner: Principal,
     /// What the rights are cut to.
     pub ceiling: Ceiling,
     /// The networks from which it is accepted.
@@ -96,7 +72,7 @@ pub struct TokenRecord {
     /// First characters of the secret.
     pub prefix: String,
     /// Owner.
-    pub owner: TokenOwner,
+    pub owner: Principal,
     /// Ceiling.
     pub ceiling: Ceiling,
     /// Networks.

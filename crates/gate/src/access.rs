@@ -1,7 +1,7 @@
 //! Authorisation: callers and their rights, access requests, and the permit required by every port towards a cluster
 //! and by every change to Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use pilothouse_types::{
     ids::{ClusterId, ServiceAccountId, SessionId, TokenId, UserId},
@@ -190,6 +190,29 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     }
 }
 
+/// Whether an operation changes accounts, credentials or rights: every change under `/api/auth` and `/api/access`. No
+/// token allows it.
+const fn is_closed_to_tokens(verb: Verb, resource: Resource) -> bool {
+    match resource {
+        // a verification of the second factor renews it, although it is named after a read
+        Resource::OwnSecondFactor | Resource::SecondFactor => true,
+        Resource::User
+        | Resource::OwnAccount
+        | Resource::Session
+        | Resource::Token
+        | Resource::ServiceAccount
+        | Resource::Grant
+        | Resource::Role
+        | Resource::Request => !verb.reads(),
+        Resource::Kind(_)
+        | Resource::Cluster
+        | Resource::NewCluster
+        | Resource::Operation
+        | Resource::MasterKey
+        | Resource::Database => false,
+    }
+}
+
 /// Related kinds that a permit for `verb` on `resource` also lets the adapter read, as far as the caller may list them:
 /// the details of a workload include its pods, a scale checks for an autoscaler.
 const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
@@ -280,11 +303,40 @@ impl Caller {
         Self { role: Some(role), rights, ..self }
     }
 
-    /// The subject of the caller's own grants: the user or the service account. None for the system, the command line
-    /// and a failed login.
-    pub fn subject(&self) -> Option<Subject> {
-        let service_account = self.service_account.map(Subject::ServiceAccount);
-        self.user_id.map(Subject::User).or(service_account)
+    /// The user or the service account. None for the system, the command line and a failed login.
+    pub fn principal(&self) -> Option<Principal> {
+        let service_account = self.service_account.map(Principal::ServiceAccount);
+        self.user_id.map(Principal::User).or(service_account)
+    }
+
+    /// Whether the request has a token of a person, not of a service account.
+    pub fn has_personal_token(&self) -> bool {
+        self.token.is_some() && self.service_account.is_none()
+    }
+}
+
+/// Who has rights, tokens, idempotency keys and streams of their own: a user or a service account. As text:
+/// `user:7`, `service_account:3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Principal {
+    /// A user.
+    User(UserId),
+    /// A service account.
+    ServiceAccount(ServiceAccountId),
+}
+
+impl From<Principal> for Subject {
+    fn from(principal: Principal) -> Self {
+        match principal {
+            Principal::User(id) => Self::User(id),
+            Principal::ServiceAccount(id) => Self::ServiceAccount(id),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Subject::from(*self).fmt(f)
     }
 }
 

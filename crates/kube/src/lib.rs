@@ -20,6 +20,7 @@ use std::{
 use http::HeaderValue;
 use jiff::Timestamp;
 use pilothouse_core::{Result, access::Permit, clock::Clock, cluster::Connections};
+use pilothouse_dial::{dial, dns, egress, single_flight};
 use tokio::{
     runtime::Handle,
     time::{MissedTickBehavior, interval},
@@ -32,9 +33,6 @@ mod cache;
 mod client;
 mod client_pool;
 mod config;
-mod dial;
-mod dns;
-mod egress;
 mod error;
 mod inventory;
 mod large_reads;
@@ -51,7 +49,6 @@ mod rbac;
 mod replace;
 mod request;
 mod secret;
-mod single_flight;
 mod test_limiter;
 mod tls;
 mod transport;
@@ -60,10 +57,12 @@ mod workload;
 
 pub use budget::{Limits, ReadBudgets};
 pub use cache::{CacheSettings, ListCacheStats};
-pub use dns::{Resolver, SystemResolver};
-pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
 pub use observe::{Exchange, NoopObserver, Observer};
 pub use permissions::Credential;
+pub use pilothouse_dial::{
+    dns::{Resolver, SystemResolver},
+    egress::{EgressRules, Networks, NotNetworks, OwnSocket},
+};
 pub use rbac::rbac_manifest;
 
 use crate::{

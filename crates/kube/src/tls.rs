@@ -8,13 +8,14 @@ use pilothouse_core::{
     Cause, Error, Result,
     connection::{Connection, Credential},
 };
+use pilothouse_dial::tls::{certificates, platform_roots, provider, roots};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use secrecy::ExposeSecret;
@@ -69,38 +70,6 @@ pub(crate) fn config(connection: &Connection, server_cert_expiry: ServerCertExpi
 pub(crate) fn server_name(connection: &Connection) -> Result<Option<ServerName<'static>>> {
     let name = connection.tls_server_name.clone().map(ServerName::try_from).transpose();
     name.map_err(|_| Error::new(Cause::TlsUntrusted))
-}
-
-/// The certificates in a PEM text; none when the text has no certificate or a malformed one.
-fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
-    (!certificates.is_empty()).then_some(certificates)
-}
-
-/// The roots in a PEM text. An empty CA never falls back to the platform's roots: that would silently trust any public
-/// CA.
-fn roots(pem: &str) -> Result<Arc<RootCertStore>> {
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates(pem).unwrap_or_default());
-    if added == 0 { Err(Error::new(Cause::TlsUntrusted)) } else { Ok(Arc::new(roots)) }
-}
-
-/// The cryptography provider, shared by all configurations: each copy has its own lists of algorithms.
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
-}
-
-/// The platform's roots, loaded once.
-fn platform_roots() -> Arc<RootCertStore> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let load = || {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Arc::new(roots)
-    };
-    ROOTS.get_or_init(load).clone()
 }
 
 /// Expiry of the first certificate in a PEM text, which is the client's own certificate in a chain.

@@ -53,6 +53,7 @@ mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
+mod federation;
 mod grant;
 mod idempotency;
 mod lease;

@@ -251,11 +251,11 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use diesel::sql_types::{Binary, Nullable, Text};
 
     idempotency_keys (id) {
         id -> Text,
-        user_id -> BigInt,
+        subject -> Text,
         key -> Text,
         instance -> Nullable<Text>,
         request -> Binary,

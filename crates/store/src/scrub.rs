@@ -77,6 +77,11 @@ impl Store {
         self.retry_scrub().await;
     }
 
+    /// As [`Store::scrub_overwritten`], but only within seconds: for values that are deleted or replaced often.
+    pub(crate) fn scrub_later(&self) {
+        self.scrub_pending.store(true, Ordering::Release);
+    }
+
     /// Truncates the write-ahead log if it may still hold an overwritten value. Called several times a minute.
     pub(crate) async fn retry_scrub(&self) {
         if !self.scrub_pending.swap(false, Ordering::AcqRel) {

@@ -15,12 +15,12 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::Permit,
+    access::{Permit, Principal},
     grant::RightsStamp,
     ids::{ServiceAccountId, TokenId, UserId},
     rights::BuiltInRole,
     session::SecretHash,
-    token::{ApiToken, FoundOwner, FoundToken, TokenOwner, TokenRecord, TokenStore},
+    token::{ApiToken, FoundOwner, FoundToken, TokenRecord, TokenStore},
     user::User,
 };
 
@@ -63,8 +63,8 @@ impl TryFrom<Row> for ApiToken {
     type Error = Error;
 
     fn try_from(row: Row) -> Result<Self> {
-        let user = row.user_id.map(|id| TokenOwner::User(UserId(id)));
-        let account = row.service_account_id.map(|id| TokenOwner::ServiceAccount(ServiceAccountId(id)));
+        let user = row.user_id.map(|id| Principal::User(UserId(id)));
+        let account = row.service_account_id.map(|id| Principal::ServiceAccount(ServiceAccountId(id)));
         let last_used_ip = row.last_used_ip.map(|ip| ip.parse::<IpAddr>()).transpose();
         Ok(Self {
             id: TokenId(row.id),
@@ -140,11 +140,11 @@ impl Store {
         transact!(self.db, |conn| {
             conn.lock_rights_stamp().await?;
             let (user, account) = match record.owner {
-                TokenOwner::User(id) => {
+                Principal::User(id) => {
                     username!(conn, id);
                     (Some(id.0), None)
                 }
-                TokenOwner::ServiceAccount(id) => {
+                Principal::ServiceAccount(id) => {
                     let found: i64 = service_accounts::table.find(id.0).count().get_result(conn).await?;
                     if found == 0 {
                         let missing = Error::new(Cause::NotFound).resource("service_account");

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Permit, Resource, Verb},
+    access::{AccessRequest, Permit, Principal, Resource, Verb},
     audit::{AuditMaintenance as _, CheckpointSigner as _, KeyRotation},
     cluster::{ClusterRegistry as _, Connections as _},
     connection::Credential,
@@ -55,7 +55,7 @@ impl Fixture {
         let at = self.now();
         NewClaim {
             id: uuid_v7(at, &*self.db.deps.rng),
-            user: UserId(1),
+            owner: Principal::User(UserId(1)),
             key: IdempotencyKey::new(key).unwrap(),
             request: RequestDigest([7; 32]),
             request_id: None,

@@ -417,18 +417,18 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 );
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
--- digest) and `reply` are sealed.
+-- Idempotency keys and their stored responses. `subject` is `user:<id>` or `service_account:<id>`. `instance` is NULL
+-- when no process executes the request. `request` (a digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
-    user_id BIGINT NOT NULL,
+    subject TEXT NOT NULL,
     key TEXT NOT NULL,
     instance TEXT,
     request BYTEA NOT NULL,
     request_id TEXT,
     reply BYTEA,
     expires_at TIMESTAMPTZ NOT NULL,
-    UNIQUE (user_id, key)
+    UNIQUE (subject, key)
 );
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

@@ -400,18 +400,18 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 ) STRICT;
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
--- digest) and `reply` are sealed.
+-- Idempotency keys and their stored responses. `subject` is `user:<id>` or `service_account:<id>`. `instance` is NULL
+-- when no process executes the request. `request` (a digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
-    user_id INTEGER NOT NULL,
+    subject TEXT NOT NULL,
     key TEXT NOT NULL,
     instance TEXT,
     request BLOB NOT NULL,
     request_id TEXT,
     reply BLOB,
     expires_at INTEGER NOT NULL,
-    UNIQUE (user_id, key)
+    UNIQUE (subject, key)
 ) STRICT;
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

@@ -95,7 +95,7 @@ fn caller() -> Caller {
 }
 
 fn digest(replicas: u32) -> RequestDigest {
-    RequestDigest::of("POST /scale", "ops_admin", json!({"replicas": replicas}))
+    RequestDigest::of("POST /scale", "ops_admin", None, json!({"replicas": replicas}))
 }
 
 /// Response to a result: the number, or the cause.

@@ -92,7 +92,7 @@ pub const STORE: &[Case] = cases! {
         login_resets_only_its_own_counter, address_is_known_after_login,
         known_addresses_per_user_are_limited;
     idempotency: one_of_concurrent_claims_is_made, stored_reply_is_byte_identical,
-        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
+        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_owner_and_case_sensitive,
         keys_expire;
     clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
         update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,

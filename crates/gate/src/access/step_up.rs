@@ -79,9 +79,10 @@ impl StepUpAction {
             (Verb::BreakGlass, _) => Some(Self::BreakGlass),
             (Verb::Grant, Resource::Grant)
             | (Verb::Approve, Resource::Request)
-            | (Verb::Create | Verb::Update, Resource::Role | Resource::User)
+            | (Verb::Create | Verb::Update, Resource::Role | Resource::User | Resource::ServiceAccount)
             | (Verb::ResetPassword, Resource::User)
             | (_, Resource::SecondFactor) => Some(Self::Grants),
+            (Verb::Create, Resource::Token) => Some(Self::Tokens),
             _ => None,
         }
     }
@@ -113,13 +114,17 @@ impl StepUp {
     }
 
     /// Checks the caller's second factor for an operation. The caller's own second factor is exempt: there it is
-    /// enrolled and given.
+    /// enrolled and given. The token of a person has no second factor, and allows no operation that wants one.
     ///
     /// # Errors
+    /// `TokenNotAllowed` for the API token of a person;
     /// `SecondFactorNotEnrolled` if the settings require a second factor of the user, who has none;
     /// `SecondFactorStale` if the user has one but gave none in this session, or not recently enough for the operation.
     pub(crate) fn check(self, caller: &Caller, access: &AccessRequest, now: Timestamp) -> Result<()> {
         let factor = caller.factor;
+        if caller.has_personal_token() && self.wants(access.verb, access.resource) {
+            return Err(Error::new(Cause::TokenNotAllowed));
+        }
         if access.resource == Resource::OwnSecondFactor {
             return Ok(());
         }
@@ -136,7 +141,10 @@ impl StepUp {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_types::kind::Kind;
+    use pilothouse_types::{
+        ids::{ServiceAccountId, TokenId},
+        kind::Kind,
+    };
 
     use super::*;
 
@@ -192,6 +200,7 @@ mod tests {
             (Verb::Create, Resource::User, StepUpAction::Grants),
             (Verb::ResetPassword, Resource::User, StepUpAction::Grants),
             (Verb::Disable, Resource::SecondFactor, StepUpAction::Grants),
+            (Verb::Create, Resource::Token, StepUpAction::Tokens),
             (Verb::BreakGlass, Resource::Grant, StepUpAction::BreakGlass),
         ];
         for (verb, resource, action) in cases {
@@ -209,6 +218,22 @@ mod tests {
         ] {
             assert_eq!(check(StepUp::default(), stale, verb, resource), None, "{verb:?} {resource:?}");
         }
+    }
+
+    #[test]
+    fn token_of_a_person_allows_no_operation_that_wants_a_fresh_factor() {
+        let person = Caller { token: Some(TokenId(1)), ..Caller::system() };
+        let account = Caller { service_account: Some(ServiceAccountId(1)), ..person.clone() };
+        let secret = Resource::Kind(Kind::Secret);
+        let check = |step_up: StepUp, caller: &Caller, verb| {
+            let access = AccessRequest::to(verb, secret);
+            step_up.check(caller, &access, Timestamp::UNIX_EPOCH).err().map(|error| error.cause)
+        };
+        let wants = StepUp::default();
+        assert_eq!(check(wants, &person, Verb::Reveal), Some(Cause::TokenNotAllowed));
+        assert_eq!(check(wants, &account, Verb::Reveal), None);
+        assert_eq!(check(wants, &person, Verb::Get), None);
+        assert_eq!(check(StepUp::new([]), &person, Verb::Reveal), None, "the setting does not name it");
     }
 
     #[test]

@@ -32,10 +32,14 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         // a connection test of a new cluster takes the right to register it
         Resource::NewCluster => Needs::Right(RightVerb::Create, RightResource::Clusters),
         Resource::User => right(RightResource::Users),
+        // whoever makes tokens of service accounts has the use of their rights
+        Resource::ServiceAccount => right(RightResource::Users),
         // a lost second factor leaves only the password
         Resource::SecondFactor => Needs::Right(RightVerb::Update, RightResource::Users),
-        Resource::OwnSecondFactor => Needs::SignIn,
-        Resource::OwnAccount | Resource::Session => Needs::SignIn,
+        // the use case judges tokens of others
+        Resource::OwnAccount | Resource::OwnSecondFactor | Resource::Session | Resource::Token => {
+            Needs::SignIn
+        }
         // the trail as a whole
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => {
             Needs::Right(RightVerb::List, RightResource::Audit)
@@ -228,6 +232,8 @@ mod tests {
             Resource::OwnSecondFactor,
             Resource::SecondFactor,
             Resource::Session,
+            Resource::Token,
+            Resource::ServiceAccount,
             Resource::Operation,
             Resource::Grant,
             Resource::Role,

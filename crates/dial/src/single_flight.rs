@@ -16,13 +16,13 @@ use tokio::{runtime::Handle, time::Instant};
 use tracing::Instrument;
 
 /// Maximum age of a shared result.
-pub(crate) const MAX_RESULT_AGE: Duration = Duration::from_secs(1);
+pub const MAX_RESULT_AGE: Duration = Duration::from_secs(1);
 
 /// Future of a flight's result; clones share it.
-pub(crate) type SharedResult<V> = Shared<BoxFuture<'static, Result<V>>>;
+pub type SharedResult<V> = Shared<BoxFuture<'static, Result<V>>>;
 
 /// Running and recently ended flights, by key.
-pub(crate) struct SingleFlight<K, V> {
+pub struct SingleFlight<K, V> {
     flights: Mutex<HashMap<K, Flight<V>>>,
     /// Maximum number of flights, running or ended less than [`MAX_RESULT_AGE`] ago.
     max_flights: usize,
@@ -52,7 +52,7 @@ impl<V> Flight<V> {
 
 impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     /// Allows `max_flights` flights at once, and runs them on `runtime`.
-    pub(crate) fn new(max_flights: usize, runtime: Handle) -> Self {
+    pub fn new(max_flights: usize, runtime: Handle) -> Self {
         Self { flights: Mutex::default(), max_flights, runtime }
     }
 
@@ -61,12 +61,7 @@ impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
     ///
     /// # Errors
     /// Those of `start`; `Overloaded` when there are `max_flights` flights.
-    pub(crate) fn join<F>(
-        &self,
-        key: K,
-        age: Duration,
-        start: impl FnOnce() -> Result<F>,
-    ) -> Result<SharedResult<V>>
+    pub fn join<F>(&self, key: K, age: Duration, start: impl FnOnce() -> Result<F>) -> Result<SharedResult<V>>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {

@@ -14,10 +14,10 @@ use crate::{
     egress::{EgressRules, host_and_port, matches_any},
 };
 
-/// Timeout of resolving a name and connecting together; after it the cluster is unreachable.
+/// Timeout of resolving a name and connecting together; after it the server is unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Timeout of connecting with the TLS handshake; after it the cluster is reachable but does not respond.
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of connecting with the TLS handshake; after it the server is reachable but does not respond.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shortest connect timeout per address, so that a dead address does not use up the time of the others.
 const MIN_TIMEOUT_PER_ADDRESS: Duration = Duration::from_millis(500);
 /// Time after which a dead peer is detected, on idle connections too.
@@ -25,7 +25,7 @@ const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Failure to connect. Carries no text of a library, which may quote certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotConnected(pub(crate) Cause);
+pub struct NotConnected(pub Cause);
 
 impl fmt::Display for NotConnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,9 +37,11 @@ impl StdError for NotConnected {}
 
 /// Resolves host names and enforces the egress rules.
 #[derive(Clone)]
-pub(crate) struct EgressGuard {
-    pub(crate) rules: Arc<EgressRules>,
-    pub(crate) resolver: Arc<DnsResolver>,
+pub struct EgressGuard {
+    /// The egress rules.
+    pub rules: Arc<EgressRules>,
+    /// Resolver of host names.
+    pub resolver: Arc<DnsResolver>,
 }
 
 impl EgressGuard {
@@ -81,7 +83,7 @@ impl EgressGuard {
 }
 
 fn unreachable(error: &dyn fmt::Display) -> NotConnected {
-    tracing::debug!(%error, "cannot connect to the cluster");
+    tracing::debug!(%error, "cannot connect");
     NotConnected(Cause::Unreachable)
 }
 
@@ -89,7 +91,7 @@ fn unreachable(error: &dyn fmt::Display) -> NotConnected {
 ///
 /// # Errors
 /// `EgressDenied` when an address of the host is denied; otherwise `Unreachable`.
-pub(crate) async fn dial(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
+pub async fn dial(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
     timeout(CONNECT_TIMEOUT, dial_each(uri, guard)).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
 }
 

@@ -1,4 +1,4 @@
-//! Egress rules: which addresses a cluster may have. Private networks are allowed, because clusters run there. Denied
+//! Egress rules: which addresses a cluster or an identity provider may have. Private networks are allowed, because clusters run there. Denied
 //! are this machine, link-local addresses, Pilothouse's own sockets, and cloud metadata services, which return
 //! credentials to any client. An operator may restrict clusters to a list of networks.
 
@@ -123,7 +123,7 @@ impl EgressRules {
     }
 
     /// Whether the host of an `https://` URL is allowed, as far as that is decidable without resolving a name.
-    pub(crate) fn allows_host(&self, server: &str) -> bool {
+    pub fn allows_host(&self, server: &str) -> bool {
         let uri = Uri::try_from(server).unwrap_or_default();
         let (host, port) = host_and_port(&uri);
         let host = host.trim_end_matches('.');
@@ -140,13 +140,13 @@ impl EgressRules {
 }
 
 /// Host, without brackets, and port of a URI.
-pub(crate) fn host_and_port(uri: &Uri) -> (&str, u16) {
+pub fn host_and_port(uri: &Uri) -> (&str, u16) {
     (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(443))
 }
 
 /// Whether a socket is one of `own`. A listener on one address of this machine may listen on all of them, so any local
 /// address matches.
-pub(crate) fn matches_any(socket: SocketAddr, own: &[SocketAddr]) -> bool {
+pub fn matches_any(socket: SocketAddr, own: &[SocketAddr]) -> bool {
     let ip = effective_address(socket.ip());
     let same = |own: &SocketAddr| {
         let own_ip = effective_address(own.ip());

@@ -1,5 +1,5 @@
-//! DNS resolver for clusters: runs outside of tokio's threads, one lookup per name at a time and a bounded number of
-//! lookups in total, so that unresponsive names block neither the database nor other clusters.
+//! DNS resolver: runs outside of tokio's threads, one lookup per name at a time and a bounded number of
+//! lookups in total, so that unresponsive names block neither the database nor other servers.
 
 use std::{
     collections::HashSet,
@@ -37,7 +37,7 @@ pub trait Resolver: Send + Sync + std::fmt::Debug {
 
 /// The system resolver (`getaddrinfo`: hosts file, search domains, name servers). It cannot be cancelled and may block
 /// for minutes without a name server, so each lookup has its own thread instead of one of tokio's, which the database
-/// needs; [`crate::KubeClusters`] bounds their number.
+/// needs; [`DnsResolver`] bounds their number.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemResolver;
 
@@ -57,24 +57,24 @@ impl Resolver for SystemResolver {
 
 /// Limits of concurrent lookups.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ResolverLimits {
+pub struct ResolverLimits {
     /// Maximum number of running lookups.
-    pub(crate) max_running: usize,
+    pub max_running: usize,
     /// Maximum number of running lookups of names whose last lookup was slow.
-    pub(crate) slow: usize,
+    pub slow: usize,
     /// Maximum number of running and waiting lookups.
-    pub(crate) max_pending: usize,
+    pub max_pending: usize,
 }
 
 impl ResolverLimits {
     /// For registered clusters. Not limited in total: there is at most one name per cluster.
-    pub(crate) const REGISTERED: Self = Self { max_running: 32, slow: 16, max_pending: usize::MAX };
+    pub const REGISTERED: Self = Self { max_running: 32, slow: 16, max_pending: usize::MAX };
     /// For connection tests of unregistered clusters, whose names are arbitrary.
-    pub(crate) const UNREGISTERED: Self = Self { max_running: 8, slow: 8, max_pending: 64 };
+    pub const UNREGISTERED: Self = Self { max_running: 8, slow: 8, max_pending: 64 };
 }
 
 /// Resolver with single flight and bounded concurrency.
-pub(crate) struct DnsResolver {
+pub struct DnsResolver {
     resolver: Arc<dyn Resolver>,
     lookups: SingleFlight<String, Vec<IpAddr>>,
     slots: Arc<Semaphore>,
@@ -83,7 +83,8 @@ pub(crate) struct DnsResolver {
 }
 
 impl DnsResolver {
-    pub(crate) fn new(resolver: Arc<dyn Resolver>, lookups: ResolverLimits, runtime: Handle) -> Self {
+    /// Runs lookups on `runtime`, within these limits.
+    pub fn new(resolver: Arc<dyn Resolver>, lookups: ResolverLimits, runtime: Handle) -> Self {
         Self {
             resolver,
             lookups: SingleFlight::new(lookups.max_pending, runtime),
@@ -99,7 +100,7 @@ impl DnsResolver {
     /// # Errors
     /// `Unreachable` when the name has no address or the lookup fails; `Overloaded` when too many other names are being
     /// looked up.
-    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
+    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
         self.lookups.join(name.to_owned(), Duration::ZERO, || Ok(self.lookup(name.to_owned())))?.await
     }
 
@@ -115,7 +116,7 @@ impl DnsResolver {
             let found = resolver.resolve(&name).await;
             record_duration(&mut lock(&slow), &name, began.elapsed() >= SLOW_LOOKUP);
             found.map_err(|error| {
-                tracing::debug!(%error, "cannot resolve the host name of a cluster");
+                tracing::debug!(%error, "cannot resolve a host name");
                 Error::new(Cause::Unreachable)
             })
         }
