@@ -23,7 +23,7 @@ use serde::Deserialize;
 pub(crate) use self::{
     documentation::{example, reference},
     layers::Flags,
-    providers::{LdapSettings, OidcSettings, is_origin},
+    providers::{LdapTable, OidcTable, is_origin},
     table::Settings,
 };
 use self::{
@@ -140,12 +140,12 @@ impl Settings {
     }
 
     /// The tables `[[oidc]]`.
-    pub(crate) fn oidc_providers(&self) -> &[OidcSettings] {
+    pub(crate) fn oidc_providers(&self) -> &[OidcTable] {
         self.oidc.as_deref().unwrap_or_default()
     }
 
     /// The tables `[[ldap]]`.
-    pub(crate) fn ldap_providers(&self) -> &[LdapSettings] {
+    pub(crate) fn ldap_providers(&self) -> &[LdapTable] {
         self.ldap.as_deref().unwrap_or_default()
     }
 

@@ -11,7 +11,7 @@ use super::table::{Setting, SettingType, settings};
 
 settings! {
     /// An OIDC provider: a table `[[oidc]]`.
-    OidcSettings,
+    OidcTable,
     /// The keys of `[[oidc]]`.
     OIDC:
     "Identity providers" {
@@ -47,7 +47,7 @@ settings! {
 
 settings! {
     /// A directory: a table `[[ldap]]`.
-    LdapSettings,
+    LdapTable,
     /// The keys of `[[ldap]]`.
     LDAP:
     "Identity providers" {
@@ -83,7 +83,7 @@ settings! {
     }
 }
 
-impl OidcSettings {
+impl OidcTable {
     /// Checks keys that depend on each other. The error completes the sentence "the provider `id` …".
     pub(super) fn check_combinations(&self) -> Result<(), &'static str> {
         if self.client_secret.is_some() == self.client_secret_file.is_some() {
@@ -94,7 +94,7 @@ impl OidcSettings {
     }
 }
 
-impl LdapSettings {
+impl LdapTable {
     /// Checks keys that depend on each other. The error completes the sentence "the provider `id` …".
     pub(super) fn check_combinations(&self) -> Result<(), &'static str> {
         let url = self.url.parse::<Uri>().unwrap_or_default();

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::{
     LogFormat,
     providers::{
-        LDAP, LdapSettings, OIDC, OidcSettings, is_https_or_loopback, is_ldap_filter, is_ldap_url, is_origin,
+        LDAP, LdapTable, OIDC, OidcTable, is_https_or_loopback, is_ldap_filter, is_ldap_url, is_origin,
         is_provider_id,
     },
     second_factor::{Covered, StepUpActions, Usernames},
@@ -267,10 +267,10 @@ settings! {
     }
     "Identity providers" {
         /// OIDC providers for [single sign-on](single-sign-on.md), one table each, at the end of the file.
-        oidc: Option<Vec<OidcSettings>> = Tables { rows: OIDC }, example "";
+        oidc: Option<Vec<OidcTable>> = Tables { rows: OIDC }, example "";
         /// LDAP directories and Active Directory for [single sign-on](single-sign-on.md), one table each, at the end of
         /// the file.
-        ldap: Option<Vec<LdapSettings>> = Tables { rows: LDAP }, example "";
+        ldap: Option<Vec<LdapTable>> = Tables { rows: LDAP }, example "";
     }
 }
 
