@@ -16,7 +16,7 @@ use pilothouse_core::{
     second_factor::SecondFactorPorts,
     streams::StreamLimits,
 };
-use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng, Totp};
+use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, Rfc6238Codec, SystemRng};
 use pilothouse_http::{Hooks, ProcessMetrics, Readiness};
 use pilothouse_kube::{KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Fingerprints, OpenError, Store, StoreDeps};
@@ -167,7 +167,7 @@ async fn compose(
             hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
             initial_password: Arc::new(InitialPasswordFile::new(settings)),
             tokens: keyring.clone(),
-            second_factors: SecondFactorPorts { store: store_port.clone(), codec: Arc::new(Totp) },
+            second_factors: SecondFactorPorts { store: store_port.clone(), codec: Arc::new(Rfc6238Codec) },
         },
         federation: FederationPorts { providers, store: store_port.clone() },
         rights: RightsPorts {

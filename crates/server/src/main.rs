@@ -147,7 +147,7 @@ async fn main() -> ExitCode {
     let done = match settings::Configuration::read(&flags, std::env::vars_os()) {
         Ok(configuration) => match command {
             Command::Serve => serve::serve(configuration.settings).await,
-            Command::Config(command) => config::config(&configuration, &command),
+            Command::Config(command) => config::config(&configuration, &command).await,
             Command::Login(arguments) => login::login(arguments).await,
             Command::User(command) => commands::user(configuration.settings, command).await,
             Command::Grant(command) => grants::grant(configuration.settings, command).await,

@@ -28,6 +28,7 @@ pub(crate) use self::{
 };
 use self::{
     layers::Layers,
+    providers::is_on_loopback,
     table::{SETTINGS, Setting, SettingType},
 };
 use crate::{Fatal, webhook::WebhookSettings};
@@ -177,6 +178,26 @@ impl Settings {
             allow_networks: self.egress_allow_networks.clone(),
             own: listeners.chain(databases).collect(),
         }
+    }
+
+    /// Egress rules of an identity provider at this URL. The operator chooses it, so that it may be in every network, and
+    /// on loopback if the URL names it.
+    pub(crate) fn egress_to_provider(&self, database: &Database, url: &str) -> EgressRules {
+        EgressRules {
+            allow_loopback: self.egress_allow_loopback || is_on_loopback(url),
+            allow_networks: None,
+            ..self.egress(database)
+        }
+    }
+
+    /// The redirect URI of an OIDC provider. `public_url` is set if there is one.
+    pub(crate) fn redirect_uri(&self, provider: &str) -> String {
+        format!("{}api/auth/oidc/{provider}/callback", self.post_logout_redirect_uri())
+    }
+
+    /// Where an OIDC provider sends browsers after a logout: `public_url` with a final slash.
+    pub(crate) fn post_logout_redirect_uri(&self) -> String {
+        format!("{}/", self.public_url.as_deref().unwrap_or_default().trim_end_matches('/'))
     }
 
     /// Lifetimes of tokens and sessions.

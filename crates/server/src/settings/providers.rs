@@ -154,6 +154,11 @@ fn is_without_user(url: &Uri) -> bool {
     has_host && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
 }
 
+/// Whether the host of a URL is a loopback address or `localhost`.
+pub(super) fn is_on_loopback(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|url| is_loopback(&url))
+}
+
 fn is_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

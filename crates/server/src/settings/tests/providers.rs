@@ -139,3 +139,26 @@ fn config_show_prints_provider_tables_without_secrets() {
     assert_eq!(format!("{:?}", again.oidc), format!("{:?}", configuration.settings.oidc));
     assert!(again.ldap.is_none(), "a table without its secret is a comment");
 }
+
+#[test]
+fn provider_may_be_on_loopback_only_if_its_url_names_it() {
+    let file = "public_url = \"https://pilothouse.example.com/\"\negress_allow_networks = \"10.0.0.0/8\"\nlisten = \"[::1]:7\"";
+    let settings = read(file, &[], Flags::default()).unwrap_or_else(|message| panic!("{message}")).settings;
+    let database = settings.database().unwrap();
+    for (url, allowed) in [
+        ("https://id.example.com", false),
+        ("https://127.0.0.1.example.com", false),
+        ("https://127.0.0.1:8443/realms/corp", true),
+        ("ldap://localhost", true),
+        ("ldaps://[::1]:636", true),
+    ] {
+        let rules = settings.egress_to_provider(&database, url);
+        assert_eq!(
+            (rules.allow_loopback, rules.allow_networks, rules.own.len()),
+            (allowed, None, 1),
+            "{url}"
+        );
+    }
+    let uri = "https://pilothouse.example.com/api/auth/oidc/corp/callback";
+    assert_eq!(settings.redirect_uri("corp"), uri);
+}
