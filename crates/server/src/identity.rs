@@ -78,7 +78,7 @@ impl IdentityProviders {
 /// `Fatal::Setting` with every provider that fails and the reason.
 pub(crate) async fn check(settings: &Settings) -> Result<(), Fatal> {
     let all = providers(settings)?.providers;
-    let checks = all.values().map(async |provider| {
+    let checks = all.values().map(|provider| async move {
         let checked = match &provider.port {
             ProviderPort::Ldap(directory) => directory.check().await,
             ProviderPort::Oidc(port) => port.check().await,
