@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
+    break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
@@ -21,6 +22,7 @@ use crate::{
     pod::{PodApi, Pods},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
@@ -46,7 +48,7 @@ pub struct Ports {
     pub users: UserPorts,
     /// Identity providers, and what is stored of them.
     pub federation: FederationPorts,
-    /// Ports of grants, own roles and requests.
+    /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
@@ -75,6 +77,7 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+    pub second_factors: SecondFactorPorts,
 }
 
 /// Identity providers, and what is stored of them.
@@ -110,6 +113,10 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
+    /// Who must have a second factor, and which operations want a fresh one.
+    pub second_factor: SecondFactorSettings,
+    /// Who may use break-glass, and from where.
+    pub break_glass: BreakGlassSettings,
 }
 
 /// The use cases of the application.
@@ -122,7 +129,9 @@ pub struct App {
     pub sessions: Sessions,
     pub federation: Federation,
     pub users: Users,
+    pub second_factors: SecondFactors,
     pub grants: Grants,
+    pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
@@ -142,7 +151,15 @@ impl App {
         let Ports { runtime, audit_writer, audit, users, federation, rights, clusters, objects, idempotency } =
             ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
-        let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
+        let UserPorts {
+            registry,
+            sessions,
+            throttle,
+            hasher,
+            initial_password: initial,
+            tokens,
+            second_factors,
+        } = users;
         let streams = Streams::new(settings.streams);
         let masked_fields = settings.masked_fields;
         // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
@@ -169,8 +186,22 @@ impl App {
                 session_cache: session_cache.clone(),
                 spawner: spawner.clone(),
             }),
+            break_glass: Arc::new(Invalidating {
+                registry: rights.break_glass,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
             source: rights.source,
         };
+        let second_factors = SecondFactorPorts {
+            store: Arc::new(Invalidating {
+                registry: second_factors.store,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            codec: second_factors.codec,
+        };
+        let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
             session_cache: session_cache.clone(),
@@ -193,14 +224,17 @@ impl App {
             rng.clone(),
             spawner.clone(),
         )
-        .with_sessions(Arc::new(live.clone()));
+        .with_sessions(Arc::new(live.clone()))
+        .with_step_up(settings.second_factor.step_up);
         let sessions = Sessions {
             gate: gate.clone(),
-            ports: SessionPorts { store: session_store, throttle, tokens },
+            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens },
             live,
             verified: Arc::new(TtlCache::new(clock.clone())),
             users: users.clone(),
             hasher: hasher.clone(),
+            factors: code_check.clone(),
+            require_factor: settings.second_factor.require,
             initial: initial.clone(),
             clock: clock.clone(),
             rng: rng.clone(),
@@ -214,6 +248,23 @@ impl App {
                 spawner: spawner.clone(),
             },
             audit: Audit::new(gate.clone(), audit, clock.clone()),
+            second_factors: SecondFactors {
+                gate: gate.clone(),
+                ports: second_factors,
+                check: code_check,
+                sessions: session_store,
+                throttle,
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            break_glass: BreakGlass {
+                gate: gate.clone(),
+                registry: rights.break_glass.clone(),
+                source: rights.source.clone(),
+                settings: Arc::new(settings.break_glass),
+                clock: clock.clone(),
+            },
             federation: Federation {
                 providers: Arc::new(federation.providers),
                 store: federation_store,

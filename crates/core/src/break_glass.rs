@@ -141,7 +141,7 @@ pub trait BreakGlassRegistry: Send + Sync {
 
     /// Stores a use with its grant: the role [`BreakGlassRow::ROLE`] with the reach `cluster` in the cluster, for
     /// [`BreakGlassRow::DURATION`] from now on, with the source [`crate::rights::GrantSource::BreakGlass`] and the
-    /// reason of the use; and a new rights stamp.
+    /// reason of the use; and a new rights stamp. The audit row has the cluster.
     ///
     /// # Errors
     /// `TooMany` if the user has [`BreakGlassRow::MAX_USES`] uses within [`BreakGlassRow::WINDOW`], or the maximum number

@@ -14,6 +14,7 @@ use crate::{
     access::{Permit, StepUp},
     error::Result,
     ids::{SessionId, UserId},
+    rng::Rng,
     session::SecretHash,
 };
 
@@ -22,7 +23,7 @@ mod code;
 mod require;
 mod usecase;
 
-pub(crate) use check::{CodeCheck, Proof, ThrottleKeys};
+pub(crate) use check::CodeCheck;
 pub use code::{FactorCode, RecoveryCodes};
 pub use require::RequireSecondFactor;
 pub use usecase::{Enrolment, SecondFactors};
@@ -44,7 +45,12 @@ impl TotpSeed {
     /// Length of a seed in bytes.
     pub const BYTES: usize = 20;
 
-    /// Creates a seed from random bytes, or from those of the store.
+    /// Creates a random seed.
+    pub fn random(rng: &dyn Rng) -> Self {
+        Self(Arc::new(SecretBox::init_with_mut(|bytes: &mut [u8; Self::BYTES]| rng.fill(bytes))))
+    }
+
+    /// Creates a seed from the bytes of the store.
     pub fn new(bytes: [u8; Self::BYTES]) -> Self {
         Self(Arc::new(SecretBox::new(Box::new(bytes))))
     }
@@ -76,8 +82,6 @@ pub struct SecondFactor {
     pub confirmed_at: Option<Timestamp>,
     /// The latest time step of which a code was used.
     pub last_step: Option<i64>,
-    /// Number of unused recovery codes.
-    pub recovery_codes: u32,
 }
 
 /// Confirmation of a pending enrolment.

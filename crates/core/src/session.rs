@@ -36,6 +36,7 @@ pub(crate) use invalidating::Invalidating;
 pub(crate) use live::LiveSessions;
 #[cfg(any(test, feature = "testing"))]
 pub use login_throttle::MockLoginThrottle;
+pub(crate) use login_throttle::account_key;
 pub use login_throttle::{LoginThrottle, ThrottleKey};
 pub(crate) use rights::UserRights;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};

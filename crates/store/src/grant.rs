@@ -22,6 +22,7 @@ use crate::{
     schema::{At, grants, roles, users},
 };
 
+mod break_glass;
 mod columns;
 mod request;
 mod role;

@@ -39,7 +39,7 @@ const DESCRIPTION: RangeInclusive<usize> = 0..=1024;
 /// grant then begins now.
 const MAX_PAST: Duration = Duration::from_secs(5 * 60);
 /// Length of a reason in characters.
-const REASON: RangeInclusive<usize> = 5..=500;
+pub(crate) const REASON: RangeInclusive<usize> = 5..=500;
 /// Number of times that a gift is judged, if rights change each time before it is stored.
 const ATTEMPTS: u32 = 20;
 
@@ -342,7 +342,7 @@ fn check_size(clusters: &ClusterScope, reach: &Reach) -> Result<()> {
 }
 
 /// Checks a free text of several lines.
-fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
+pub(crate) fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
     let Some(text) = text else { return Ok(()) };
     let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
     let reason = match text.trim().chars().count() {

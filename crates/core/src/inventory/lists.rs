@@ -9,6 +9,7 @@ use crate::{
     access::Resource,
     audit::OperationRow,
     autoscaler::AutoscalerRow,
+    break_glass::BreakGlassRow,
     cluster::Cluster,
     config::ConfigMapRow,
     endpoint::{EndpointRow, SERVICE_LABEL},
@@ -42,6 +43,7 @@ pub enum List {
     Grants,
     Who,
     Requests,
+    BreakGlass,
     Operations,
     Namespaces,
     Workloads,
@@ -172,6 +174,16 @@ pub static LISTS: &[ListInfo] = &[
             "/api/access/requests",
             "requests",
             "One's own requests for grants, and those in a scope in which one may list or make grants",
+        )
+    },
+    ListInfo {
+        default_sort: BreakGlassRow::DEFAULT_SORT,
+        ..local::<BreakGlassRow>(
+            List::BreakGlass,
+            Resource::Grant,
+            "/api/access/break-glass",
+            "break_glass",
+            "One's own uses of break-glass; a super admin sees those of all users",
         )
     },
     ListInfo {

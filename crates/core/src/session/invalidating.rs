@@ -1,21 +1,25 @@
-//! Registries that invalidate the session cache: cached sessions contain their users and the rights stamp.
+//! Registries that invalidate the session cache: cached sessions contain their users, whether these have a second factor,
+//! and the rights stamp.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::SessionCache;
 use crate::{
     access::Permit,
+    break_glass::{BreakGlassRecord, BreakGlassRegistry, BreakGlassRow},
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, ProbeResult},
     error::Result,
     grant::{
         Decision, GrantRecord, GrantRegistry, GrantRequest, OwnRole, RequestRecord, RequestRegistry,
         RightsStamp, RolePatch, RoleRecord, RoleRegistry,
     },
-    ids::{ClusterId, GrantId, GrantRequestId, UserId},
+    ids::{BreakGlassId, ClusterId, GrantId, GrantRequestId, SessionId, UserId},
     rights::{Grant, RoleName, Subject},
+    second_factor::{Confirmation, FactorUse, SecondFactor, SecondFactorStore, TotpSeed},
     spawn::{Spawner, detached},
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -184,5 +188,51 @@ impl RequestRegistry for Invalidating<dyn RequestRegistry> {
     ) -> Result<GrantRequest> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
         self.change(async move { registry.decide(&permit, id, decision, reason, judged).await }).await
+    }
+}
+
+#[async_trait]
+impl BreakGlassRegistry for Invalidating<dyn BreakGlassRegistry> {
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<BreakGlassRow>> {
+        self.registry.list(user).await
+    }
+
+    async fn find(&self, id: BreakGlassId) -> Result<Option<BreakGlassRow>> {
+        self.registry.find(id).await
+    }
+
+    async fn open(&self, permit: &Permit, record: BreakGlassRecord) -> Result<BreakGlassRow> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.open(&permit, record).await }).await
+    }
+
+    async fn review(&self, permit: &Permit, id: BreakGlassId, note: String) -> Result<BreakGlassRow> {
+        self.registry.review(permit, id, note).await
+    }
+}
+
+#[async_trait]
+impl SecondFactorStore for Invalidating<dyn SecondFactorStore> {
+    async fn find(&self, user: UserId) -> Result<Option<SecondFactor>> {
+        self.registry.find(user).await
+    }
+
+    async fn begin(&self, permit: &Permit, user: UserId, enrolment: Uuid, seed: TotpSeed) -> Result<()> {
+        // nothing to invalidate: a pending enrolment is no second factor
+        self.registry.begin(permit, user, enrolment, seed).await
+    }
+
+    async fn confirm(&self, permit: &Permit, user: UserId, confirmation: Confirmation) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.confirm(&permit, user, confirmation).await }).await
+    }
+
+    async fn spend(&self, user: UserId, factor_use: FactorUse) -> Result<bool> {
+        self.registry.spend(user, factor_use).await
+    }
+
+    async fn remove(&self, permit: &Permit, user: UserId, keep: Option<SessionId>) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.remove(&permit, user, keep).await }).await
     }
 }

@@ -95,7 +95,7 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(1800);
 
     fn found(now: Timestamp) -> FoundSession {
-        FoundSession { session: session(now), user: user(now), rights: RightsStamp(1) }
+        FoundSession { session: session(now), user: user(now), enrolled: false, rights: RightsStamp(1) }
     }
 
     fn session(now: Timestamp) -> Session {
@@ -108,6 +108,8 @@ mod tests {
             created_at: now,
             last_seen_at: now,
             expires_at: now + Duration::from_secs(3600),
+            authenticated_at: now,
+            factor_at: None,
         }
     }
 

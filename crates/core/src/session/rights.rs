@@ -120,6 +120,8 @@ mod tests {
             created_at: now,
             last_seen_at: now,
             expires_at: now,
+            authenticated_at: now,
+            factor_at: None,
         };
         let user = User {
             id: UserId(7),
@@ -130,7 +132,7 @@ mod tests {
             created_at: now,
             last_login_at: None,
         };
-        FoundSession { session, user, rights: RightsStamp(stamp) }
+        FoundSession { session, user, enrolled: false, rights: RightsStamp(stamp) }
     }
 
     /// A grant of the viewer's rights in cluster 1.

@@ -7,10 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
-    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey, account_key,
 };
 use crate::{
-    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Factor, Origin, Permit, Resource, Verb},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
@@ -18,10 +18,12 @@ use crate::{
     rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
+    second_factor::{CodeCheck, RequireSecondFactor},
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
 
+mod factor;
 mod refresh;
 
 /// A login request.
@@ -31,6 +33,8 @@ pub struct Login {
     pub username: String,
     /// The password as entered.
     pub password: SecretString,
+    /// A one-time code or a recovery code, as entered.
+    pub code: Option<SecretString>,
     /// `User-Agent` of the client, for display in the list of sessions only.
     pub user_agent: Option<String>,
     /// Origin of the request.
@@ -89,6 +93,8 @@ pub struct Sessions {
     pub(crate) verified: Arc<TtlCache<SecretHash, Claims>>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) factors: CodeCheck,
+    pub(crate) require_factor: RequireSecondFactor,
     pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
@@ -100,19 +106,25 @@ pub struct Sessions {
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Sessions {
-    /// Opens a session for a user with a valid password.
+    /// Opens a session for a user with a valid password, and with a valid code if the user has a second factor.
     ///
     /// # Errors
-    /// `BadCredentials` for an unknown or disabled user or a wrong password, without distinction; `TooManyLogins`;
-    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous
-    /// callers: then only a super admin can log in, to free capacity.
+    /// `BadCredentials` for an unknown or disabled user, a wrong password or a wrong code, without distinction;
+    /// `SecondFactorRequired` if the password is right and there is no code; `TooManyLogins`; `Overloaded`;
+    /// `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous callers: then
+    /// only a super admin can log in, to free capacity.
     pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
         // anonymous callers cause audit rows, so they must not use the last capacity; whether the caller is a super
         // admin is known only after the password check
         let capacity = self.gate.capacity_for(Verb::Login);
         let username = Username::new(&login.username).ok();
         let address = login.origin.source_ip.map(ClientAddress::of);
-        let account = self.account_key(username.as_ref(), address.as_ref()).await?;
+        let account = match &username {
+            Some(name) => {
+                Some(account_key(&*self.ports.throttle, name, address.as_ref(), self.clock.now()).await?)
+            }
+            None => None,
+        };
         let keys: Vec<_> =
             account.iter().cloned().chain(address.as_ref().map(ThrottleKey::address)).collect();
         let shown = username.as_ref().map_or("-", Username::as_str);
@@ -145,10 +157,20 @@ impl Sessions {
             capacity?;
         }
 
+        let factor = match self.second_factor(&user, login.code.as_ref(), &keys).await {
+            Ok(factor) => factor,
+            Err(refusal) => {
+                return self.refused_code(anonymous, access, keys, &user.username, refusal).await;
+            }
+        };
+
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
         let caller = Caller { user_id: Some(user.id), ..anonymous.clone().with_role(user.role) };
-        let permit = self.gate.permit_login(&caller);
+        let permit = match factor {
+            Some(factor) => self.gate.permit_login_with_factor(&caller, factor),
+            None => self.gate.permit_login(&caller),
+        };
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -159,6 +181,8 @@ impl Sessions {
                 .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + self.lifetimes.absolute,
+            authenticated_at: at,
+            factor_at: factor.map(|_| at),
             throttle_key: account,
         };
         let session = match self.ports.store.open(&permit, record, &verified).await {
@@ -170,25 +194,6 @@ impl Sessions {
             opened => opened?,
         };
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
-    }
-
-    /// The key under which failures of a login are counted, besides its address: the account, or the account at this
-    /// address if the address is known for the user.
-    pub(crate) async fn account_key(
-        &self,
-        username: Option<&Username>,
-        address: Option<&ClientAddress>,
-    ) -> Result<Option<ThrottleKey>> {
-        let (Some(username), Some(address)) = (username, address) else {
-            return Ok(username.map(ThrottleKey::account));
-        };
-        let since = self.clock.now() - ThrottleKey::KNOWN_ADDRESS_LIFETIME;
-        let is_known = self.ports.throttle.is_known_address(username, address, since).await?;
-        Ok(Some(if is_known {
-            ThrottleKey::account_at(username, address)
-        } else {
-            ThrottleKey::account(username)
-        }))
     }
 
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
@@ -254,8 +259,10 @@ impl Sessions {
             found.session.last_seen_at = last_seen_at.max(now);
         }
         let rights = self.live.rights.of(&found).await?;
-        let FoundSession { session, user, .. } = found;
-        let caller = caller(&user, &session, origin).with_rights(user.role, rights);
+        let FoundSession { session, user, enrolled, .. } = found;
+        let required = self.require_factor.of(user.role, &rights);
+        let factor = Factor { enrolled, required, at: session.factor_at };
+        let caller = Caller { factor, ..caller(&user, &session, origin).with_rights(user.role, rights) };
         let idle_expires_at = self.live.idle_expires_at(&session);
         Ok(SignedIn { caller, session, idle_expires_at, user })
     }

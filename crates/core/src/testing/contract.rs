@@ -22,6 +22,7 @@ use super::fake::FakeRuntime;
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     audit::{AuditQuery, OperationQuery, OperationRow, TrailReader},
+    break_glass::BreakGlassRegistry,
     clock::Clock,
     cluster::{ClusterRegistry, Connections},
     coordinator::Coordinator,
@@ -33,10 +34,12 @@ use crate::{
     provider::FederationStore,
     rng::Rng,
     role::Role,
+    second_factor::SecondFactorStore,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
+mod break_glass;
 mod browser_sessions;
 mod clusters;
 mod coordination;
@@ -48,6 +51,7 @@ mod monitor;
 mod requests;
 mod rights;
 mod roles;
+mod second_factors;
 mod sessions;
 mod throttle;
 mod trail;
@@ -82,10 +86,15 @@ pub const STORE: &[Case] = cases! {
         touch_updates_last_seen, refresh_token_is_single_use, background_refresh_does_not_update_last_seen,
         one_of_concurrent_refreshes_succeeds, concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
-        only_expired_sessions_are_deleted;
+        only_expired_sessions_are_deleted, login_and_second_factor_have_their_times;
     browser_sessions: refreshes_within_the_grace_period_give_the_newest_token,
         browser_with_an_old_generation_rotates_nothing, concurrent_refreshes_of_a_browser_rotate_once,
         browser_token_that_was_never_issued_is_unknown, replayed_browser_token_ends_the_session;
+    second_factors: enrolment_is_pending_until_its_confirmation, confirmed_second_factor_is_not_replaced,
+        each_step_is_used_once, each_recovery_code_is_used_once, one_of_concurrent_uses_is_made,
+        pending_enrolment_has_no_codes, one_of_concurrent_confirmations_succeeds,
+        removal_ends_the_other_sessions, second_factor_is_deleted_with_its_user,
+        each_change_writes_one_row;
     throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,
         failures_of_many_names_evict_no_counter, longest_pause_of_all_keys_applies,
         concurrent_failures_are_all_counted, one_refusal_per_minute_is_reported,
@@ -106,6 +115,8 @@ pub const STORE: &[Case] = cases! {
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
         request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
         pending_requests_of_a_user_are_limited, refused_approval_leaves_the_request_pending;
+    break_glass: use_gives_a_grant_for_an_hour, uses_of_a_day_are_limited, concurrent_uses_are_limited,
+        use_needs_an_enabled_user_and_a_cluster, use_is_reviewed_once, uses_are_listed_by_user;
     rights: rights_are_live_grants_with_rules_and_labels, rights_leave_out_deleted_clusters,
         each_change_of_rights_changes_the_stamp, other_changes_keep_the_stamp;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
@@ -168,6 +179,8 @@ pub struct StorePorts {
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
     pub requests: Arc<dyn RequestRegistry>,
+    pub break_glass: Arc<dyn BreakGlassRegistry>,
+    pub second_factors: Arc<dyn SecondFactorStore>,
     pub rights: Arc<dyn RightsSource>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
@@ -190,6 +203,8 @@ impl StorePorts {
             + RoleRegistry
             + GrantRegistry
             + RequestRegistry
+            + BreakGlassRegistry
+            + SecondFactorStore
             + RightsSource
             + ClusterRegistry
             + Connections
@@ -208,6 +223,8 @@ impl StorePorts {
             roles: store.clone(),
             grants: store.clone(),
             requests: store.clone(),
+            break_glass: store.clone(),
+            second_factors: store.clone(),
             rights: store.clone(),
             clusters: store.clone(),
             connections: store.clone(),
@@ -264,6 +281,8 @@ impl StorePorts {
             user_agent: None,
             at: self.now(),
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
+            authenticated_at: self.now(),
+            factor_at: None,
             throttle_key: Some(ThrottleKey::account(&user.username)),
         };
         let permit =

@@ -59,6 +59,7 @@ impl Fixture {
         let login = Login {
             username: username.into(),
             password: password.into(),
+            code: None,
             user_agent: None,
             origin: Origin { source_ip: Some(IpAddr::from(ip)), request_id: None },
         };

@@ -90,7 +90,11 @@ pub(super) async fn keys_are_per_owner_and_case_sensitive(ports: &StorePorts) {
     assert_eq!(ports.claim(2, "key").await.1, Claim::Made { live: 1 });
     let of_account = Principal::ServiceAccount(ServiceAccountId(1));
     let claim = ports.new_claim_of(of_account, "key", ports.now());
-    assert_eq!(ports.idempotency.claim(&claim).await.unwrap(), Claim::Made { live: 1 }, "no user has this id");
+    assert_eq!(
+        ports.idempotency.claim(&claim).await.unwrap(),
+        Claim::Made { live: 1 },
+        "no user has this id"
+    );
     assert_eq!(ports.claim(1, "Key").await.1, Claim::Made { live: 2 }, "keys are case-sensitive");
     assert_eq!(ports.claim(1, "other").await.1, Claim::Made { live: 3 });
 }

@@ -256,7 +256,12 @@ impl State {
         self.grant_requests.iter().map(move |request| request.clone().at(now))
     }
 
-    fn insert_grant(&mut self, permit: &Permit, record: GrantRecord, source: GrantSource) -> Result<Grant> {
+    pub(super) fn insert_grant(
+        &mut self,
+        permit: &Permit,
+        record: GrantRecord,
+        source: GrantSource,
+    ) -> Result<Grant> {
         let (by, at) = author(permit)?;
         self.role_rules(&record.role)?;
         if let Subject::User(id) = record.subject {
@@ -303,7 +308,7 @@ impl State {
 }
 
 /// Author and time of a change: those of the permit's operation.
-fn author(permit: &Permit) -> Result<(String, Timestamp)> {
+pub(super) fn author(permit: &Permit) -> Result<(String, Timestamp)> {
     let operation = permit.operation().ok_or_else(|| Error::internal("a change without an operation"))?;
     Ok((operation.username.clone(), operation.created_at))
 }

@@ -67,6 +67,7 @@ impl UserRegistry for MemoryStore {
         state.users.retain(|(user, _)| user.id != id);
         state.forget_person(id);
         state.addresses.retain(|(user, ..)| *user != id);
+        state.second_factors.retain(|(factor, _)| factor.user_id != id);
         state.change_rights(permit)
     }
 
@@ -109,7 +110,8 @@ impl State {
     fn session(&mut self, wanted: impl Fn(&Session, &SecretHash) -> bool) -> Option<FoundSession> {
         let session = self.sessions.iter().find(|(session, hash)| wanted(session, hash))?.0.clone();
         let user = self.user(session.user_id).ok()?.clone();
-        Some(FoundSession { session, user, rights: self.rights_stamp })
+        let enrolled = self.confirmed_factor(user.id).is_some();
+        Some(FoundSession { session, user, enrolled, rights: self.rights_stamp })
     }
 
     /// Stores a session and records its login.
@@ -123,6 +125,8 @@ impl State {
             created_at: record.at,
             last_seen_at: record.at,
             expires_at: record.expires_at,
+            authenticated_at: record.authenticated_at,
+            factor_at: record.factor_at,
         };
         let user = self.user(record.user_id)?;
         user.last_login_at = Some(record.at);
@@ -181,7 +185,7 @@ impl State {
         Ok(())
     }
 
-    fn end_sessions(&mut self, user: UserId, keep: Option<SessionId>) {
+    pub(super) fn end_sessions(&mut self, user: UserId, keep: Option<SessionId>) {
         self.sessions.retain(|(session, _)| session.user_id != user || Some(session.id) == keep);
     }
 }
@@ -212,6 +216,13 @@ impl SessionStore for MemoryStore {
         let sessions = state.sessions.iter_mut().filter(|(session, _)| session.id == id);
         sessions.for_each(|(session, _)| session.last_seen_at = session.last_seen_at.max(at));
         Ok(())
+    }
+
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()> {
+        let mut state = self.write()?;
+        let found = state.sessions.iter_mut().map(|(session, _)| session).find(|session| session.id == id);
+        found.ok_or_else(|| Error::new(Cause::SessionEnded))?.factor_at = Some(at);
+        state.record_success(permit, None)
     }
 
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
