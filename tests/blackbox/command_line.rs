@@ -159,6 +159,12 @@ async fn token_command_makes_tokens_of_service_accounts() {
     assert_eq!((&me["service_account"]["name"], &me["session"]), (&json!("deploy"), &json!(null)));
     let list = String::from_utf8(server.install.run(&["token", "list"]).stdout).unwrap();
     assert!(list.contains("sa:deploy"), "{list}");
+
+    let scope = ["--role", "viewer", "--clusters", "all", "--namespaces", "shop"];
+    let granted = server.install.run(&[&["grant", "add", "sa:deploy"][..], &scope].concat());
+    assert!(granted.status.success(), "{}", String::from_utf8_lossy(&granted.stderr));
+    let rights = program.get("/api/access/mine").await.data()["rights"].clone();
+    assert_eq!(rights.as_array().unwrap().len(), 1, "{rights}");
 }
 
 #[tokio::test]

@@ -167,6 +167,8 @@ async fn compose(
             hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
             initial_password: Arc::new(InitialPasswordFile::new(settings)),
             tokens: keyring.clone(),
+            api_tokens: store_port.clone(),
+            service_accounts: store_port.clone(),
             second_factors: SecondFactorPorts { store: store_port.clone(), codec: Arc::new(Rfc6238Codec) },
         },
         federation: FederationPorts { providers, store: store_port.clone() },

@@ -24,7 +24,7 @@ use crate::{Fatal, compose, operator::operator, settings::Settings};
 pub(crate) enum GrantCommand {
     /// Make a grant
     Add {
-        /// A username, or group:PROVIDER:NAME
+        /// A username, group:PROVIDER:NAME, or sa:SERVICE-ACCOUNT
         subject: String,
         /// viewer, operator, editor, admin or an own role
         #[arg(long)]
@@ -111,6 +111,9 @@ fn parse_time(field: &str, text: Option<String>) -> Result<Option<Timestamp>, Er
 async fn parse_subject(app: &App, text: &str) -> Result<Subject, Error> {
     if text.starts_with("group:") {
         return Subject::parse(text).map_err(|reason| invalid("subject", reason));
+    }
+    if let Some(account) = text.strip_prefix("sa:") {
+        return Ok(Subject::ServiceAccount(app.service_accounts.find(account).await?.id));
     }
     let name = Username::stored(text).map_err(|reason| invalid("subject", reason))?;
     Ok(Subject::User(app.users.find(&name).await?.id))

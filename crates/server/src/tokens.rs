@@ -7,7 +7,6 @@ use pilothouse_core::{
     error::Reason,
     ids::TokenId,
     rights::{Ceiling, ClusterScope, Reach, RoleName},
-    service_account::ServiceAccountName,
     token::{Networks, NewToken, TokenRow},
 };
 use secrecy::ExposeSecret;
@@ -74,7 +73,7 @@ pub(crate) async fn token(settings: Settings, command: TokenCommand) -> Result<(
         } => {
             let ceiling = parse_ceiling(role, clusters.as_deref(), &namespaces)?;
             let networks = Networks::parse(&networks).map_err(|reason| invalid("networks", reason))?;
-            let owner = owner(&app, &caller, user, service_account).await?;
+            let owner = owner(&app, user, service_account).await?;
             let new = NewToken {
                 name,
                 expires_in_days: Some(expires_in_days),
@@ -122,18 +121,12 @@ fn parse_ceiling(
 }
 
 /// The owner of a new token. The command line has exactly one of the names.
-async fn owner(
-    app: &App,
-    caller: &Caller,
-    user: Option<String>,
-    service_account: Option<String>,
-) -> Result<Principal, Fatal> {
+async fn owner(app: &App, user: Option<String>, service_account: Option<String>) -> Result<Principal, Fatal> {
     if let Some(user) = user {
         return Ok(Principal::User(commands::find(app, &user).await?.id));
     }
-    let name = ServiceAccountName::new(service_account.unwrap_or_default());
-    let name = name.map_err(|reason| invalid("service_account", reason))?;
-    Ok(Principal::ServiceAccount(app.service_accounts.find(caller, &name).await?.id))
+    let account = app.service_accounts.find(&service_account.unwrap_or_default()).await?;
+    Ok(Principal::ServiceAccount(account.id))
 }
 
 /// A line of the list.

@@ -15,8 +15,8 @@ settings! {
     /// The keys of `[[oidc]]`.
     OIDC:
     "Identity providers" {
-        /// Id in usernames, grants and addresses: at most 32 of `a-z`, `0-9` and `-`, not `local`. It is bound to the
-        /// issuer forever: another issuer needs another id.
+        /// Id in usernames, grants and addresses: at most 32 of `a-z`, `0-9` and `-`, not `local`, `sa`, `cli` or `group`.
+        /// It is bound to the issuer forever: another issuer needs another id.
         id: String = ProviderId, required "corp";
         /// Name on the sign-in page.
         label: String = Text, required "Example Corp";

@@ -85,7 +85,7 @@ pub(crate) enum SettingType {
     LdapUrl,
     /// Filter of an LDAP search, with this placeholder.
     LdapFilter { placeholder: &'static str },
-    /// Id of an identity provider: `[a-z0-9-]{1,32}`, not `local`.
+    /// Id of an identity provider: `[a-z0-9-]{1,32}`, not a reserved word.
     ProviderId,
     /// Tables of these keys: `[[oidc]]`. In an environment variable, an array of inline tables.
     Tables { rows: &'static [Setting] },
@@ -366,7 +366,7 @@ impl SettingType {
                 return format!("a filter in parentheses with {placeholder}, such as (cn={placeholder})")
                     .into();
             }
-            Self::ProviderId => "an id of 1 to 32 of a-z, 0-9 and -, not local",
+            Self::ProviderId => "an id of 1 to 32 of a-z, 0-9 and -, not local, sa, cli or group",
             Self::Tables { .. } => {
                 "tables of the keys that docs/configure.md lists, in an environment variable an array of inline tables"
             }

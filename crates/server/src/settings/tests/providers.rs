@@ -60,6 +60,7 @@ fn invalid_provider_tables_are_refused_by_key() {
     };
     for (key, value) in [
         ("id", "\"local\""),
+        ("id", "\"sa\""),
         ("id", "\"Corp\""),
         ("id", "\"\""),
         ("label", "\" \""),
