@@ -24,13 +24,15 @@ use crate::{
     rng::Rng,
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
+    service_account::{ServiceAccountStore, ServiceAccounts},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
         Sessions, TokenCodec, UserRights,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
-    ttl_cache::TtlCache,
+    token::{CachedTokens, LiveTokens, TokenStore, Tokens},
+    ttl_cache::{Caches, Invalidate, TtlCache},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -78,6 +80,8 @@ pub struct UserPorts {
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
     pub second_factors: SecondFactorPorts,
+    pub api_tokens: Arc<dyn TokenStore>,
+    pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
 
 /// Identity providers, and what is stored of them.
@@ -127,6 +131,8 @@ pub struct App {
     pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
+    pub tokens: Tokens,
+    pub service_accounts: ServiceAccounts,
     pub federation: Federation,
     pub users: Users,
     pub second_factors: SecondFactors,
@@ -157,38 +163,39 @@ impl App {
             throttle,
             hasher,
             initial_password: initial,
-            tokens,
+            tokens: codec,
             second_factors,
+            api_tokens,
+            service_accounts,
         } = users;
         let streams = Streams::new(settings.streams);
         let masked_fields = settings.masked_fields;
-        // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
+        // all reads and changes of sessions and tokens, and all changes of users, service accounts, rights and clusters,
+        // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
-        let session_cache = sessions.session_cache();
-        let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
-            registry,
-            session_cache: session_cache.clone(),
-            spawner: spawner.clone(),
-        });
+        let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
+        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let users: Arc<dyn UserRegistry> =
+            Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {
             roles: Arc::new(Invalidating {
                 registry: rights.roles,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             grants: Arc::new(Invalidating {
                 registry: rights.grants,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             requests: Arc::new(Invalidating {
                 registry: rights.requests,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             break_glass: Arc::new(Invalidating {
                 registry: rights.break_glass,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             source: rights.source,
@@ -196,7 +203,7 @@ impl App {
         let second_factors = SecondFactorPorts {
             store: Arc::new(Invalidating {
                 registry: second_factors.store,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             codec: second_factors.codec,
@@ -204,18 +211,27 @@ impl App {
         let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
-            session_cache: session_cache.clone(),
+            caches: caches.clone(),
+            spawner: spawner.clone(),
+        });
+        let service_accounts: Arc<dyn ServiceAccountStore> = Arc::new(Invalidating {
+            registry: service_accounts,
+            caches: caches.clone(),
             spawner: spawner.clone(),
         });
         let registry =
-            Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
+            Arc::new(Invalidating { registry: clusters.registry, caches, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
         let session_store: Arc<dyn SessionStore> = sessions;
+        let user_rights =
+            Arc::new(UserRights::new(rights.source.clone(), rights.roles.clone(), clock.clone()));
+        let live_tokens =
+            LiveTokens { store: api_tokens.clone(), clock: clock.clone(), rights: user_rights.clone() };
         let live = LiveSessions {
             store: session_store.clone(),
             clock: clock.clone(),
             idle: settings.lifetimes.idle,
-            rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
+            rights: user_rights,
         };
         let gate = Gate::new(
             audit_writer,
@@ -225,10 +241,11 @@ impl App {
             spawner.clone(),
         )
         .with_sessions(Arc::new(live.clone()))
+        .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
         let sessions = Sessions {
             gate: gate.clone(),
-            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens },
+            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
             live,
             verified: Arc::new(TtlCache::new(clock.clone())),
             users: users.clone(),
@@ -271,6 +288,16 @@ impl App {
                 sessions: sessions.clone(),
             },
             sessions,
+            tokens: Tokens {
+                gate: gate.clone(),
+                store: api_tokens,
+                live: live_tokens,
+                accounts: service_accounts.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            service_accounts: ServiceAccounts { gate: gate.clone(), store: service_accounts },
             grants: Grants {
                 gate: gate.clone(),
                 ports: rights.clone(),

@@ -259,7 +259,7 @@ pub trait GrantRegistry: Send + Sync {
     /// Stores a grant. `judged` is the rights stamp under which it was judged.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
+    /// `NotFound` if the user, the service account or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
     /// `Modified` if the rights stamp is not `judged` any more.
     async fn create(&self, permit: &Permit, grant: GrantRecord, judged: Option<RightsStamp>)
     -> Result<Grant>;

@@ -14,6 +14,10 @@ use crate::{
     user::Username,
 };
 
+mod usecase;
+
+pub use usecase::ServiceAccounts;
+
 /// Name of a service account: 3 to 64 characters of `[a-z0-9._-]`. The audit trail names it `sa:<name>`, which is no
 /// username, because usernames have no colon.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

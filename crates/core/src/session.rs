@@ -31,14 +31,14 @@ mod rights;
 mod usecase;
 
 pub use address::ClientAddress;
-pub(crate) use cached::{CachedSessions, SessionCache};
+pub(crate) use cached::CachedSessions;
 pub(crate) use invalidating::Invalidating;
 pub(crate) use live::LiveSessions;
 #[cfg(any(test, feature = "testing"))]
 pub use login_throttle::MockLoginThrottle;
 pub(crate) use login_throttle::account_key;
 pub use login_throttle::{LoginThrottle, ThrottleKey};
-pub(crate) use rights::UserRights;
+pub(crate) use rights::{RightsOf, UserRights};
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session as stored.

@@ -13,17 +13,24 @@ use crate::{
     grant::RightsStamp,
     ids::{TokenId, UserId},
     rights::Ceiling,
+    role::Role,
     rows::{Cell, Field, ListRow},
     service_account::ServiceAccount,
     session::SecretHash,
     user::User,
 };
 
+mod cached;
+mod live;
 mod networks;
 mod secret;
+mod usecase;
 
+pub(crate) use cached::CachedTokens;
+pub(crate) use live::LiveTokens;
 pub use networks::Networks;
 pub use secret::{TokenKind, TokenSecret};
+pub use usecase::{CreatedToken, NewToken, TokenSignedIn, Tokens};
 
 /// An API token as stored. The secret is not part of it: the store has its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +108,14 @@ impl FoundOwner {
         match self {
             Self::User(user) => !user.disabled,
             Self::ServiceAccount { owner_enabled, .. } => *owner_enabled,
+        }
+    }
+
+    /// The role of the user; `none` for a service account.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::User(user) => user.role,
+            Self::ServiceAccount { .. } => Role::None,
         }
     }
 

@@ -6,38 +6,61 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::api::Api;
 
-/// A cookie of the API. All are out of reach of scripts (`HttpOnly`) and sent by pages of the same site only
-/// (`SameSite=Strict`).
+/// A cookie of the API. All are out of reach of scripts (`HttpOnly`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cookie {
     /// `session_id`: identifies the session.
     Session,
     /// `refresh_token`: the refresh token of a browser, sent to `/api/auth/refresh` only.
     Refresh,
+    /// `__Host-oidc_login`: binds a sign-in at an OpenID provider to the browser that began it, for ten minutes. The
+    /// prefix makes browsers refuse it from other hosts of the same domain.
+    OidcLogin,
+    /// As [`Cookie::OidcLogin`], on loopback without TLS, where browsers would drop a cookie with the prefix.
+    LoopbackOidcLogin,
 }
 
 impl Cookie {
-    /// The name and the path.
-    const fn name_and_path(self) -> (&'static str, &'static str) {
+    /// The cookie of a sign-in at an OpenID provider, as this server sets it.
+    pub(crate) fn oidc_login(api: &Api) -> Self {
+        if api.settings.secure_cookie { Self::OidcLogin } else { Self::LoopbackOidcLogin }
+    }
+
+    const fn name(self) -> &'static str {
         match self {
-            Self::Session => ("session_id", "/"),
-            Self::Refresh => ("refresh_token", "/api/auth/refresh"),
+            Self::Session => "session_id",
+            Self::Refresh => "refresh_token",
+            Self::OidcLogin => "__Host-oidc_login",
+            Self::LoopbackOidcLogin => "oidc_login",
+        }
+    }
+
+    /// The requests to which browsers add the cookie. The page of a sign-in at a provider is opened from the provider's
+    /// site, so `Strict` could leave that cookie out.
+    const fn scope(self) -> &'static str {
+        match self {
+            Self::Session => "SameSite=Strict; Path=/",
+            Self::Refresh => "SameSite=Strict; Path=/api/auth/refresh",
+            Self::OidcLogin | Self::LoopbackOidcLogin => "SameSite=Lax; Path=/",
         }
     }
 
     /// The value in a request. Two cookies of the name count as none, because one may have been injected.
     pub(crate) fn read(self, headers: &HeaderMap) -> Option<&str> {
-        let (name, _) = self.name_and_path();
         let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
         let mut values = texts
             .flat_map(|text| text.split(';'))
-            .filter_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='));
+            .filter_map(|pair| pair.trim().strip_prefix(self.name())?.strip_prefix('='));
         values.next().filter(|value| !value.is_empty() && values.next().is_none())
     }
 
-    /// The header that sets the cookie until the browser ends.
+    /// The header that sets the cookie: until the browser ends, or for the ten minutes of a sign-in.
     pub(crate) fn set(self, api: &Api, value: &SecretString) -> Result<HeaderValue, Error> {
-        self.header(api, value.expose_secret(), "")
+        let lifetime = match self {
+            Self::Session | Self::Refresh => "",
+            Self::OidcLogin | Self::LoopbackOidcLogin => "; Max-Age=600",
+        };
+        self.header(api, value.expose_secret(), lifetime)
     }
 
     /// The header that removes the cookie.
@@ -47,9 +70,9 @@ impl Cookie {
 
     /// `Secure` is omitted only on loopback without TLS, where browsers would drop the cookie.
     fn header(self, api: &Api, value: &str, attributes: &str) -> Result<HeaderValue, Error> {
-        let (name, path) = self.name_and_path();
+        let (name, scope) = (self.name(), self.scope());
         let secure = if api.settings.secure_cookie { "; Secure" } else { "" };
-        let cookie = format!("{name}={value}; HttpOnly; SameSite=Strict; Path={path}{secure}{attributes}");
+        let cookie = format!("{name}={value}; HttpOnly; {scope}{secure}{attributes}");
         HeaderValue::try_from(cookie).map_err(|_| Error::internal("a cookie is not a valid header value"))
     }
 }

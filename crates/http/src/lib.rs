@@ -31,6 +31,7 @@ mod response;
 mod routes;
 mod serde_errors;
 mod server;
+mod sign_in;
 mod sse;
 mod swagger;
 

@@ -146,12 +146,18 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
             "content": {"application/json": {"schema": body, "example": example}},
         });
     }
+    if let Some(form) = &docs.form {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": {"application/x-www-form-urlencoded": {"schema": form}},
+        });
+    }
     operation
 }
 
 /// The operation id, such as `post_api_k8s_workloads_scale`: unique, and as stable as the path.
 fn operation_id(route: &Route) -> String {
-    let path = route.path.trim_end_matches(".json").replace(['/', '-'], "_");
+    let path = route.path.trim_end_matches(".json").replace(['/', '-'], "_").replace(['{', '}'], "");
     format!("{}{path}", route.method.as_str().to_lowercase())
 }
 

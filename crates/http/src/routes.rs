@@ -20,6 +20,7 @@ mod namespaces;
 mod object_changes;
 mod params;
 mod pods;
+mod providers;
 mod secrets;
 mod sessions;
 mod users;
@@ -73,6 +74,12 @@ const LOGS: &[Code] = &[
     Code::TimeoutError,
 ];
 
+/// Error codes of the start of a sign-in at an OpenID provider.
+const START: &[Code] = &[Code::ValidationError, Code::ResourceNotFound];
+
+/// Error codes of other operations with an identity provider, which may not exist.
+const MISSING: &[Code] = &[Code::ResourceNotFound];
+
 /// All routes.
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
@@ -82,7 +89,11 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/version",                     Public, &[Code::ValidationError],     health::version,        "The version of the server"),
         get( "/api/openapi.json",                Public,                    &[],     health::openapi,        "This document"),
 
-        post("/api/auth/login",                  Public,                    &[],     auth::login,            "Sign in"),
+        get( "/api/auth/providers",              Public, &[Code::ValidationError],     providers::list,        "The ways to sign in"),
+        get( "/api/auth/oidc/{provider}/start",  Public,                    START,   providers::start,       "Send the browser to an OpenID provider"),
+        post("/api/auth/oidc/{provider}/finish", Public,                    MISSING, providers::finish,      "Sign in with what the browser brings back from an OpenID provider"),
+        post("/api/auth/oidc/{provider}/backchannel", Public,               MISSING, providers::backchannel, "End sessions that an OpenID provider has ended"),
+        post("/api/auth/login",                  Public,                    MISSING, auth::login,            "Sign in"),
         post("/api/auth/refresh",                Cookie,                    &[],     auth::refresh,          "Get a new pair of tokens"),
         post("/api/auth/logout",                 Cookie,                    &[],     auth::logout,           "Sign out"),
         get( "/api/auth/me",                     SignedIn,                  &[],     auth::me,               "The signed-in user"),
@@ -170,9 +181,10 @@ impl Route {
     }
 }
 
-/// The method and the path of every route, for tests of other crates.
+/// The method and the path of every route without parameters in its path, for tests.
 pub fn endpoints() -> Vec<(String, &'static str)> {
-    table().into_iter().map(|route| (route.method.to_string(), route.path)).collect()
+    let routes = table().into_iter().filter(|route| !route.path.contains('{'));
+    routes.map(|route| (route.method.to_string(), route.path)).collect()
 }
 
 /// A handler: maps the shared state and an extractor to a response.

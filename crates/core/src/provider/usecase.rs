@@ -90,6 +90,18 @@ impl Federation {
         Ok(port.end_session_url().await.unwrap_or_default())
     }
 
+    /// Ends the session of a cookie. Returns where the browser goes to end the session at its provider, as
+    /// [`Federation::end_session_url`].
+    ///
+    /// # Errors
+    /// As [`Sessions::logout`].
+    pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<Option<String>> {
+        let session = self.sessions.live.by_cookie(cookie).await?.session.id;
+        let url = self.end_session_url(session).await?;
+        self.sessions.logout(cookie, origin).await?;
+        Ok(url)
+    }
+
     /// The user of a person who has signed in just now.
     ///
     /// # Errors

@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        grant::{MockRightsSource, RightsRows, RightsStamp},
+        grant::{MockRightsSource, MockRoleRegistry, RightsRows, RightsStamp},
         ids::UserId,
         rights::ClusterLabels,
         role::Role,
@@ -137,7 +137,8 @@ mod tests {
             Ok(RightsRows { stamp: RightsStamp(1), grants: Vec::new(), labels: ClusterLabels::new() })
         });
         let clock = runtime.clock.clone();
-        let rights = Arc::new(UserRights::new(Arc::new(source), clock.clone()));
+        let rights =
+            Arc::new(UserRights::new(Arc::new(source), Arc::new(MockRoleRegistry::new()), clock.clone()));
         let live = LiveSessions { store: Arc::new(store), clock, idle: IDLE, rights };
         block_on(live.current_rights(SessionId(3))).map(|current| current.role).map_err(|error| error.cause)
     }

@@ -15,6 +15,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::SessionId,
+    rights::{Extent, RightResource, RightVerb},
     rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
@@ -374,8 +375,13 @@ impl Sessions {
 
     /// The sessions that the caller may list and end: the caller's own, or those of all users for a super admin.
     async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
-        let user = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
-        self.ports.store.list(user).await
+        let sees_all = caller.rights.extent(RightVerb::List, &RightResource::Users) != Extent::None;
+        match caller.user_id {
+            _ if sees_all => self.ports.store.list(None).await,
+            Some(user) => self.ports.store.list(Some(user)).await,
+            // a service account has no session
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.

@@ -69,6 +69,8 @@ impl Fake {
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
                 second_factors: SecondFactorPorts { store: store.clone(), codec: Arc::new(PlainTotp) },
+                api_tokens: store.clone(),
+                service_accounts: store.clone(),
             },
             federation: FederationPorts { providers: providers.clone(), store: store.clone() },
             rights: RightsPorts {

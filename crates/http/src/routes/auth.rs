@@ -1,9 +1,10 @@
 //! Routes for login, logout, token refresh and the caller's own password.
 
-use actix_web::{HttpRequest, dev::Payload, web::Data};
+use actix_web::{HttpRequest, dev::Payload, http::header::HeaderValue, web::Data};
 use pilothouse_core::{
     Error,
     error::Reason,
+    provider::LdapLogin,
     session::{Identity, Login, PasswordChange, SessionRow, Tokens},
     user::{NewPassword, User},
 };
@@ -21,7 +22,7 @@ use crate::{
     extract::{Authenticated, CookieOnly, Input, Public},
     messages::Message,
     query::NoParams,
-    response::{Empty, Response, ResponseWithCookies},
+    response::{Response, ResponseWithCookies},
 };
 
 /// The credentials of a login.
@@ -33,6 +34,8 @@ pub(crate) struct LoginBody {
     /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
+    /// The id of an LDAP directory; `local` if absent.
+    provider: Option<String>,
     /// Whether the refresh token becomes the cookie `refresh_token`, for a browser: then it and the session id are not
     /// in the response.
     #[serde(default)]
@@ -68,7 +71,7 @@ pub(crate) struct LoginResponse {
 
 /// Where a client has the refresh token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RefreshIn {
+pub(super) enum RefreshIn {
     Body,
     Cookie,
 }
@@ -88,22 +91,40 @@ impl TokenPair {
     }
 }
 
+impl LoginResponse {
+    pub(super) fn new(tokens: &Tokens, refresh_in: RefreshIn, user: Identity) -> Self {
+        Self { tokens: TokenPair::new(tokens, refresh_in), user }
+    }
+}
+
 pub(crate) async fn login(
     api: Data<Api>,
     Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
 ) -> Result<ResponseWithCookies<LoginResponse>> {
-    let login = Login { username: body.username, password: body.password, user_agent, origin };
-    let (tokens, user) = api.app.sessions.login(login).await?;
-    let session = Cookie::Session.set(&api, &tokens.session_id)?;
-    let (refresh_in, refresh) = if body.cookie {
-        (RefreshIn::Cookie, Cookie::Refresh.set(&api, &tokens.refresh_token)?)
-    } else {
-        // a cookie of an earlier session would be sent with each refresh
-        (RefreshIn::Body, Cookie::Refresh.clear(&api)?)
+    let LoginBody { username, password, provider, cookie } = body;
+    let app = &api.app;
+    let (tokens, user) = match provider.filter(|id| id != "local") {
+        None => app.sessions.login(Login { username, password, user_agent, origin }).await?,
+        Some(provider) => {
+            let login = LdapLogin { provider, username, password, user_agent, origin };
+            app.federation.ldap_login(login).await?
+        }
     };
-    Ok(Response::of(LoginResponse { tokens: TokenPair::new(&tokens, refresh_in), user })
+    let refresh_in = if cookie { RefreshIn::Cookie } else { RefreshIn::Body };
+    Ok(Response::of(LoginResponse::new(&tokens, refresh_in, user))
         .with_message(Message::LoggedIn)
-        .cookies(vec![session, refresh]))
+        .cookies(session_cookies(&api, &tokens, refresh_in)?))
+}
+
+/// The cookies of a new session.
+pub(super) fn session_cookies(api: &Api, tokens: &Tokens, refresh_in: RefreshIn) -> Result<Vec<HeaderValue>> {
+    let session = Cookie::Session.set(api, &tokens.session_id)?;
+    let refresh = match refresh_in {
+        RefreshIn::Cookie => Cookie::Refresh.set(api, &tokens.refresh_token)?,
+        // a cookie of an earlier session would be sent with each refresh
+        RefreshIn::Body => Cookie::Refresh.clear(api)?,
+    };
+    Ok(vec![session, refresh])
 }
 
 /// A request for a new pair of tokens.
@@ -157,13 +178,21 @@ pub(crate) async fn refresh(
     Ok(Response::of(TokenPair::new(&tokens, refresh_in)).with_message(Message::Refreshed).cookies(cookies))
 }
 
+/// The end of a session.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LogoutResponse {
+    /// Address of the OpenID provider that ends the session there too, for the browser to open. Null for other sessions,
+    /// and if the provider has none.
+    end_session_url: Option<String>,
+}
+
 pub(crate) async fn logout(
     api: Data<Api>,
     CookieOnly { origin, cookie: old, .. }: CookieOnly<Body<NoFields>>,
-) -> Result<ResponseWithCookies<Empty>> {
-    api.app.sessions.logout(old.expose_secret(), origin).await?;
+) -> Result<ResponseWithCookies<LogoutResponse>> {
+    let end_session_url = api.app.federation.logout(old.expose_secret(), origin).await?;
     let cleared = vec![Cookie::Session.clear(&api)?, Cookie::Refresh.clear(&api)?];
-    Ok(Response::of(Empty {}).with_message(Message::LoggedOut).cookies(cleared))
+    Ok(Response::of(LogoutResponse { end_session_url }).with_message(Message::LoggedOut).cookies(cleared))
 }
 
 /// The signed-in user and the session.

@@ -136,6 +136,7 @@ fn nullable(schema: &Value) -> bool {
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/login", &["username", "password"], ANY_TEXT, "unknown credentials are a failed login: 401"),
+    ("/login", &["provider"], ANY_TEXT, "an unknown provider is not found: 404"),
     ("/refresh", &["refresh_token"], ANY_TEXT, "an unknown token is refused like a used one: 401"),
     ("", &["description"], &["empty", "blank", "slash", "dots", "newline", "emoji", "percent"], "free text, several lines"),
     ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),

@@ -20,6 +20,7 @@ mod lists;
 mod non_interference;
 mod observer;
 mod paths;
+mod providers;
 mod refusals;
 mod resources;
 mod rights;
