@@ -135,7 +135,8 @@ fn directory(table: &LdapTable, guard: EgressGuard) -> Result<LdapDirectory, Fat
         group_filter: table.group_filter.clone(),
         group_name: table.group_name.clone(),
     };
-    LdapDirectory::new(adapter, guard).map_err(|error| creation_error(&table.id, &error, &key("ca_file")))
+    LdapDirectory::new(adapter, guard, Handle::current())
+        .map_err(|error| creation_error(&table.id, &error, &key("ca_file")))
 }
 
 /// The secret itself, or the one in the file: the settings have exactly one of them.
