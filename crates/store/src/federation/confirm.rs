@@ -20,7 +20,7 @@ use crate::{
     Store,
     db::{read, transact},
     error::corrupt,
-    schema::{At, api_tokens, identity_providers, provider_sessions, sessions, users},
+    schema::{At, api_tokens, identity_providers, provider_sessions, service_accounts, sessions, users},
 };
 
 /// Id and name of a user, provider, subject.
@@ -94,10 +94,14 @@ impl Store {
                     .filter(api_tokens::revoked_at.is_null())
                     .filter(api_tokens::expires_at.gt(At(at))),
             );
+            // the tokens of a service account stop, too, when its owner is not confirmed
+            let owns_account = exists(
+                service_accounts::table.filter(service_accounts::owner_user_id.eq(users::id.nullable())),
+            );
             let due_users: Vec<(Option<At>, i64)> = users::table
                 .filter(users::provider.eq_any(of_directories))
                 .filter(user_is_due())
-                .filter(has_session.or(has_token))
+                .filter(has_session.or(has_token).or(owns_account))
                 .select((users::visited_at, users::id))
                 .order_by(users::visited_at)
                 .limit(rows)
