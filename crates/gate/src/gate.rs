@@ -379,8 +379,8 @@ impl Gate {
     }
 
     /// Checks the caller's rights, then that the cluster exists, then the second factor; cuts the request to the
-    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
-    /// not looked up: neither the response nor the record of the refusal shows that it exists.
+    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which
+    /// the caller has no right is not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
         caller: &Caller,

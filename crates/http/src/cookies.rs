@@ -45,12 +45,22 @@ impl Cookie {
         }
     }
 
+    /// The values of all cookies of the name in a request.
+    fn values(self, headers: &HeaderMap) -> impl Iterator<Item = &str> {
+        let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+        texts
+            .flat_map(|text| text.split(';'))
+            .filter_map(move |pair| pair.trim().strip_prefix(self.name())?.strip_prefix('='))
+    }
+
+    /// Whether a request has a cookie of the name, valid or not.
+    pub(crate) fn is_sent(self, headers: &HeaderMap) -> bool {
+        self.values(headers).next().is_some()
+    }
+
     /// The value in a request. Two cookies of the name count as none, because one may have been injected.
     pub(crate) fn read(self, headers: &HeaderMap) -> Option<&str> {
-        let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-        let mut values = texts
-            .flat_map(|text| text.split(';'))
-            .filter_map(|pair| pair.trim().strip_prefix(self.name())?.strip_prefix('='));
+        let mut values = self.values(headers);
         values.next().filter(|value| !value.is_empty() && values.next().is_none())
     }
 

@@ -18,6 +18,7 @@ use pilothouse_core::{
     rights::{Extent, Needs, RightResource, RightVerb, needs, weakest_preset},
     role::Role,
     session::{Activity, SignedIn},
+    token::{TokenKind, TokenSignedIn},
 };
 use secrecy::SecretString;
 
@@ -99,8 +100,37 @@ pub(crate) struct CookieOnly<I> {
     pub(crate) input: I,
 }
 
-/// A signed-in user: bearer token and session cookie are both present, valid, and of the same session.
-pub(crate) struct Authenticated<I>(pub(crate) SignedIn, pub(crate) I);
+/// A signed-in user, or a program with an API token.
+pub(crate) struct Authenticated<I>(pub(crate) Credential, pub(crate) I);
+
+/// How a request is authenticated.
+pub(crate) enum Credential {
+    /// Bearer token and session cookie are both present, valid, and of the same session.
+    Session(SignedIn),
+    /// The bearer token is an API token, and there is no session cookie.
+    Token(TokenSignedIn),
+}
+
+impl Credential {
+    /// The caller.
+    pub(crate) fn caller(&self) -> &Caller {
+        match self {
+            Self::Session(signed_in) => &signed_in.caller,
+            Self::Token(signed_in) => &signed_in.caller,
+        }
+    }
+
+    /// The session, for operations on the session or on the user's own account.
+    ///
+    /// # Errors
+    /// `TokenNotAllowed` for an API token.
+    pub(crate) fn into_session(self) -> Result<SignedIn, Error> {
+        match self {
+            Self::Session(signed_in) => Ok(signed_in),
+            Self::Token(_) => Err(Error::new(Cause::TokenNotAllowed)),
+        }
+    }
+}
 
 type ExtractFuture<T> = LocalBoxFuture<'static, Result<T>>;
 
@@ -164,17 +194,26 @@ async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString, Ac
     Ok((origin(request), cookie.into(), activity(request.headers())))
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
-    let api = api(request)?;
-    check_same_origin(request.headers())?;
-    let credentials = bearer(request.headers()).zip(Cookie::Session.read(request.headers()));
-    let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
-    // the user causes every change
-    let is_read = request.method() == Method::GET;
-    let activity = if is_read { activity(request.headers()) } else { Activity::User };
-    let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(request), activity).await?;
-    tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
-    Ok(signed_in)
+async fn authenticate(request: &HttpRequest) -> Result<Credential> {
+    let (api, headers) = (api(request)?, request.headers());
+    check_same_origin(headers)?;
+    let bearer = bearer(headers).ok_or(Cause::NotSignedIn)?;
+    let credential = if TokenKind::of(bearer).is_some() {
+        // also with several cookies of the name: a browser adds its session to whatever a page sends
+        if Cookie::Session.is_sent(headers) {
+            return Err(Cause::SessionMismatch.into());
+        }
+        Credential::Token(api.app.tokens.authenticate(bearer, origin(request)).await?)
+    } else {
+        let cookie = Cookie::Session.read(headers).ok_or(Cause::NotSignedIn)?;
+        // the user causes every change
+        let is_read = request.method() == Method::GET;
+        let activity = if is_read { activity(headers) } else { Activity::User };
+        let sessions = &api.app.sessions;
+        Credential::Session(sessions.authenticate(bearer, cookie, origin(request), activity).await?)
+    };
+    tracing::Span::current().record("user_id", credential.caller().user_id.map(|id| id.0));
+    Ok(credential)
 }
 
 impl<I: Documented> Documented for Public<I> {

@@ -21,8 +21,11 @@ mod object_changes;
 mod params;
 mod pods;
 mod providers;
+mod second_factor;
 mod secrets;
+mod service_accounts;
 mod sessions;
+mod tokens;
 mod users;
 mod workloads;
 
@@ -38,7 +41,7 @@ use pilothouse_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
-use self::access::{questions, requests};
+use self::access::{break_glass, questions, requests};
 use crate::{
     api::Api,
     body::Body,
@@ -104,6 +107,18 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/auth/users/delete",         Right(Delete, Users),      &[],     users::delete,          "Delete a user"),
         change("/api/auth/users/reset-password", Right(Update, Users),      &[],     users::reset_password,  "Set another user's password; ends that user's sessions"),
 
+        change("/api/auth/users/reset-second-factor", Right(Update, Users), &[],     second_factor::reset,   "Remove another user's second factor; ends that user's sessions"),
+        post("/api/auth/totp/enroll",            SignedIn,                  &[],     second_factor::enroll,  "Begin to set up one's second factor; its seed is shown once"),
+        post("/api/auth/totp/confirm",           SignedIn,                  &[],     second_factor::confirm, "Set up one's second factor by a code; the recovery codes are shown once"),
+        post("/api/auth/totp/verify",            SignedIn,                  &[],     second_factor::verify,  "Give one's second factor again, for what wants a fresh one"),
+        post("/api/auth/totp/disable",           SignedIn,                  &[],     second_factor::disable, "Remove one's second factor; ends one's other sessions"),
+        post("/api/auth/tokens",                 SignedIn,                  &[],     tokens::create, "Make an API token; its secret is shown once"),
+        change("/api/auth/tokens/update",        SignedIn,                  &[],     tokens::update, "Rename an API token"),
+        change("/api/auth/tokens/revoke",        SignedIn,                  &[],     tokens::revoke, "Revoke an API token: one's own, or any as a super admin"),
+        change("/api/auth/service-accounts",     Right(Create, Users),      &[],     service_accounts::create, "Create a service account"),
+        change("/api/auth/service-accounts/update", Right(Update, Users),   &[],     service_accounts::update, "Change the description or the owner of a service account"),
+        change("/api/auth/service-accounts/delete", Right(Delete, Users),   &[],     service_accounts::delete, "Delete a service account; revokes its grants and tokens"),
+
         change("/api/access/roles",              Right(Update, Users),      &[],     access::create_role,    "Create an own role"),
         change("/api/access/roles/update",       Right(Update, Users),      &[],     access::update_role,    "Change an own role, and with it the rights of its grants"),
         change("/api/access/roles/delete",       Right(Update, Users),      &[],     access::delete_role,    "Delete an own role that no live grant and no pending request names"),
@@ -115,6 +130,9 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/access/requests/approve",   Right(Create, Grants),     &[],     requests::approve,      "Approve another user's request, which makes the grant"),
         change("/api/access/requests/deny",      Right(Create, Grants),     &[],     requests::deny,         "Deny a request"),
         change("/api/access/requests/withdraw",  SignedIn,                  &[],     requests::withdraw,     "Withdraw one's own request"),
+
+        change("/api/access/break-glass",        SignedIn,                  &[],     break_glass::open,      "Take the role admin in a cluster for an hour, as the settings allow"),
+        change("/api/access/break-glass/review", Right(Update, Users),      &[],     break_glass::review,    "Review another user's use of break-glass"),
 
         change("/api/k8s/clusters",              Right(Create, Clusters),   CLUSTER, clusters::create,       "Register a cluster, after a connection test"),
         change("/api/k8s/clusters/update",       Right(Update, Clusters),   CLUSTER, clusters::update,       "Change a cluster; a new connection is tested first"),
@@ -171,8 +189,8 @@ impl Route {
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            // also a right that every role has: the role none lacks it
-            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)),
+            // a right that is missing, a change that no API token allows, a second factor that is not set up
+            Code::PermissionDenied => signed_in,
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,

@@ -26,8 +26,10 @@ use crate::{
     quota::QuotaRow,
     rows::ListScope,
     secret::SecretRow,
+    service_account::ServiceAccount,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
+    token::TokenRow,
     user::User,
     workload::WorkloadRow,
 };
@@ -39,6 +41,8 @@ pub enum List {
     Clusters,
     Users,
     Sessions,
+    Tokens,
+    ServiceAccounts,
     Roles,
     Grants,
     Who,
@@ -143,6 +147,26 @@ pub static LISTS: &[ListInfo] = &[
             "/api/auth/sessions",
             "sessions",
             "One's own sessions; all sessions for a super admin",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<TokenRow>(
+            List::Tokens,
+            Resource::Token,
+            "/api/auth/tokens",
+            "tokens",
+            "One's own API tokens and those of one's service accounts; all for a super admin",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<ServiceAccount>(
+            List::ServiceAccounts,
+            Resource::ServiceAccount,
+            "/api/auth/service-accounts",
+            "service_accounts",
+            "Service accounts",
         )
     },
     ListInfo {

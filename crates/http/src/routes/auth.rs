@@ -5,7 +5,9 @@ use pilothouse_core::{
     Error,
     error::Reason,
     provider::LdapLogin,
+    service_account::ServiceAccount,
     session::{Identity, Login, PasswordChange, SessionRow, Tokens},
+    token::{FoundOwner, TokenRow},
     user::{NewPassword, User},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +21,7 @@ use crate::{
     cookies::Cookie,
     docs::{Docs, Documented},
     error::Result,
-    extract::{Authenticated, CookieOnly, Input, Public},
+    extract::{Authenticated, CookieOnly, Credential, Input, Public},
     messages::Message,
     query::NoParams,
     response::{Response, ResponseWithCookies},
@@ -34,6 +36,9 @@ pub(crate) struct LoginBody {
     /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
+    /// A code of the second factor, or a recovery code, if the user has one.
+    #[schema(value_type = Option<String>, format = Password)]
+    code: Option<SecretString>,
     /// The id of an LDAP directory; `local` if absent.
     provider: Option<String>,
     /// Whether the refresh token becomes the cookie `refresh_token`, for a browser: then it and the session id are not
@@ -101,12 +106,15 @@ pub(crate) async fn login(
     api: Data<Api>,
     Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
 ) -> Result<ResponseWithCookies<LoginResponse>> {
-    let LoginBody { username, password, provider, cookie } = body;
+    let LoginBody { username, password, code, provider, cookie } = body;
     let app = &api.app;
     let (tokens, user) = match provider.filter(|id| id != "local") {
-        None => app.sessions.login(Login { username, password, user_agent, origin }).await?,
+        None => {
+            let login = Login { username, password, code, user_agent, origin };
+            app.sessions.login(login).await?
+        }
         Some(provider) => {
-            let login = LdapLogin { provider, username, password, user_agent, origin };
+            let login = LdapLogin { provider, username, password, code, user_agent, origin };
             app.federation.ldap_login(login).await?
         }
     };
@@ -195,21 +203,39 @@ pub(crate) async fn logout(
     Ok(Response::of(LogoutResponse { end_session_url }).with_message(Message::LoggedOut).cookies(cleared))
 }
 
-/// The signed-in user and the session.
+/// Who sent the request: a user in a session, or an API token of a user or of a service account.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
-    /// The user.
-    user: User,
-    /// The session.
-    session: SessionRow,
+    /// The user; null for a service account.
+    user: Option<User>,
+    /// The service account; null for a user.
+    service_account: Option<ServiceAccount>,
+    /// The session; null for an API token.
+    session: Option<SessionRow>,
+    /// The API token; null for a session.
+    token: Option<TokenRow>,
 }
 
 pub(crate) async fn me(
     _: Data<Api>,
-    Authenticated(signed_in, NoParams): Authenticated<NoParams>,
+    Authenticated(credential, NoParams): Authenticated<NoParams>,
 ) -> Result<Response<Me>> {
-    let session = signed_in.session_row();
-    Ok(Response::of(Me { user: signed_in.user, session }))
+    Ok(Response::of(match credential {
+        Credential::Session(signed_in) => Me {
+            session: Some(signed_in.session_row()),
+            user: Some(signed_in.user),
+            service_account: None,
+            token: None,
+        },
+        Credential::Token(signed_in) => {
+            let token = Some(signed_in.token_row());
+            let (user, service_account) = match signed_in.found.owner {
+                FoundOwner::User(user) => (Some(user), None),
+                FoundOwner::ServiceAccount { account, .. } => (None, Some(account)),
+            };
+            Me { user, service_account, session: None, token }
+        }
+    }))
 }
 
 /// A change of the caller's own password.
@@ -224,8 +250,9 @@ pub(crate) struct PasswordBody {
 
 pub(crate) async fn password(
     api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<PasswordBody>>,
+    Authenticated(credential, Body(body)): Authenticated<Body<PasswordBody>>,
 ) -> Result<Response<OneUser>> {
+    let signed_in = credential.into_session()?;
     let change = PasswordChange { old: body.old_password, new: body.new_password };
     api.app.sessions.change_password(&signed_in, change).await?;
     Ok(Response::of(OneUser { user: signed_in.user }).with_message(Message::PasswordChanged))
