@@ -12,12 +12,13 @@ use crate::{
     error::Result,
     grant::RightsStamp,
     ids::{TokenId, UserId},
+    provider::CONFIRMATION_LIFETIME,
     rights::Ceiling,
     role::Role,
     rows::{Cell, Field, ListRow},
     service_account::ServiceAccount,
     session::SecretHash,
-    user::User,
+    user::{User, Username},
 };
 
 mod cached;
@@ -111,6 +112,16 @@ impl FoundOwner {
         }
     }
 
+    /// Whether a provider vouches for the user who owns the token or the service account.
+    fn is_federated(&self) -> bool {
+        match self {
+            Self::User(user) => user.username.is_federated(),
+            Self::ServiceAccount { account, .. } => {
+                account.owner.as_ref().is_some_and(Username::is_federated)
+            }
+        }
+    }
+
     /// The role of the user; `none` for a service account.
     pub fn role(&self) -> Role {
         match self {
@@ -135,8 +146,21 @@ pub struct FoundToken {
     pub token: ApiToken,
     /// Its owner.
     pub owner: FoundOwner,
+    /// Time at which an identity provider last confirmed the user who owns the token or the service account. None for a
+    /// local user, and for one whom the provider does not know any more.
+    pub confirmed_at: Option<Timestamp>,
     /// The rights stamp at the time of the read.
     pub rights: RightsStamp,
+}
+
+impl FoundToken {
+    /// Whether the token is accepted, apart from its expiry: it is not revoked, the owner is enabled, and the provider
+    /// of a federated owner has confirmed them within [`CONFIRMATION_LIFETIME`].
+    fn is_accepted(&self, now: Timestamp) -> bool {
+        let is_confirmed = || self.confirmed_at.is_some_and(|at| now < at + CONFIRMATION_LIFETIME);
+        let is_known = !self.owner.is_federated() || is_confirmed();
+        self.token.revoked_at.is_none() && self.owner.is_enabled() && is_known
+    }
 }
 
 /// Port for the storage of API tokens. A change for a caller commits its audit row in the same transaction; its time is

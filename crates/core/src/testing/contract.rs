@@ -35,7 +35,9 @@ use crate::{
     rng::Rng,
     role::Role,
     second_factor::SecondFactorStore,
+    service_account::ServiceAccountStore,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
+    token::TokenStore,
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
@@ -52,8 +54,10 @@ mod requests;
 mod rights;
 mod roles;
 mod second_factors;
+mod service_accounts;
 mod sessions;
 mod throttle;
+mod tokens;
 mod trail;
 mod users;
 
@@ -109,7 +113,7 @@ pub const STORE: &[Case] = cases! {
     roles: created_roles_are_listed_by_name, update_sets_only_given_fields, role_names_are_never_reused,
         own_roles_are_limited, role_in_use_is_not_deleted, no_live_grant_names_a_deleted_role;
     grants: created_grant_is_found, a_group_is_of_one_provider,
-        grant_needs_an_existing_user_and_role, revoked_and_ended_grants_are_not_live,
+        grant_needs_an_existing_subject_and_role, revoked_and_ended_grants_are_not_live,
         live_grants_of_a_subject_are_limited, gift_is_stored_only_under_the_stamp_it_was_judged_by,
         deleting_a_user_revokes_the_grants, grant_races_with_the_deletion_of_its_user;
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
@@ -119,6 +123,15 @@ pub const STORE: &[Case] = cases! {
         use_needs_an_enabled_user_and_a_cluster, use_is_reviewed_once, uses_are_listed_by_user;
     rights: rights_are_live_grants_with_rules_and_labels, rights_leave_out_deleted_clusters,
         each_change_of_rights_changes_the_stamp, other_changes_keep_the_stamp;
+    service_accounts: created_account_is_found, account_names_are_unique, account_needs_an_existing_owner,
+        update_sets_only_given_fields, deleted_account_has_no_grant_and_no_token,
+        deleting_a_user_leaves_the_accounts_without_an_owner;
+    tokens: created_token_is_found_by_secret_and_id, ceiling_that_narrows_nothing_is_stored,
+        token_of_a_service_account_has_the_account_and_its_owner, token_needs_an_existing_owner_and_role,
+        tokens_are_listed_by_user, revoked_token_is_not_found, renamed_token_keeps_everything_else,
+        last_use_never_goes_back, live_tokens_of_an_owner_are_limited,
+        deletion_and_password_reset_of_a_user_revoke_the_tokens, own_password_change_keeps_the_tokens,
+        token_races_with_the_deletion_of_its_user;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;
@@ -175,6 +188,8 @@ pub struct StorePorts {
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
     pub federation: Arc<dyn FederationStore>,
+    pub tokens: Arc<dyn TokenStore>,
+    pub accounts: Arc<dyn ServiceAccountStore>,
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
@@ -199,6 +214,8 @@ impl StorePorts {
             + SessionStore
             + LoginThrottle
             + FederationStore
+            + TokenStore
+            + ServiceAccountStore
             + IdempotencyStore
             + RoleRegistry
             + GrantRegistry
@@ -219,6 +236,8 @@ impl StorePorts {
             sessions: store.clone(),
             throttle: store.clone(),
             federation: store.clone(),
+            tokens: store.clone(),
+            accounts: store.clone(),
             idempotency: store.clone(),
             roles: store.clone(),
             grants: store.clone(),

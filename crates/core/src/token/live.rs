@@ -14,7 +14,7 @@ use crate::{
     session::{RightsOf, SecretHash, UserRights},
 };
 
-/// Finds live tokens: neither revoked nor expired, of owners who are not disabled.
+/// Finds live tokens: neither revoked nor expired, of owners who are enabled and, if federated, confirmed.
 #[derive(Clone)]
 pub(crate) struct LiveTokens {
     pub(crate) store: Arc<dyn TokenStore>,
@@ -44,9 +44,10 @@ impl LiveTokens {
     }
 
     fn require_live(&self, found: Option<FoundToken>) -> Result<FoundToken> {
-        let found = found.filter(|found| found.token.revoked_at.is_none() && found.owner.is_enabled());
+        let now = self.clock.now();
+        let found = found.filter(|found| found.is_accepted(now));
         let found = found.ok_or_else(|| Error::new(Cause::TokenInvalid))?;
-        if found.token.is_live(self.clock.now()) { Ok(found) } else { Err(Error::new(Cause::TokenExpired)) }
+        if found.token.is_live(now) { Ok(found) } else { Err(Error::new(Cause::TokenExpired)) }
     }
 }
 

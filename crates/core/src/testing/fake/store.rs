@@ -28,8 +28,10 @@ use crate::{
     provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
     second_factor::SecondFactor,
+    service_account::ServiceAccount,
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
+    token::ApiToken,
     user::{PasswordHash, User},
 };
 
@@ -42,6 +44,7 @@ mod grants;
 mod idempotency;
 mod monitor;
 mod second_factor;
+mod tokens;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
@@ -80,6 +83,9 @@ struct State {
     /// Names that are not used again.
     deleted_roles: Vec<RoleName>,
     grants: Vec<Grant>,
+    service_accounts: Vec<ServiceAccount>,
+    /// API tokens with the hashes of their secrets.
+    tokens: Vec<(ApiToken, SecretHash)>,
     /// Requests, with the state `pending` also if they have expired.
     grant_requests: Vec<GrantRequest>,
     break_glass: Vec<BreakGlassRow>,

@@ -3,9 +3,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{MemoryStore, State};
+use super::{MemoryStore, State, grants::author};
 use crate::{
-    access::Permit,
+    access::{Permit, Principal},
     error::{Cause, Error, Result},
     ids::{SessionId, UserId},
     role::Role,
@@ -64,6 +64,8 @@ impl UserRegistry for MemoryStore {
         state.check_last_super_admin(id)?;
         state.end_sessions(id, None);
         state.end_rights_of_user(permit, id)?;
+        state.revoke_tokens(Principal::User(id), author(permit)?.1);
+        state.leave_accounts(id);
         state.users.retain(|(user, _)| user.id != id);
         state.forget_person(id);
         state.addresses.retain(|(user, ..)| *user != id);
@@ -83,6 +85,7 @@ impl UserRegistry for MemoryStore {
         let keep = match by {
             SetBy::Administrator => {
                 state.user(id)?;
+                state.revoke_tokens(Principal::User(id), author(permit)?.1);
                 None
             }
             SetBy::Owner { session, verified } => {
