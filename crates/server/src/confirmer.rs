@@ -85,6 +85,7 @@ mod tests {
                 provider: "corp".to_owned(),
                 username: format!("user-{n}"),
                 password: "a password".into(),
+                code: None,
                 user_agent: None,
                 origin: Origin::default(),
             };
