@@ -10,7 +10,7 @@ use common::{TestDatabase, secret, seed_of, sign_in, user, verify};
 use futures_util::future::{join, join_all};
 use pilothouse_core::{
     Cause, Result,
-    access::{AccessRequest, Permit, Resource, Verb},
+    access::{AccessRequest, Permit, Principal, Resource, Verb},
     name::ProviderId,
     provider::EndedSessions,
     rights::Ceiling,
@@ -20,7 +20,7 @@ use pilothouse_core::{
     },
     session::SecretHash,
     testing::contract::StorePorts,
-    token::{ApiToken, FoundOwner, Networks, TokenOwner, TokenRecord, TokenStore},
+    token::{ApiToken, FoundOwner, Networks, TokenRecord, TokenStore},
     user::{PasswordHash, SetBy, User},
 };
 use pilothouse_store::Store;
@@ -58,7 +58,7 @@ impl Replicas {
     }
 
     /// Creates a token at a replica. Returns it with the hash of its secret.
-    async fn token(&self, replica: usize, owner: TokenOwner) -> Result<(ApiToken, SecretHash)> {
+    async fn token(&self, replica: usize, owner: Principal) -> Result<(ApiToken, SecretHash)> {
         let hash = secret(&*self.db.deps.rng);
         let record = TokenRecord {
             name: "deploy".to_owned(),
@@ -83,7 +83,7 @@ async fn revoked_token_is_not_found_at_the_other_replica() {
     for db in TestDatabase::all() {
         let replicas = Replicas::on(db).await;
         let ann = replicas.user("ann").await;
-        let (token, hash) = replicas.token(0, TokenOwner::User(ann.id)).await.unwrap();
+        let (token, hash) = replicas.token(0, Principal::User(ann.id)).await.unwrap();
         let [one, two] = &replicas.stores;
         let found = TokenStore::find(two, hash).await.unwrap().unwrap();
         assert_eq!((&found.token, &found.owner), (&token, &FoundOwner::User(ann)));
@@ -103,7 +103,7 @@ async fn tokens_of_a_service_account_follow_its_owner() {
         let replicas = Replicas::on(db).await;
         let (admin, ann) = (replicas.user("admin").await, replicas.user("ann").await);
         let account = replicas.account(&ann).await;
-        let (_, hash) = replicas.token(0, TokenOwner::ServiceAccount(account.id)).await.unwrap();
+        let (_, hash) = replicas.token(0, Principal::ServiceAccount(account.id)).await.unwrap();
         let ([one, two], ports) = (&replicas.stores, &replicas.ports[0]);
         let owner = async || TokenStore::find(two, hash).await.unwrap().unwrap().owner;
         assert_eq!(
@@ -136,7 +136,7 @@ async fn no_token_outlives_its_owner() {
         for n in 0..20 {
             let ann = replicas.user(&format!("ann-{n}")).await;
             let permit = ports.people();
-            let created = replicas.token(0, TokenOwner::User(ann.id));
+            let created = replicas.token(0, Principal::User(ann.id));
             let (created, deleted) = join(created, ports.users.delete(&permit, ann.id)).await;
             deleted.unwrap();
             assert!(created.is_ok() || created.unwrap_err().cause == Cause::NotFound);
@@ -152,15 +152,15 @@ async fn live_tokens_of_an_owner_are_limited_at_all_replicas() {
         let replicas = Replicas::on(db).await;
         let ann = replicas.user("ann").await;
         for n in 1..ApiToken::MAX_LIVE {
-            replicas.token(n % 2, TokenOwner::User(ann.id)).await.unwrap();
+            replicas.token(n % 2, Principal::User(ann.id)).await.unwrap();
         }
-        let created = join_all((0..4).map(|n| replicas.token(n % 2, TokenOwner::User(ann.id)))).await;
+        let created = join_all((0..4).map(|n| replicas.token(n % 2, Principal::User(ann.id)))).await;
         let (made, refused): (Vec<_>, Vec<_>) = created.into_iter().partition(Result::is_ok);
         assert_eq!(made.len(), 1);
         assert!(refused.into_iter().all(|refused| refused.unwrap_err().cause == Cause::TooMany));
         // another owner has a limit of their own
         let ben = replicas.user("ben").await;
-        replicas.token(0, TokenOwner::User(ben.id)).await.unwrap();
+        replicas.token(0, Principal::User(ben.id)).await.unwrap();
         let ports = &replicas.ports[1];
         let (password, by) = (PasswordHash::new("other hash".to_owned()), SetBy::Administrator);
         ports.users.set_password(&ports.people(), ann.id, password, by, ports.now()).await.unwrap();
