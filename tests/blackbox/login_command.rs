@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Output};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Install, PASSWORD, Session, mode};
+use crate::support::{Install, PASSWORD, Session, mode};
 
 /// An install whose commands have a home directory of their own.
 fn install() -> Install {
@@ -41,7 +41,7 @@ async fn login_keeps_a_session_in_a_private_file() {
     let stored = content(install);
     assert_eq!((&stored["server"], &stored["ca_file"]), (&json!(address), &Value::Null));
     let session = Session::from_data(&stored["session"]);
-    let client = Client::new(address).with_session(&session);
+    let client = server.client().with_session(&session);
     assert_eq!(client.get("/api/auth/me").await.data()["user"]["username"], "admin");
 
     // the file of the last login has the server

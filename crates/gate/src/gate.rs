@@ -115,11 +115,6 @@ impl Gate {
         Self { step_up, ..self }
     }
 
-    /// The operations that want a fresh second factor.
-    pub fn step_up(&self) -> StepUp {
-        self.step_up
-    }
-
     /// Spawner for CPU-bound work.
     pub fn spawner(&self) -> &dyn Spawner {
         &*self.spawner

@@ -59,6 +59,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     private_directory(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
+    let identity = identity::providers(settings)?;
     let key_file = settings.key_file();
     let fingerprints = Store::fingerprints(&database, &Handle::current()).await?;
     let mut created_key = false;
@@ -71,7 +72,6 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     }
     let keyring = keyring(&key_file, fingerprints.as_ref())?;
     let initial_password = config::initial_password(settings)?;
-    let identity = identity::providers(settings)?;
     let composed = compose(settings, &database, keyring, identity.providers).await;
     if created_key && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
         // a replica with its own key file initialised the database first: the key created here is unused

@@ -21,6 +21,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{Fixture, PASSWORD, cause};
 
+mod directory;
+
 const MINUTE: Duration = Duration::from_secs(60);
 /// Length of a time step.
 const STEP: Duration = Duration::from_secs(30);

@@ -32,11 +32,11 @@ settings! {
         /// Scopes of a sign-in, separated by spaces; `openid` is among them. With a scope that gives a refresh token
         /// (often `offline_access`), groups are read again every 10 minutes; without one, a session lasts an hour.
         scopes: String = Scopes, default "openid profile";
-        /// Claim of the name to show and of the username.
+        /// Claim of the username.
         username_claim: String = Text, default "preferred_username";
         /// Claim of the groups: an array of texts, or one text.
         groups_claim: String = Text, default "groups";
-        /// Read the claims from the provider's userinfo endpoint too, if its ID token lacks the groups.
+        /// Read claims from the provider's userinfo endpoint too: for providers whose ID tokens lack the groups.
         userinfo: bool = Switch, default "false";
         /// Take a sign-in at this provider as a second factor, as old as its `auth_time`.
         trusts_second_factor: bool = Switch, default "false";
