@@ -227,6 +227,7 @@ fn operation(i: usize, now: Timestamp) -> Operation {
         username: format!("user-{user:02}"),
         role: Some(Role::OpsAdmin),
         grant_id: None,
+        token_id: None,
         source_ip: None,
         request_id: Some(format!("request-{i}")),
         params: BTreeMap::from([("replicas".to_owned(), 3.into())]),

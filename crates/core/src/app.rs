@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
+    break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
@@ -21,14 +22,17 @@ use crate::{
     pod::{PodApi, Pods},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
+    service_account::{ServiceAccountStore, ServiceAccounts},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
         Sessions, TokenCodec, UserRights,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
-    ttl_cache::TtlCache,
+    token::{CachedTokens, LiveTokens, TokenStore, Tokens},
+    ttl_cache::{Caches, Invalidate, TtlCache},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -46,7 +50,7 @@ pub struct Ports {
     pub users: UserPorts,
     /// Identity providers, and what is stored of them.
     pub federation: FederationPorts,
-    /// Ports of grants, own roles and requests.
+    /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
@@ -75,6 +79,9 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+    pub second_factors: SecondFactorPorts,
+    pub api_tokens: Arc<dyn TokenStore>,
+    pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
 
 /// Identity providers, and what is stored of them.
@@ -110,6 +117,10 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
+    /// Who must have a second factor, and which operations want a fresh one.
+    pub second_factor: SecondFactorSettings,
+    /// Who may use break-glass, and from where.
+    pub break_glass: BreakGlassSettings,
 }
 
 /// The use cases of the application.
@@ -120,9 +131,13 @@ pub struct App {
     pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
+    pub tokens: Tokens,
+    pub service_accounts: ServiceAccounts,
     pub federation: Federation,
     pub users: Users,
+    pub second_factors: SecondFactors,
     pub grants: Grants,
+    pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
@@ -142,49 +157,81 @@ impl App {
         let Ports { runtime, audit_writer, audit, users, federation, rights, clusters, objects, idempotency } =
             ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
-        let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
+        let UserPorts {
+            registry,
+            sessions,
+            throttle,
+            hasher,
+            initial_password: initial,
+            tokens: codec,
+            second_factors,
+            api_tokens,
+            service_accounts,
+        } = users;
         let streams = Streams::new(settings.streams);
         let masked_fields = settings.masked_fields;
-        // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
+        // all reads and changes of sessions and tokens, and all changes of users, service accounts, rights and clusters,
+        // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
-        let session_cache = sessions.session_cache();
-        let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
-            registry,
-            session_cache: session_cache.clone(),
-            spawner: spawner.clone(),
-        });
+        let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
+        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let users: Arc<dyn UserRegistry> =
+            Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {
             roles: Arc::new(Invalidating {
                 registry: rights.roles,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             grants: Arc::new(Invalidating {
                 registry: rights.grants,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             requests: Arc::new(Invalidating {
                 registry: rights.requests,
-                session_cache: session_cache.clone(),
+                caches: caches.clone(),
+                spawner: spawner.clone(),
+            }),
+            break_glass: Arc::new(Invalidating {
+                registry: rights.break_glass,
+                caches: caches.clone(),
                 spawner: spawner.clone(),
             }),
             source: rights.source,
         };
+        let second_factors = SecondFactorPorts {
+            store: Arc::new(Invalidating {
+                registry: second_factors.store,
+                caches: caches.clone(),
+                spawner: spawner.clone(),
+            }),
+            codec: second_factors.codec,
+        };
+        let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
-            session_cache: session_cache.clone(),
+            caches: caches.clone(),
+            spawner: spawner.clone(),
+        });
+        let service_accounts: Arc<dyn ServiceAccountStore> = Arc::new(Invalidating {
+            registry: service_accounts,
+            caches: caches.clone(),
             spawner: spawner.clone(),
         });
         let registry =
-            Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
+            Arc::new(Invalidating { registry: clusters.registry, caches, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
         let session_store: Arc<dyn SessionStore> = sessions;
+        let user_rights =
+            Arc::new(UserRights::new(rights.source.clone(), rights.roles.clone(), clock.clone()));
+        let live_tokens =
+            LiveTokens { store: api_tokens.clone(), clock: clock.clone(), rights: user_rights.clone() };
         let live = LiveSessions {
             store: session_store.clone(),
             clock: clock.clone(),
             idle: settings.lifetimes.idle,
-            rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
+            rights: user_rights,
         };
         let gate = Gate::new(
             audit_writer,
@@ -193,14 +240,18 @@ impl App {
             rng.clone(),
             spawner.clone(),
         )
-        .with_sessions(Arc::new(live.clone()));
+        .with_sessions(Arc::new(live.clone()))
+        .with_tokens(Arc::new(live_tokens.clone()))
+        .with_step_up(settings.second_factor.step_up);
         let sessions = Sessions {
             gate: gate.clone(),
-            ports: SessionPorts { store: session_store, throttle, tokens },
+            ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
             live,
             verified: Arc::new(TtlCache::new(clock.clone())),
             users: users.clone(),
             hasher: hasher.clone(),
+            factors: code_check.clone(),
+            require_factor: settings.second_factor.require,
             initial: initial.clone(),
             clock: clock.clone(),
             rng: rng.clone(),
@@ -214,12 +265,39 @@ impl App {
                 spawner: spawner.clone(),
             },
             audit: Audit::new(gate.clone(), audit, clock.clone()),
+            second_factors: SecondFactors {
+                gate: gate.clone(),
+                ports: second_factors,
+                check: code_check,
+                sessions: session_store,
+                throttle,
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            break_glass: BreakGlass {
+                gate: gate.clone(),
+                registry: rights.break_glass.clone(),
+                source: rights.source.clone(),
+                settings: Arc::new(settings.break_glass),
+                clock: clock.clone(),
+            },
             federation: Federation {
                 providers: Arc::new(federation.providers),
                 store: federation_store,
                 sessions: sessions.clone(),
             },
             sessions,
+            tokens: Tokens {
+                gate: gate.clone(),
+                store: api_tokens,
+                live: live_tokens,
+                accounts: service_accounts.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            },
+            service_accounts: ServiceAccounts { gate: gate.clone(), store: service_accounts },
             grants: Grants {
                 gate: gate.clone(),
                 ports: rights.clone(),

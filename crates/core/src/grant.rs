@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     access::Permit,
+    break_glass::BreakGlassRegistry,
     error::Result,
     ids::GrantId,
     rights::{ClusterLabels, ClusterScope, EffectiveGrant, Grant, Reach, RoleName, Subject},
@@ -26,6 +27,7 @@ pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, Reques
 #[cfg(any(test, feature = "testing"))]
 pub use role::MockRoleRegistry;
 pub use role::{MAX_OWN_ROLES, OwnRole, RolePatch, RoleRecord, RoleRegistry, RoleRow};
+pub(crate) use usecase::{REASON, check_text};
 pub use usecase::{
     AccessQuestion, Explained, GrantRefRow, Grants, LayerRow, MissingRow, MyRight, MyRights, NewRequest,
     SubjectGrants,
@@ -61,7 +63,7 @@ pub trait RightsSource: Send + Sync {
     async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows>;
 }
 
-/// Ports of grants, own roles and requests.
+/// Ports of grants, own roles, requests and break-glass.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct RightsPorts {
@@ -69,6 +71,7 @@ pub struct RightsPorts {
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
     pub requests: Arc<dyn RequestRegistry>,
+    pub break_glass: Arc<dyn BreakGlassRegistry>,
 }
 
 /// Subject of a grant as displayed. Fields that the type does not have are null.
@@ -126,7 +129,7 @@ pub struct GrantRow {
     pub until: Option<Timestamp>,
     /// Why the rights were given.
     pub reason: Option<String>,
-    /// Origin: `manual`, or `request:<id>` for an approved request.
+    /// Origin: `manual`, `request:<id>` for an approved request, or `break_glass`.
     pub source: String,
     /// `active`, `expired`, `revoked` or `future`.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
@@ -256,7 +259,7 @@ pub trait GrantRegistry: Send + Sync {
     /// Stores a grant. `judged` is the rights stamp under which it was judged.
     ///
     /// # Errors
-    /// `NotFound` if the user or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
+    /// `NotFound` if the user, the service account or the role does not exist; `TooMany` if the subject has [`Grant::MAX_LIVE`] live grants;
     /// `Modified` if the rights stamp is not `judged` any more.
     async fn create(&self, permit: &Permit, grant: GrantRecord, judged: Option<RightsStamp>)
     -> Result<Grant>;

@@ -24,17 +24,17 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    access::Caller,
+    access::{Caller, Principal},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
-    ids::UserId,
+    ids::TokenId,
     rng::{Rng, uuid_v7},
     spawn::{Spawner, detached},
 };
 
 /// Time for which a key is stored.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// Maximum number of stored keys per user: one key every nine seconds for a day.
+/// Maximum number of stored keys per user or service account: one key every nine seconds for a day.
 const MAX_KEYS: u64 = 10_000;
 /// Maximum size of a stored response body in bytes; the response to a common change has about 1 kB.
 const MAX_REPLY_BYTES: usize = 256 << 10;
@@ -83,11 +83,13 @@ pub struct RequestDigest(pub [u8; 32]);
 impl RequestDigest {
     /// Digest of a request to `route` (method and path) that this right allows. The body is normalised: the order of keys
     /// and whitespace have no effect. The right, as the text of a role or of a grant, is included, so that a user who lost
-    /// it cannot read a response given to it.
-    pub fn of(route: &str, right: &str, mut body: Value) -> Self {
+    /// it cannot read a response given to it. So is the API token: a repetition with another one, or in a session, is
+    /// another request.
+    pub fn of(route: &str, right: &str, token: Option<TokenId>, mut body: Value) -> Self {
         body.sort_all_objects();
+        let token = token.map_or_else(String::new, |token| token.to_string());
         let mut hash = Sha256::new();
-        for part in [route, right, &body.to_string()] {
+        for part in [route, right, &token, &body.to_string()] {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
@@ -115,8 +117,8 @@ pub struct Reply {
 pub struct NewClaim {
     /// Claim id; sealed values are bound to it.
     pub id: Uuid,
-    /// User who owns the key.
-    pub user: UserId,
+    /// User or service account that owns the key.
+    pub owner: Principal,
     /// Key.
     pub key: IdempotencyKey,
     /// Digest of the request.
@@ -134,7 +136,7 @@ pub struct NewClaim {
 pub enum Claim {
     /// The key was claimed for this request.
     Made {
-        /// Number of stored keys of this user, including this one.
+        /// Number of stored keys of this owner, including this one.
         live: u64,
     },
     /// The key was claimed before.
@@ -174,7 +176,7 @@ pub enum End {
     Answered(Reply),
 }
 
-/// Storage port for claims. Its methods take no permit, like the login throttle: a claim is visible to its own user
+/// Storage port for claims. Its methods take no permit, like the login throttle: a claim is visible to its owner
 /// only.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -229,11 +231,11 @@ impl Idempotency {
         work: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(&Result<T>) -> Option<Reply> + Send + 'static,
     ) -> Result<Execution<T>> {
-        let user = caller.user_id.ok_or_else(|| Error::internal("an idempotency key without a user"))?;
+        let owner = caller.principal().ok_or_else(|| Error::internal("an idempotency key without an owner"))?;
         let at = self.clock.now();
         let id = uuid_v7(at, &*self.rng);
         let request_id = caller.origin.request_id.clone();
-        let claim = NewClaim { id, user, key, request, request_id, at, expires_at: at + RETENTION };
+        let claim = NewClaim { id, owner, key, request, request_id, at, expires_at: at + RETENTION };
         let this = self.clone();
         // detached from the claim on: a claim whose work was cancelled would block its key
         detached(&*self.spawner, async move {

@@ -140,7 +140,7 @@ impl Pods {
         follow: &Follow,
     ) -> Result<LogStream> {
         let (permit, revoked) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
-        let slot = self.streams.enter(caller.user_id)?;
+        let slot = self.streams.enter(caller.principal())?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {

@@ -31,13 +31,14 @@ mod rights;
 mod usecase;
 
 pub use address::ClientAddress;
-pub(crate) use cached::{CachedSessions, SessionCache};
+pub(crate) use cached::CachedSessions;
 pub(crate) use invalidating::Invalidating;
 pub(crate) use live::LiveSessions;
 #[cfg(any(test, feature = "testing"))]
 pub use login_throttle::MockLoginThrottle;
+pub(crate) use login_throttle::account_key;
 pub use login_throttle::{LoginThrottle, ThrottleKey};
-pub(crate) use rights::UserRights;
+pub(crate) use rights::{RightsOf, UserRights};
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session as stored.
@@ -59,6 +60,11 @@ pub struct Session {
     pub last_seen_at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
+    /// Time at which the user last signed in: the enrolment of a second factor wants it to be recent. How long ago an
+    /// identity provider saw the user does not count.
+    pub authenticated_at: Timestamp,
+    /// Time at which the user last gave a second factor, to Pilothouse or to a trusted identity provider.
+    pub factor_at: Option<Timestamp>,
 }
 
 /// A stored session with what every request needs.
@@ -68,6 +74,8 @@ pub struct FoundSession {
     pub session: Session,
     /// The user who opened it.
     pub user: User,
+    /// Whether the user has a confirmed second factor.
+    pub enrolled: bool,
     /// The rights stamp at the time of the read.
     pub rights: RightsStamp,
 }
@@ -158,6 +166,10 @@ pub struct SessionRecord {
     pub at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
+    /// As [`Session::authenticated_at`].
+    pub authenticated_at: Timestamp,
+    /// Time at which the user gave a second factor.
+    pub factor_at: Option<Timestamp>,
     /// The key under which failures of this login are counted. Opening the session resets the count.
     pub throttle_key: Option<ThrottleKey>,
 }
@@ -171,9 +183,24 @@ pub enum Activity {
     Background,
 }
 
+/// The holder of a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshHolder {
+    /// One client, which received the token in the body of a response.
+    Client,
+    /// A browser, whose tabs share the token as a cookie. Exchanges within the grace period give the same pair.
+    Browser {
+        /// The generation of the session for which the fresh token was derived. The exchange requires that the session
+        /// still has it.
+        generation: i64,
+    },
+}
+
 /// An exchange of a refresh token for another one.
 #[derive(Clone, Copy, Debug)]
 pub struct RefreshExchange {
+    /// The holder of the token.
+    pub holder: RefreshHolder,
     /// The token that the client presents.
     pub presented: SecretHash,
     /// The token that replaces it.
@@ -191,7 +218,17 @@ pub struct RefreshExchange {
 pub enum Rotation {
     /// The token was unused. Contains the session's new generation.
     Rotated(i64),
-    /// The token was used within the grace period. Refused; the session continues.
+    /// A browser's token, and the session's newest token was issued within the grace period. Nothing was changed.
+    Repeated {
+        /// The session's generation.
+        generation: i64,
+        /// Time at which the newest token was issued.
+        issued_at: Timestamp,
+        /// The newest token.
+        newest: SecretHash,
+    },
+    /// The token was used within the grace period. Refused; the session continues. For a browser also: the session has
+    /// another generation than the exchange requires.
     JustUsed,
     /// The token was used earlier than the grace period: a replay. The session has ended.
     Replayed,
@@ -228,9 +265,16 @@ pub trait SessionStore: Send + Sync {
     /// Records the use of a session.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;
 
+    /// Sets [`Session::factor_at`], after the user has given a second factor. The audit row is in the same transaction.
+    ///
+    /// # Errors
+    /// `SessionEnded` if there is no such session.
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()>;
+
     /// Exchanges a refresh token of the session for another one, and records the use of the session if its user caused
-    /// the exchange. Atomic: one of several concurrent calls succeeds. A second use of a token after the grace period
-    /// ends the session. The audit row of a rotation, or of the end of the session, is in the same transaction.
+    /// the exchange. Atomic: one of several concurrent calls rotates. A second use of a token after the grace period
+    /// ends the session. The audit row of a rotation, or of the end of the session, is in the same transaction. For a
+    /// browser nothing is exchanged within the grace period after a rotation ([`Rotation::Repeated`]).
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation>;
 
     /// Ends a session, and stores its audit row in the same transaction. Returns false, without an audit row, if
@@ -256,10 +300,10 @@ pub struct Claims {
     pub expires_at: Timestamp,
 }
 
-/// Port that signs and verifies access tokens.
+/// Port that signs and verifies access tokens, and derives the refresh tokens of browsers.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait TokenCodec: Send + Sync {
-    /// Signs a token.
+    /// Signs a token. The same claims give the same token at every replica.
     ///
     /// # Errors
     /// `Internal` if the token cannot be signed.
@@ -270,6 +314,10 @@ pub trait TokenCodec: Send + Sync {
     /// # Errors
     /// The cause of the refusal: `TokenInvalid` or `TokenExpired`.
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause>;
+
+    /// The refresh token of a browser for a generation of its session: a keyed digest, the same at every replica, which
+    /// nobody can compute without the key. `cookie` identifies the session, and is never used again.
+    fn refresh_token(&self, cookie: SecretHash, generation: i64) -> SecretString;
 }
 
 /// Lifetimes of tokens and sessions. A session ends at the earlier of `idle` and `absolute`.
@@ -291,7 +339,7 @@ impl Default for Lifetimes {
 }
 
 /// Time after the use of a refresh token during which a second use counts as a client's retry: refused, but the
-/// session continues.
+/// session continues. Refreshes of a browser within this time give the same pair of tokens.
 pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
 
 /// The user and role of a caller, for rows and responses.

@@ -33,6 +33,40 @@ struct CacheState<K, V> {
     sweep_at: usize,
 }
 
+/// A cache that changes invalidate.
+pub(crate) trait Invalidate: Send + Sync {
+    /// A guard that invalidates all values when dropped, also after a panic.
+    fn guard(&self) -> Box<dyn Send>;
+}
+
+impl<K: Send + 'static, V: Send + 'static> Invalidate for TtlCache<K, V> {
+    fn guard(&self) -> Box<dyn Send> {
+        Box::new(InvalidateOnDrop(self.state.clone()))
+    }
+}
+
+/// Caches that the same changes invalidate.
+#[derive(Clone)]
+pub(crate) struct Caches(Arc<[Arc<dyn Invalidate>]>);
+
+impl Caches {
+    pub(crate) fn new(caches: impl IntoIterator<Item = Arc<dyn Invalidate>>) -> Self {
+        Self(caches.into_iter().collect())
+    }
+
+    /// As [`TtlCache::invalidate_after`], of all caches.
+    pub(crate) fn invalidate_after<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> impl Future<Output = T> + Send + 'static {
+        let guards: Vec<_> = self.0.iter().map(|cache| cache.guard()).collect();
+        async move {
+            let _guards = guards;
+            change.await
+        }
+    }
+}
+
 /// Guard that invalidates the cache when dropped, also after a panic.
 struct InvalidateOnDrop<K, V>(Arc<Mutex<CacheState<K, V>>>);
 

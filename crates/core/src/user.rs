@@ -312,13 +312,15 @@ pub trait UserRegistry: Send + Sync {
     /// `NotFound`, `LastSuperAdmin`.
     async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User>;
 
-    /// Deletes a user and ends the user's sessions.
+    /// Deletes a user, ends the user's sessions, revokes the user's tokens, and leaves the user's service accounts without an
+    /// owner.
     ///
     /// # Errors
     /// `NotFound`, `LastSuperAdmin`.
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()>;
 
-    /// Sets a password and ends the user's sessions, except the session of an owner's change.
+    /// Sets a password and ends the user's sessions, except the session of an owner's change. A change by an administrator
+    /// also revokes the user's tokens.
     ///
     /// # Errors
     /// For an administrator: `NotFound`. For an owner: `SessionEnded` if the session or the user does not exist any

@@ -29,7 +29,8 @@ fn test_app() -> (Fake, App) {
 
 fn login(app: &App, username: &str, password: &str, address: [u8; 4]) -> Error {
     let origin = Origin { source_ip: Some(IpAddr::from(address)), request_id: None };
-    let login = Login { username: username.into(), password: password.into(), user_agent: None, origin };
+    let (username, password) = (username.into(), password.into());
+    let login = Login { username, password, code: None, user_agent: None, origin };
     block_on(app.sessions.login(login)).map(drop).expect_err("an error")
 }
 

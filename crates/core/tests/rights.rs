@@ -82,6 +82,7 @@ impl Fixture {
         let login = Login {
             username: "ann".to_owned(),
             password: PASSWORD.into(),
+            code: None,
             user_agent: None,
             origin: Origin::default(),
         };

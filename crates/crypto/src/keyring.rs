@@ -19,7 +19,7 @@ use pilothouse_core::{
     rows::DigestKey,
     seal::{Keyring, Keys, SealedFor, Sealer},
     secret::ValueDigest,
-    session::{Claims, TokenCodec},
+    session::{Claims, SecretHash, TokenCodec},
 };
 use secrecy::SecretString;
 
@@ -44,7 +44,7 @@ impl DerivedKeys {
             fingerprint: key.fingerprint(),
             sealer: Arc::new(AesSealer::new(key, rng.clone())),
             signer: Arc::new(Ed25519Signer::new(key)),
-            tokens: JwtCodec::new(key, rng.clone()),
+            tokens: JwtCodec::new(key),
             digest: KeyedDigest::new(key),
             rows: DigestKey::new(&key.derive(purpose::ROW_DIGESTS)),
         })
@@ -211,6 +211,10 @@ impl TokenCodec for FileKeyring {
             (verified, _) => verified,
         }
     }
+
+    fn refresh_token(&self, cookie: SecretHash, generation: i64) -> SecretString {
+        self.active().tokens.refresh_token(cookie, generation)
+    }
 }
 
 impl ValueDigest for FileKeyring {
@@ -259,6 +263,20 @@ mod tests {
         let digest = |path| ring(path).row_digests().digest(b"row");
         assert_eq!(digest(&one), digest(&one));
         assert_ne!(digest(&one), digest(&other));
+    }
+
+    #[test]
+    fn refresh_tokens_are_of_the_active_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        MasterKey::create(&path, &SystemRng).unwrap();
+        let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
+        let token = |ring: &FileKeyring| ring.refresh_token(SecretHash::of("cookie"), 2);
+        let (one, other) = (ring(&path), ring(&path));
+        assert_eq!(token(&one).expose_secret(), token(&other).expose_secret());
+        let before = token(&one);
+        one.set_active(&new).unwrap();
+        assert_ne!(token(&one).expose_secret(), before.expose_secret());
     }
 
     #[test]

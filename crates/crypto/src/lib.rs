@@ -1,5 +1,5 @@
-//! Cryptography adapter: implements the ports for randomness, password hashing, access tokens, sealing and
-//! signatures.
+//! Cryptography adapter: implements the ports for randomness, password hashing, access tokens, one-time codes, sealing
+//! and signatures.
 //!
 //! All keys derive from one secret, the [`MasterKey`] of the installation: 32 random bytes in a file. Every other key
 //! is derived from it by HKDF-SHA256 with its own label, so that no derived key reveals anything about another.
@@ -11,10 +11,12 @@ mod keyring;
 mod password;
 mod private_file;
 pub mod purpose;
+mod refresh;
 mod rng;
 mod seal;
 mod sign;
 mod token;
+mod totp;
 mod webhook;
 
 pub use archive::{ArchiveError, open_archive, seal_archive};
@@ -27,4 +29,5 @@ pub use rng::SystemRng;
 pub use seal::AesSealer;
 pub use sign::{Ed25519Signer, Ed25519Verifier};
 pub use token::JwtCodec;
+pub use totp::Rfc6238Codec;
 pub use webhook::WebhookKey;

@@ -6,6 +6,8 @@
 pub const FINGERPRINT: &str = "pilothouse fingerprint";
 /// Signs access tokens (HS256).
 pub const ACCESS_TOKENS: &str = "pilothouse access tokens";
+/// Keyed digests that are the refresh tokens of browsers (HMAC-SHA256).
+pub const REFRESH_TOKENS: &str = "pilothouse refresh tokens";
 /// Identifies the installation in the audience of its tokens. Not a secret.
 pub const INSTALL: &str = "pilothouse install";
 /// Keyed digests of values in the audit trail (HMAC-SHA256).
@@ -20,4 +22,5 @@ pub const SEALING_KEY_ID: &str = "pilothouse sealing key id";
 pub const ROW_DIGESTS: &str = "pilothouse row digests";
 
 /// The labels whose derived keys are secrets.
-pub const SECRET: [&str; 5] = [ACCESS_TOKENS, AUDIT_VALUES, AUDIT_SIGNATURES, SEALING, ROW_DIGESTS];
+pub const SECRET: [&str; 6] =
+    [ACCESS_TOKENS, REFRESH_TOKENS, AUDIT_VALUES, AUDIT_SIGNATURES, SEALING, ROW_DIGESTS];

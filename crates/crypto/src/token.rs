@@ -1,19 +1,18 @@
 //! Access tokens: JWT with HS256 as the only algorithm, signed with a key derived from the master key.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use pilothouse_core::{
     Cause, Error, Result,
     ids::{SessionId, UserId},
-    rng::Rng,
-    session::{Claims, TokenCodec},
+    session::{Claims, SecretHash, TokenCodec},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::{MasterKey, key::hex, purpose};
+use crate::{MasterKey, key::hex, purpose, refresh::RefreshTokens};
 
 const ALGORITHM: Algorithm = Algorithm::HS256;
 const ISSUER: &str = "pilothouse";
@@ -32,7 +31,7 @@ pub struct JwtCodec {
     validation: Validation,
     /// Id of this installation. A token with another audience is invalid.
     audience: String,
-    rng: Arc<dyn Rng>,
+    refresh: RefreshTokens,
 }
 
 impl fmt::Debug for JwtCodec {
@@ -57,7 +56,7 @@ struct Body {
 
 impl JwtCodec {
     /// Creates a codec with `key`.
-    pub fn new(key: &MasterKey, rng: Arc<dyn Rng>) -> Self {
+    pub fn new(key: &MasterKey) -> Self {
         let secret = key.derive(purpose::ACCESS_TOKENS);
         let audience = hex(&key.derive(purpose::INSTALL)[..16]);
         let mut validation = Validation::new(ALGORITHM);
@@ -72,7 +71,7 @@ impl JwtCodec {
             verifying: DecodingKey::from_secret(&*secret),
             validation,
             audience,
-            rng,
+            refresh: RefreshTokens::new(key),
         }
     }
 
@@ -96,8 +95,6 @@ impl JwtCodec {
 
 impl TokenCodec for JwtCodec {
     fn sign(&self, claims: &Claims) -> Result<SecretString> {
-        let mut jti = [0; 16];
-        self.rng.fill(&mut jti);
         let issued_at = claims.issued_at.as_second();
         let body = Body {
             iss: ISSUER.to_owned(),
@@ -105,7 +102,8 @@ impl TokenCodec for JwtCodec {
             sub: claims.user_id.to_string(),
             sid: claims.session_id,
             r#gen: claims.generation,
-            jti: hex(&jti),
+            // one access token per generation, also if several replicas issue it
+            jti: format!("{}.{}", claims.session_id, claims.generation),
             iat: issued_at,
             nbf: issued_at,
             exp: claims.expires_at.as_second(),
@@ -125,6 +123,10 @@ impl TokenCodec for JwtCodec {
             Ok(claims)
         }
     }
+
+    fn refresh_token(&self, cookie: SecretHash, generation: i64) -> SecretString {
+        self.refresh.token(cookie, generation)
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +143,7 @@ mod tests {
     fn codec() -> JwtCodec {
         let directory = tempfile::tempdir().unwrap();
         let key = MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap();
-        JwtCodec::new(&key, Arc::new(SystemRng))
+        JwtCodec::new(&key)
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -179,8 +181,10 @@ mod tests {
         assert_eq!(verify(600), Err(Cause::TokenExpired));
         assert_eq!(verify(-5), Ok(claims()), "issued by a replica whose clock is ahead");
         assert_eq!(verify(-6), Err(Cause::TokenInvalid), "before nbf");
-        let second = codec.sign(&claims()).unwrap();
-        assert_ne!(token.expose_secret(), second.expose_secret(), "every token has its own id");
+        let again = codec.sign(&claims()).unwrap();
+        assert_eq!(token.expose_secret(), again.expose_secret(), "the same claims at another replica");
+        let next = codec.sign(&Claims { generation: 4, ..claims() }).unwrap();
+        assert_ne!(token.expose_secret(), next.expose_secret());
     }
 
     #[test]
@@ -296,7 +300,7 @@ mod tests {
         use pilothouse_core::audit::CheckpointSigner as _;
         let directory = tempfile::tempdir().unwrap();
         let key = MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap();
-        let codec = JwtCodec::new(&key, Arc::new(SystemRng));
+        let codec = JwtCodec::new(&key);
         let public = crate::Ed25519Signer::new(&key).public_key();
         let body = body(&codec);
         for secret in [public.0.to_vec(), hex(&public.0).into_bytes(), codec.audience.clone().into_bytes()] {

@@ -22,7 +22,7 @@ fn key() -> MasterKey {
 /// Of all inputs similar to a valid token, only the token itself verifies.
 #[test]
 fn fuzz_access_tokens() {
-    let codec = JwtCodec::new(&key(), Arc::new(SystemRng));
+    let codec = JwtCodec::new(&key());
     let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let (user_id, session_id) = (UserId(1), SessionId(1));
     let claims = Claims { user_id, session_id, generation: 1, issued_at: at(0), expires_at: at(600) };

@@ -1,24 +1,26 @@
 //! Authorisation: callers and their rights, access requests, and the permit required by every port towards a cluster
 //! and by every change to Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use pilothouse_types::{
-    ids::{ClusterId, SessionId, UserId},
+    ids::{ClusterId, ServiceAccountId, SessionId, TokenId, UserId},
     kind::Kind,
     name::Namespace,
     namespaces::NamespaceScope,
     role::Role,
 };
 
-use crate::rights::Rights;
+use crate::rights::{Rights, Subject};
 
 mod judge;
 mod permit;
+mod step_up;
 
 pub use judge::Allowed;
 pub(crate) use judge::cluster_not_found;
 pub use permit::Permit;
+pub use step_up::{Factor, StepUp, StepUpAction};
 
 /// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +53,10 @@ pub enum Verb {
     Approve,
     Deny,
     Withdraw,
+    BreakGlass,
+    Review,
+    Enroll,
+    Disable,
 }
 
 impl Verb {
@@ -84,6 +90,10 @@ impl Verb {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Withdraw => "withdraw",
+            Self::BreakGlass => "break_glass",
+            Self::Review => "review",
+            Self::Enroll => "enroll",
+            Self::Disable => "disable",
         }
     }
 
@@ -106,8 +116,16 @@ pub enum Resource {
     User,
     /// The caller's own account.
     OwnAccount,
+    /// The caller's own second factor.
+    OwnSecondFactor,
+    /// The second factor of another user.
+    SecondFactor,
     /// A session of the caller.
     Session,
+    /// An API token: of the caller, or of a service account.
+    Token,
+    /// A service account.
+    ServiceAccount,
     /// The audit trail.
     Operation,
     /// A grant of rights.
@@ -129,7 +147,10 @@ impl Resource {
             Self::Kind(kind) => kind.info().singular,
             Self::Cluster | Self::NewCluster => "cluster",
             Self::User | Self::OwnAccount => "user",
+            Self::OwnSecondFactor | Self::SecondFactor => "second_factor",
             Self::Session => "session",
+            Self::Token => "token",
+            Self::ServiceAccount => "service_account",
             Self::Operation => "operation",
             Self::Grant => "grant",
             Self::Role => "role",
@@ -144,10 +165,15 @@ impl Resource {
 /// and `required_role` of refusals. [`crate::rights`] decides; a test compares the two.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
-        Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
+        Resource::User | Resource::ServiceAccount | Resource::MasterKey | Resource::Database => {
+            Role::SuperAdmin
+        }
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
-        Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
+        Resource::SecondFactor => Role::SuperAdmin,
+        Resource::Grant if matches!(verb, Verb::Review) => Role::SuperAdmin,
+        Resource::OwnSecondFactor => Role::Viewer,
+        Resource::OwnAccount | Resource::Session | Resource::Token | Resource::Operation => Role::Viewer,
         // the use cases judge each grant and each request by its scope
         Resource::Grant | Resource::Request => Role::Viewer,
         Resource::Role if verb.reads() => Role::Viewer,
@@ -161,6 +187,29 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
                 Role::OpsAdmin
             }
         }
+    }
+}
+
+/// Whether an operation changes accounts, credentials or rights: every change under `/api/auth` and `/api/access`. No
+/// token allows it.
+const fn is_closed_to_tokens(verb: Verb, resource: Resource) -> bool {
+    match resource {
+        // a verification of the second factor renews it, although it is named after a read
+        Resource::OwnSecondFactor | Resource::SecondFactor => true,
+        Resource::User
+        | Resource::OwnAccount
+        | Resource::Session
+        | Resource::Token
+        | Resource::ServiceAccount
+        | Resource::Grant
+        | Resource::Role
+        | Resource::Request => !verb.reads(),
+        Resource::Kind(_)
+        | Resource::Cluster
+        | Resource::NewCluster
+        | Resource::Operation
+        | Resource::MasterKey
+        | Resource::Database => false,
     }
 }
 
@@ -191,19 +240,26 @@ pub struct Origin {
     pub request_id: Option<String>,
 }
 
-/// Caller: the user on whose behalf an operation runs.
+/// Caller: the user or service account on whose behalf an operation runs.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// User id. None for the system, the command line and a failed login.
+    /// User id. None for a service account, the system, the command line and a failed login.
     pub user_id: Option<UserId>,
-    /// User name, `cli:<user>`, or `system`.
+    /// Service account, if the request has a token of one. `user_id` is then None.
+    pub service_account: Option<ServiceAccountId>,
+    /// User name, `sa:<service account>`, `cli:<user>`, or `system`.
     pub username: String,
-    /// Role when the request arrived, for display and for the few rules that name a role. None before a login.
+    /// Role when the request arrived, for display. None before a login; `none` for a service account. It decides
+    /// nothing: the rights of a token may be fewer than those of its owner's role.
     pub role: Option<Role>,
-    /// Rights when the request arrived: those of the role and of the caller's grants. They decide, not the role.
+    /// Rights when the request arrived: those of the role and of the caller's grants, within the ceiling of the token.
     pub rights: Arc<Rights>,
-    /// Session of the request.
+    /// Session of the request. None for a request with an API token.
     pub session: Option<SessionId>,
+    /// API token of the request. None for a request in a session.
+    pub token: Option<TokenId>,
+    /// Second factor of the session. The default outside a session: none is asked for.
+    pub factor: Factor,
     /// Origin of the request.
     pub origin: Origin,
 }
@@ -224,10 +280,13 @@ impl Caller {
     pub fn anonymous(username: impl Into<String>, origin: Origin) -> Self {
         Self {
             user_id: None,
+            service_account: None,
             username: username.into(),
             role: None,
             rights: Rights::preset(Role::None),
             session: None,
+            token: None,
+            factor: Factor::default(),
             origin,
         }
     }
@@ -242,6 +301,42 @@ impl Caller {
     #[must_use]
     pub fn with_rights(self, role: Role, rights: Arc<Rights>) -> Self {
         Self { role: Some(role), rights, ..self }
+    }
+
+    /// The user or the service account. None for the system, the command line and a failed login.
+    pub fn principal(&self) -> Option<Principal> {
+        let service_account = self.service_account.map(Principal::ServiceAccount);
+        self.user_id.map(Principal::User).or(service_account)
+    }
+
+    /// Whether the request has a token of a person, not of a service account.
+    pub fn has_personal_token(&self) -> bool {
+        self.token.is_some() && self.service_account.is_none()
+    }
+}
+
+/// Who has rights, tokens, idempotency keys and streams of their own: a user or a service account. As text:
+/// `user:7`, `service_account:3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Principal {
+    /// A user.
+    User(UserId),
+    /// A service account.
+    ServiceAccount(ServiceAccountId),
+}
+
+impl From<Principal> for Subject {
+    fn from(principal: Principal) -> Self {
+        match principal {
+            Principal::User(id) => Self::User(id),
+            Principal::ServiceAccount(id) => Self::ServiceAccount(id),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Subject::from(*self).fmt(f)
     }
 }
 

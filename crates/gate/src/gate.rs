@@ -15,13 +15,15 @@ use futures_util::{FutureExt, TryFutureExt};
 use pilothouse_types::{
     clock::Clock,
     error::{Cause, Code, Error, ErrorSource, Result},
-    ids::{GrantId, OperationId, UserId},
+    ids::{GrantId, OperationId},
     rng::{Rng, uuid_v7},
     spawn::{Spawner, detached},
 };
 
 use crate::{
-    access::{AccessRequest, Allowed, Caller, Granted, Permit, Resource, Verb, cluster_not_found},
+    access::{
+        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, Verb, cluster_not_found,
+    },
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
 
@@ -35,9 +37,9 @@ mod warning;
 use refusals::{RefusalKey, Refusals};
 
 pub use all_clusters::ClusterPermits;
-pub use ports::{ClusterNames, CurrentRights, SessionCheck};
+pub use ports::{ClusterNames, CurrentRights, SessionCheck, TokenCheck};
 #[cfg(any(test, feature = "testing"))]
-pub use ports::{MockClusterNames, MockSessionCheck};
+pub use ports::{MockClusterNames, MockSessionCheck, MockTokenCheck};
 pub use warning::{Changed, Warning};
 
 /// Interval between attempts to store an outcome.
@@ -53,6 +55,10 @@ pub struct Gate {
     spawner: Arc<dyn Spawner>,
     /// Sessions, to recheck the authorisation of streams. None where callers have no sessions.
     sessions: Option<Arc<dyn SessionCheck>>,
+    /// API tokens, for the same purpose. None where callers have no tokens.
+    tokens: Option<Arc<dyn TokenCheck>>,
+    /// The operations that want a fresh second factor.
+    step_up: StepUp,
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -87,6 +93,8 @@ impl Gate {
             rng,
             spawner,
             sessions: None,
+            tokens: None,
+            step_up: StepUp::default(),
             pending_outcomes: Arc::default(),
             refusals: Arc::default(),
         }
@@ -95,6 +103,16 @@ impl Gate {
     /// Adds the session check: a stream then ends with the caller's session.
     pub fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
         Self { sessions: Some(sessions), ..self }
+    }
+
+    /// Adds the token check: a stream then ends with the caller's API token.
+    pub fn with_tokens(self, tokens: Arc<dyn TokenCheck>) -> Self {
+        Self { tokens: Some(tokens), ..self }
+    }
+
+    /// Sets the operations that want a fresh second factor.
+    pub fn with_step_up(self, step_up: StepUp) -> Self {
+        Self { step_up, ..self }
     }
 
     /// Spawner for CPU-bound work.
@@ -117,7 +135,8 @@ impl Gate {
     ///
     /// # Errors
     /// `RoleTooLow` with the missing right; `NotFound` when the cluster does not exist or the caller has no right in
-    /// it; `AuditUnavailable` when a refusal cannot be recorded.
+    /// it; `TokenNotAllowed`; `SecondFactorNotEnrolled`, `SecondFactorStale`; `AuditUnavailable` when a refusal cannot
+    /// be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let (access, allowed) = self.authorise(caller, access).await?;
         Ok(Permit::new(access, allowed, None))
@@ -248,7 +267,7 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let (user, key) = (granted.caller.user_id, RefusalKey::of(&granted.access));
+        let (user, key) = (granted.caller.principal(), RefusalKey::of(&granted.access));
         let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
         detached(&*self.spawner, async move {
@@ -304,18 +323,18 @@ impl Gate {
     ) -> Result<()> {
         let operation = self.operation(caller, access, grant);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
-        self.record_refusal(caller.user_id, &RefusalKey::of(access), operation, outcome).await
+        self.record_refusal(caller.principal(), &RefusalKey::of(access), operation, outcome).await
     }
 
     async fn record_refusal(
         &self,
-        user: Option<UserId>,
+        user: Option<Principal>,
         key: &RefusalKey,
         operation: Operation,
         outcome: Outcome,
     ) -> Result<()> {
         let Some(user) = user else {
-            // callers without a user id, the command line and the server itself, are not rate-limited
+            // the command line and the server itself are not rate-limited
             return self.trail.record(&operation, &outcome.with_summary(&operation)).await;
         };
         let Some(earlier) = self.refusals.count(user, key, self.clock.monotonic()) else { return Ok(()) };
@@ -354,9 +373,9 @@ impl Gate {
         Ok((Permit::new(access, allowed, Some(operation.clone())), operation))
     }
 
-    /// Checks the caller's rights, then that the cluster exists; cuts the request to the namespaces that the rights
-    /// reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
-    /// not looked up: neither the response nor the record of the refusal shows that it exists.
+    /// Checks the caller's rights, then that the cluster exists, then the second factor; cuts the request to the
+    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which
+    /// the caller has no right is not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
         caller: &Caller,
@@ -371,10 +390,13 @@ impl Gate {
         }
         let refusal = match (judged, access.cluster) {
             (Ok(_), Some(id)) if access.cluster_name.is_none() => cluster_not_found(id),
-            (Ok(allowed), _) => {
-                access.namespaces = allowed.namespaces.clone();
-                return Ok((access, allowed));
-            }
+            (Ok(allowed), _) => match self.step_up.check(caller, &access, self.clock.now()) {
+                Ok(()) => {
+                    access.namespaces = allowed.namespaces.clone();
+                    return Ok((access, allowed));
+                }
+                Err(refusal) => refusal,
+            },
             (Err(refusal), _) => refusal,
         };
         if refusal.cause != Cause::NotFound || !access.verb.reads() {
@@ -403,6 +425,7 @@ impl Gate {
             username: caller.username.clone(),
             role: caller.role.filter(|_| caller.user_id.is_some()),
             grant_id: grant,
+            token_id: caller.token,
             source_ip: caller.origin.source_ip,
             request_id: caller.origin.request_id.clone(),
             params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
@@ -467,11 +490,14 @@ fn is_refusal(error: &Error) -> bool {
     by_server || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }
 
-/// Whether the request removes or restricts a user account. Such a request needs no capacity check, so that a
-/// super admin can always stop a user who fills the trail.
+/// Whether the request removes or restricts a user or service account. Such a request needs no capacity check, so that
+/// a super admin can always stop one who fills the trail.
 fn restricts_a_user(access: &AccessRequest) -> bool {
-    access.resource == Resource::User
-        && matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword)
+    match access.resource {
+        Resource::User => matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword),
+        Resource::ServiceAccount => access.verb == Verb::Delete,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

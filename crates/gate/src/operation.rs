@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use pilothouse_types::{
     error::{Error, Result},
-    ids::{ClusterId, GrantId, OperationId, UserId},
+    ids::{ClusterId, GrantId, OperationId, TokenId, UserId},
     role::Role,
 };
 use serde::{Deserialize, Serialize};
@@ -33,15 +33,18 @@ pub struct Operation {
     pub namespace: Option<String>,
     /// Name of the object concerned.
     pub resource_name: Option<String>,
-    /// Id of the user. None for the system, the command line and a failed login.
+    /// Id of the user. None for a service account, the system, the command line and a failed login.
     pub user_id: Option<UserId>,
-    /// Name of the user when the operation began.
+    /// Name of the user when the operation began, or `sa:<service account>`.
     pub username: String,
     /// Role of the user when the operation began.
     pub role: Option<Role>,
     /// The grant that allowed the operation. None if the role did, or if a right was missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_id: Option<GrantId>,
+    /// The API token of the request. None in a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<TokenId>,
     /// Client IP address.
     pub source_ip: Option<IpAddr>,
     /// Request id.

@@ -5,6 +5,7 @@
 //! it. All functions are pure: time is a parameter, and the rows come from the store. `docs/access.md` describes the
 //! model, `docs/decisions/0034-grants.md` the decisions.
 
+mod ceiling;
 mod cluster_scope;
 mod compiled;
 mod decide;
@@ -16,6 +17,7 @@ mod reach;
 mod right;
 mod role;
 
+pub use ceiling::Ceiling;
 pub use cluster_scope::{ClusterScope, LabelTerms, Labels};
 pub use compiled::{ClusterLabels, Rights};
 pub use decide::{Ask, Decision, Explanation, Extent, Missing, Verdict, decide, explain};

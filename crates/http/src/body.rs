@@ -29,6 +29,10 @@ pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 /// Maximum size of a login body, in bytes; smaller because login needs no authentication.
 pub(crate) const MAX_LOGIN_BODY_BYTES: usize = 4 << 10;
 
+/// Maximum size of the body of a sign-in through an identity provider, in bytes. A code or a logout token may have several
+/// thousand.
+pub(crate) const MAX_SIGN_IN_BODY_BYTES: usize = 16 << 10;
+
 /// Maximum length of the path of a duplicate key, in bytes; an error quotes less of it.
 const MAX_PATH_BYTES: usize = 1 << 10;
 
@@ -48,10 +52,7 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT>
 impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
     /// The deserialised body, and the JSON that was received.
     pub(crate) async fn read_with_bytes(request: &HttpRequest, payload: Payload) -> Result<(Self, Vec<u8>)> {
-        let time = Api::body_time(request.app_data());
-        let mut bytes = timeout(time, collect(request, payload, LIMIT))
-            .await
-            .map_err(|_| serde_errors::body_timeout())??;
+        let mut bytes = collect(request, payload, LIMIT, is_json(request)).await?;
         RawQuery::of(request)?.none_expected()?;
         if bytes.is_empty() {
             bytes.extend(b"{}");
@@ -66,17 +67,64 @@ impl<T: utoipa::ToSchema, const LIMIT: usize> Documented for Body<T, LIMIT> {
     }
 }
 
-async fn collect(request: &HttpRequest, mut payload: Payload, limit: usize) -> Result<Vec<u8>> {
-    let json = is_json(request);
+/// The value of the field `logout_token` of a form, and no other field: the body of a back-channel logout (OpenID Connect
+/// Back-Channel Logout 1.0, section 2.5).
+///
+/// # Errors
+/// As [`Body`].
+pub(crate) struct LogoutToken(pub(crate) String);
+
+impl Input for LogoutToken {
+    async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
+        const FIELD: &str = "logout_token";
+        let is_form = request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded");
+        let bytes = collect(request, payload, MAX_SIGN_IN_BODY_BYTES, is_form).await?;
+        RawQuery::of(request)?.none_expected()?;
+        let text = String::from_utf8(bytes).map_err(|_| serde_errors::malformed_body())?;
+        // the specification requires that other fields are ignored
+        let mut tokens = RawQuery::parse_pairs(&text)?.0.into_iter().filter(|(name, _)| name == FIELD);
+        match (tokens.next(), tokens.next()) {
+            (Some((_, token)), None) => Ok(Self(token)),
+            (None, _) => Err(Error::invalid(FIELD, Reason::Required).into()),
+            (Some(_), Some(_)) => Err(Error::invalid(FIELD, Reason::Duplicate).into()),
+        }
+    }
+}
+
+impl Documented for LogoutToken {
+    fn describe(docs: &mut Docs) {
+        docs.form_field("logout_token", "The logout token of the provider, a JWT.");
+    }
+}
+
+/// Reads a body, in the time of a body. `is_expected`: whether its media type is that of the endpoint.
+async fn collect(
+    request: &HttpRequest,
+    payload: Payload,
+    limit: usize,
+    is_expected: bool,
+) -> Result<Vec<u8>> {
+    let time = Api::body_time(request.app_data());
+    timeout(time, read_bytes(request, payload, limit, is_expected))
+        .await
+        .map_err(|_| serde_errors::body_timeout())?
+}
+
+async fn read_bytes(
+    request: &HttpRequest,
+    mut payload: Payload,
+    limit: usize,
+    is_expected: bool,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if json && declared.is_some_and(|length| length > limit) {
+    if is_expected && declared.is_some_and(|length| length > limit) {
         return Err(Cause::BodyTooLarge.into());
     }
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| serde_errors::malformed_body())?;
-        if !json && !chunk.is_empty() {
+        if !is_expected && !chunk.is_empty() {
             return Err(Cause::UnsupportedMediaType.into());
         }
         if bytes.len() + chunk.len() > limit {

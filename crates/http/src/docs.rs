@@ -22,16 +22,20 @@ pub(crate) trait Documented {
 pub(crate) struct Docs {
     /// Query parameters, and headers that only some operations read.
     pub(crate) parameters: Vec<Value>,
-    /// The schema of the request body.
+    /// The schema of the request body, JSON.
     pub(crate) body: Option<Value>,
+    /// The schema of the request body, a form.
+    pub(crate) form: Option<Value>,
     /// The schema of `data` in the response; null for a response without the envelope.
     pub(crate) data: Value,
     /// Media type and description of a response that is a stream without the envelope.
     pub(crate) stream: Option<(&'static str, &'static str)>,
+    /// Whether the response is a redirect (302) without a body.
+    pub(crate) redirects: bool,
     /// Whether the response has an `ETag`, and is 304 for a matching `If-None-Match`.
     pub(crate) revalidated: bool,
-    /// Whether the response sets the session cookie.
-    pub(crate) sets_cookie: bool,
+    /// Whether the response sets the cookies of a session.
+    pub(crate) sets_cookies: bool,
     schemas: Schemas,
 }
 
@@ -59,6 +63,15 @@ impl Docs {
     /// Sets the type of the request body.
     pub(crate) fn request_body<T: ToSchema>(&mut self) {
         self.body = Some(self.schema::<T>());
+    }
+
+    /// Sets the request body to a form with one required field.
+    pub(crate) fn form_field(&mut self, name: &str, description: &str) {
+        self.form = Some(json!({
+            "type": "object",
+            "required": [name],
+            "properties": {name: {"type": "string", "description": description}},
+        }));
     }
 
     /// Adds the fields of `T` as query parameters.

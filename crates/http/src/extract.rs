@@ -7,7 +7,7 @@ use actix_web::{
     dev::Payload,
     http::{
         Method,
-        header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
+        header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
     },
     web::Data,
 };
@@ -18,12 +18,14 @@ use pilothouse_core::{
     rights::{Extent, Needs, RightResource, RightVerb, needs, weakest_preset},
     role::Role,
     session::{Activity, SignedIn},
+    token::{TokenKind, TokenSignedIn},
 };
 use secrecy::SecretString;
 
 use crate::{
     api::Api,
     client_ip::client_ip,
+    cookies::Cookie,
     docs::{Docs, Documented},
     error::{ApiError, Result},
     middleware::RequestContext,
@@ -98,8 +100,37 @@ pub(crate) struct CookieOnly<I> {
     pub(crate) input: I,
 }
 
-/// A signed-in user: bearer token and session cookie are both present, valid, and of the same session.
-pub(crate) struct Authenticated<I>(pub(crate) SignedIn, pub(crate) I);
+/// A signed-in user, or a program with an API token.
+pub(crate) struct Authenticated<I>(pub(crate) Credential, pub(crate) I);
+
+/// How a request is authenticated.
+pub(crate) enum Credential {
+    /// Bearer token and session cookie are both present, valid, and of the same session.
+    Session(SignedIn),
+    /// The bearer token is an API token, and there is no session cookie.
+    Token(TokenSignedIn),
+}
+
+impl Credential {
+    /// The caller.
+    pub(crate) fn caller(&self) -> &Caller {
+        match self {
+            Self::Session(signed_in) => &signed_in.caller,
+            Self::Token(signed_in) => &signed_in.caller,
+        }
+    }
+
+    /// The session, for operations on the session or on the user's own account.
+    ///
+    /// # Errors
+    /// `TokenNotAllowed` for an API token.
+    pub(crate) fn into_session(self) -> Result<SignedIn, Error> {
+        match self {
+            Self::Session(signed_in) => Ok(signed_in),
+            Self::Token(_) => Err(Error::new(Cause::TokenNotAllowed)),
+        }
+    }
+}
 
 type ExtractFuture<T> = LocalBoxFuture<'static, Result<T>>;
 
@@ -158,22 +189,31 @@ async fn check_public(request: &HttpRequest) -> Result<(Origin, Option<String>)>
 async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString, Activity)> {
     let api = api(request)?;
     check_same_origin(request.headers())?;
-    let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
+    let cookie = Cookie::Session.read(request.headers()).ok_or(Cause::NotSignedIn)?;
     api.app.sessions.check_cookie(cookie).await?;
     Ok((origin(request), cookie.into(), activity(request.headers())))
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
-    let api = api(request)?;
-    check_same_origin(request.headers())?;
-    let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
-    let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
-    // the user causes every change
-    let is_read = request.method() == Method::GET;
-    let activity = if is_read { activity(request.headers()) } else { Activity::User };
-    let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(request), activity).await?;
-    tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
-    Ok(signed_in)
+async fn authenticate(request: &HttpRequest) -> Result<Credential> {
+    let (api, headers) = (api(request)?, request.headers());
+    check_same_origin(headers)?;
+    let bearer = bearer(headers).ok_or(Cause::NotSignedIn)?;
+    let credential = if TokenKind::of(bearer).is_some() {
+        // also with several cookies of the name: a browser adds its session to whatever a page sends
+        if Cookie::Session.is_sent(headers) {
+            return Err(Cause::SessionMismatch.into());
+        }
+        Credential::Token(api.app.tokens.authenticate(bearer, origin(request)).await?)
+    } else {
+        let cookie = Cookie::Session.read(headers).ok_or(Cause::NotSignedIn)?;
+        // the user causes every change
+        let is_read = request.method() == Method::GET;
+        let activity = if is_read { activity(headers) } else { Activity::User };
+        let sessions = &api.app.sessions;
+        Credential::Session(sessions.authenticate(bearer, cookie, origin(request), activity).await?)
+    };
+    tracing::Span::current().record("user_id", credential.caller().user_id.map(|id| id.0));
+    Ok(credential)
 }
 
 impl<I: Documented> Documented for Public<I> {
@@ -217,14 +257,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = single_value(headers, &AUTHORIZATION)?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
-}
-
-/// The cookie `session_id`. Two cookies of that name count as none, because one may have been injected.
-fn session_cookie(headers: &HeaderMap) -> Option<&str> {
-    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let mut values =
-        texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().strip_prefix("session_id="));
-    values.next().filter(|value| !value.is_empty() && values.next().is_none())
 }
 
 /// Who caused a request: the client alone with `X-Background: true`, the user otherwise.
@@ -282,22 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_session_cookie_is_read() {
-        let cases: [(HeaderPairs, Option<&str>); 7] = [
-            (&[("cookie", "a=b; session_id=x; c=d")], Some("x")),
-            (&[("cookie", "a=b"), ("cookie", "session_id=x")], Some("x")),
-            (&[("cookie", "session_id=x; session_id=y")], None),
-            (&[("cookie", "session_id=x"), ("cookie", "session_id=y")], None),
-            (&[("cookie", "xsession_id=x")], None),
-            (&[("cookie", "session_id=")], None),
-            (&[], None),
-        ];
-        for (pairs, cookie) in cases {
-            assert_eq!(session_cookie(&headers(pairs)), cookie, "{pairs:?}");
-        }
-    }
-
-    #[test]
     fn only_true_marks_a_background_request() {
         let cases: [(HeaderPairs, Activity); 6] = [
             (&[], Activity::User),
@@ -318,6 +334,7 @@ mod tests {
         let dictionary = [
             "cookie: session_id=",
             "session_id=x; ",
+            "refresh_token=x; ",
             "authorization: Bearer ",
             "sec-fetch-site: ",
             "origin: ",
@@ -331,7 +348,8 @@ mod tests {
             });
             let mut headers = HeaderMap::new();
             lines.for_each(|(name, value)| headers.append(name, value));
-            if let Some(cookie) = session_cookie(&headers) {
+            for cookie in [Cookie::Session, Cookie::Refresh].into_iter().filter_map(|one| one.read(&headers))
+            {
                 assert!(!cookie.is_empty() && !cookie.contains(';'), "{cookie:?}");
             }
             if let Some(token) = bearer(&headers) {

@@ -104,11 +104,11 @@ where
     let keyed = match keyed {
         Some(KeyedRequest { key, route, json }) => {
             // the content is parsed and hashed only for a caller with the right
-            match right(&signed_in.caller, &auth, &json) {
+            match right(signed_in.caller(), &auth, &json) {
                 Some(right) => {
                     let body_json: Value = serde_json::from_slice(&json)
                         .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
-                    Some((key, RequestDigest::of(&route, &right, body_json)))
+                    Some((key, RequestDigest::of(&route, &right, signed_in.caller().token, body_json)))
                 }
                 None => None,
             }
@@ -118,7 +118,7 @@ where
     let Some((key, request)) = keyed else {
         return Ok(KeyedResponse::Fresh(handler(api, Authenticated(signed_in, body)).await?));
     };
-    let caller = signed_in.caller.clone();
+    let caller = signed_in.caller().clone();
     let work = handler(api.clone(), Authenticated(signed_in, body));
     // the field `allow` of `ApiError` is dropped: it is only set for a 405, which no handler returns
     let work = async move { work.await.map_err(|api_error| api_error.error) }.in_current_span();

@@ -12,6 +12,7 @@ mod api;
 mod body;
 mod client_ip;
 mod connection;
+mod cookies;
 mod docs;
 mod error;
 mod etag;
@@ -30,6 +31,7 @@ mod response;
 mod routes;
 mod serde_errors;
 mod server;
+mod sign_in;
 mod sse;
 mod swagger;
 

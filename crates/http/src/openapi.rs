@@ -62,6 +62,7 @@ pub fn document() -> Value {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "access_token"},
                 "session": {"type": "apiKey", "in": "cookie", "name": "session_id", "description": "Of the same session as the bearer token"},
+                "token": {"type": "http", "scheme": "bearer", "description": "An API token (`php_…`, `phs_…`), without the cookie `session_id`"},
             },
         },
     })
@@ -128,6 +129,9 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         "security": match route.auth {
             RequiredAuth::Public => json!([]),
             RequiredAuth::Cookie => json!([{"session": []}]),
+            RequiredAuth::SignedIn | RequiredAuth::Right(..) if takes_tokens(route) => {
+                json!([{"bearer": [], "session": []}, {"token": []}])
+            }
             RequiredAuth::SignedIn | RequiredAuth::Right(..) => json!([{"bearer": [], "session": []}]),
         },
     });
@@ -146,12 +150,24 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
             "content": {"application/json": {"schema": body, "example": example}},
         });
     }
+    if let Some(form) = &docs.form {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": {"application/x-www-form-urlencoded": {"schema": form}},
+        });
+    }
     operation
+}
+
+/// Whether an operation takes an API token: not a change of accounts, credentials or rights.
+fn takes_tokens(route: &Route) -> bool {
+    let is_own = ["/api/auth/", "/api/access/"].iter().any(|prefix| route.path.starts_with(prefix));
+    route.method == Method::GET || !is_own
 }
 
 /// The operation id, such as `post_api_k8s_workloads_scale`: unique, and as stable as the path.
 fn operation_id(route: &Route) -> String {
-    let path = route.path.trim_end_matches(".json").replace(['/', '-'], "_");
+    let path = route.path.trim_end_matches(".json").replace(['/', '-'], "_").replace(['{', '}'], "");
     format!("{}{path}", route.method.as_str().to_lowercase())
 }
 

@@ -30,7 +30,15 @@ impl RawQuery {
     /// # Errors
     /// `InvalidInput` for a value that is not percent-encoded UTF-8, and for more than [`MAX_PARAMETERS`] parameters.
     pub(crate) fn of(request: &HttpRequest) -> Result<Self, Error> {
-        let parts = || request.query_string().split('&').filter(|part| !part.is_empty());
+        Self::parse_pairs(request.query_string())
+    }
+
+    /// Parses the pairs of a query string or of a form.
+    ///
+    /// # Errors
+    /// As [`RawQuery::of`].
+    pub(crate) fn parse_pairs(text: &str) -> Result<Self, Error> {
+        let parts = || text.split('&').filter(|part| !part.is_empty());
         if parts().nth(MAX_PARAMETERS).is_some() {
             return Err(Error::invalid("query", Reason::TooLong));
         }

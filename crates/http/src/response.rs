@@ -23,10 +23,10 @@ pub(crate) struct Response<T> {
     message: Message,
 }
 
-/// A success response that sets a cookie.
-pub(crate) struct ResponseWithCookie<T> {
+/// A success response that sets cookies.
+pub(crate) struct ResponseWithCookies<T> {
     response: Response<T>,
-    cookie: HeaderValue,
+    cookies: Vec<HeaderValue>,
 }
 
 /// An object without fields.
@@ -54,9 +54,9 @@ impl<T> Response<T> {
         Self { warnings, ..self }
     }
 
-    /// Sets a cookie.
-    pub(crate) fn cookie(self, cookie: HeaderValue) -> ResponseWithCookie<T> {
-        ResponseWithCookie { response: self, cookie }
+    /// Sets these cookies.
+    pub(crate) fn cookies(self, cookies: Vec<HeaderValue>) -> ResponseWithCookies<T> {
+        ResponseWithCookies { response: self, cookies }
     }
 }
 
@@ -99,19 +99,21 @@ impl<T: ToSchema> Documented for Response<T> {
     }
 }
 
-impl<T: Serialize> Responder for ResponseWithCookie<T> {
+impl<T: Serialize> Responder for ResponseWithCookies<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         let mut response = self.response.respond_to(request);
-        response.headers_mut().insert(SET_COOKIE, self.cookie);
+        for cookie in self.cookies {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
         response
     }
 }
 
-impl<T: ToSchema> Documented for ResponseWithCookie<T> {
+impl<T: ToSchema> Documented for ResponseWithCookies<T> {
     fn describe(docs: &mut Docs) {
         docs.response::<T>();
-        docs.sets_cookie = true;
+        docs.sets_cookies = true;
     }
 }

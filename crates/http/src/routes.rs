@@ -20,8 +20,12 @@ mod namespaces;
 mod object_changes;
 mod params;
 mod pods;
+mod providers;
+mod second_factor;
 mod secrets;
+mod service_accounts;
 mod sessions;
+mod tokens;
 mod users;
 mod workloads;
 
@@ -37,7 +41,7 @@ use pilothouse_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
-use self::access::{questions, requests};
+use self::access::{break_glass, questions, requests};
 use crate::{
     api::Api,
     body::Body,
@@ -73,6 +77,12 @@ const LOGS: &[Code] = &[
     Code::TimeoutError,
 ];
 
+/// Error codes of the start of a sign-in at an OpenID provider.
+const START: &[Code] = &[Code::ValidationError, Code::ResourceNotFound];
+
+/// Error codes of other operations with an identity provider, which may not exist.
+const MISSING: &[Code] = &[Code::ResourceNotFound];
+
 /// All routes.
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
@@ -82,7 +92,11 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/version",                     Public, &[Code::ValidationError],     health::version,        "The version of the server"),
         get( "/api/openapi.json",                Public,                    &[],     health::openapi,        "This document"),
 
-        post("/api/auth/login",                  Public,                    &[],     auth::login,            "Sign in"),
+        get( "/api/auth/providers",              Public, &[Code::ValidationError],     providers::list,        "The ways to sign in"),
+        get( "/api/auth/oidc/{provider}/start",  Public,                    START,   providers::start,       "Send the browser to an OpenID provider"),
+        post("/api/auth/oidc/{provider}/finish", Public,                    MISSING, providers::finish,      "Sign in with what the browser brings back from an OpenID provider"),
+        post("/api/auth/oidc/{provider}/backchannel", Public,               MISSING, providers::backchannel, "End sessions that an OpenID provider has ended"),
+        post("/api/auth/login",                  Public,                    MISSING, auth::login,            "Sign in"),
         post("/api/auth/refresh",                Cookie,                    &[],     auth::refresh,          "Get a new pair of tokens"),
         post("/api/auth/logout",                 Cookie,                    &[],     auth::logout,           "Sign out"),
         get( "/api/auth/me",                     SignedIn,                  &[],     auth::me,               "The signed-in user"),
@@ -92,6 +106,18 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/auth/users/update",         Right(Update, Users),      &[],     users::update,          "Change a user's role or display name, disable or enable it"),
         change("/api/auth/users/delete",         Right(Delete, Users),      &[],     users::delete,          "Delete a user"),
         change("/api/auth/users/reset-password", Right(Update, Users),      &[],     users::reset_password,  "Set another user's password; ends that user's sessions"),
+
+        change("/api/auth/users/reset-second-factor", Right(Update, Users), &[],     second_factor::reset,   "Remove another user's second factor; ends that user's sessions"),
+        post("/api/auth/totp/enroll",            SignedIn,                  &[],     second_factor::enroll,  "Begin to set up one's second factor; its seed is shown once"),
+        post("/api/auth/totp/confirm",           SignedIn,                  &[],     second_factor::confirm, "Set up one's second factor by a code; the recovery codes are shown once"),
+        post("/api/auth/totp/verify",            SignedIn,                  &[],     second_factor::verify,  "Give one's second factor again, for what wants a fresh one"),
+        post("/api/auth/totp/disable",           SignedIn,                  &[],     second_factor::disable, "Remove one's second factor; ends one's other sessions"),
+        post("/api/auth/tokens",                 SignedIn,                  &[],     tokens::create, "Make an API token; its secret is shown once"),
+        change("/api/auth/tokens/update",        SignedIn,                  &[],     tokens::update, "Rename an API token"),
+        change("/api/auth/tokens/revoke",        SignedIn,                  &[],     tokens::revoke, "Revoke an API token: one's own, or any as a super admin"),
+        change("/api/auth/service-accounts",     Right(Create, Users),      &[],     service_accounts::create, "Create a service account"),
+        change("/api/auth/service-accounts/update", Right(Update, Users),   &[],     service_accounts::update, "Change the description or the owner of a service account"),
+        change("/api/auth/service-accounts/delete", Right(Delete, Users),   &[],     service_accounts::delete, "Delete a service account; revokes its grants and tokens"),
 
         change("/api/access/roles",              Right(Update, Users),      &[],     access::create_role,    "Create an own role"),
         change("/api/access/roles/update",       Right(Update, Users),      &[],     access::update_role,    "Change an own role, and with it the rights of its grants"),
@@ -104,6 +130,9 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/access/requests/approve",   Right(Create, Grants),     &[],     requests::approve,      "Approve another user's request, which makes the grant"),
         change("/api/access/requests/deny",      Right(Create, Grants),     &[],     requests::deny,         "Deny a request"),
         change("/api/access/requests/withdraw",  SignedIn,                  &[],     requests::withdraw,     "Withdraw one's own request"),
+
+        change("/api/access/break-glass",        SignedIn,                  &[],     break_glass::open,      "Take the role admin in a cluster for an hour, as the settings allow"),
+        change("/api/access/break-glass/review", Right(Update, Users),      &[],     break_glass::review,    "Review another user's use of break-glass"),
 
         change("/api/k8s/clusters",              Right(Create, Clusters),   CLUSTER, clusters::create,       "Register a cluster, after a connection test"),
         change("/api/k8s/clusters/update",       Right(Update, Clusters),   CLUSTER, clusters::update,       "Change a cluster; a new connection is tested first"),
@@ -160,8 +189,8 @@ impl Route {
         let usual = match code {
             Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
             Code::ValidationError | Code::AuthenticationError => post || signed_in,
-            // also a right that every role has: the role none lacks it
-            Code::PermissionDenied => matches!(self.auth, RequiredAuth::Right(..)),
+            // a right that is missing, a change that no API token allows, a second factor that is not set up
+            Code::PermissionDenied => signed_in,
             Code::ResourceNotFound | Code::ConflictError => post && signed_in,
             Code::PayloadTooLarge | Code::UnsupportedMediaType | Code::RateLimited => post,
             Code::ConnectionError | Code::TimeoutError => false,
@@ -170,9 +199,10 @@ impl Route {
     }
 }
 
-/// The method and the path of every route, for tests of other crates.
+/// The method and the path of every route without parameters in its path, for tests.
 pub fn endpoints() -> Vec<(String, &'static str)> {
-    table().into_iter().map(|route| (route.method.to_string(), route.path)).collect()
+    let routes = table().into_iter().filter(|route| !route.path.contains('{'));
+    routes.map(|route| (route.method.to_string(), route.path)).collect()
 }
 
 /// A handler: maps the shared state and an extractor to a response.

@@ -34,7 +34,7 @@ use crate::{
     middleware::request_middleware,
     openapi::document_text,
     routes::{Route, table},
-    swagger,
+    sign_in, swagger,
 };
 
 /// The actix-web application: every route, wrapped in the request middleware. For tests and for embedding beside other
@@ -80,7 +80,7 @@ fn build_application(
                     routes.into_iter().fold(web::resource(path), |all, route| all.route(route.service));
                 config.service(resource.default_service(method_not_allowed(allow)));
             }
-            for (path, file) in swagger::files() {
+            for (path, file) in swagger::files().into_iter().chain(sign_in::files()) {
                 config.service(
                     web::resource(path).route(file).default_service(method_not_allowed("GET".to_owned())),
                 );

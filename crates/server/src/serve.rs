@@ -49,6 +49,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(composed.prober(&settings).run(stop.clone()));
+    tasks.spawn(composed.confirmer().run(stop.clone()));
     let end = CancellationToken::new();
     let lease = tokio::spawn(composed.lease_keeper().run(end.clone()));
     if let Some(certificate) = &tls {

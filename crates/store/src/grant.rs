@@ -22,12 +22,14 @@ use crate::{
     schema::{At, grants, roles, users},
 };
 
+mod break_glass;
 mod columns;
 mod request;
 mod role;
 mod source;
 
-use columns::{GrantColumns, to_json};
+use columns::GrantColumns;
+pub(crate) use columns::{from_json, to_json};
 
 /// Condition of live grants: neither revoked nor ended. Their start may lie in the future.
 macro_rules! is_live {
@@ -51,6 +53,18 @@ macro_rules! require_role {
     };
 }
 
+/// Fails with `NotFound` if there is no service account with this id.
+macro_rules! require_service_account {
+    ($conn:ident, $id:expr) => {{
+        use $crate::schema::service_accounts;
+        let found: i64 = service_accounts::table.find($id.0).count().get_result($conn).await?;
+        if found == 0 {
+            let absent = Error::new(Cause::NotFound).resource("service_account");
+            return Err(absent.name($id.to_string()).into());
+        }
+    }};
+}
+
 /// Reads the name of a user; fails with `NotFound` if there is no such user.
 macro_rules! username {
     ($conn:ident, $id:expr) => {{
@@ -65,8 +79,12 @@ macro_rules! insert_grant {
     ($conn:ident, $record:expr, $source:expr, $entry:expr) => {{
         let (record, at): (GrantRecord, Timestamp) = ($record, $entry.at());
         require_role!($conn, record.role);
-        if let Subject::User(id) = record.subject {
-            username!($conn, id);
+        match record.subject {
+            Subject::User(id) => {
+                username!($conn, id);
+            }
+            Subject::ServiceAccount(id) => $crate::grant::require_service_account!($conn, id),
+            Subject::Group { .. } => {}
         }
         let subject = record.subject.to_string();
         let of_subject = grants::table.filter(grants::subject.eq(&subject)).filter(is_live!(at));
@@ -95,6 +113,19 @@ macro_rules! insert_grant {
     }};
 }
 
+/// Revokes the live grants of a subject.
+macro_rules! revoke_grants {
+    ($conn:ident, $subject:expr, $entry:expr) => {{
+        use $crate::schema::{At, grants};
+        let (at, author) = ($entry.at(), $entry.author());
+        let of_subject = grants::table.filter(grants::subject.eq($subject.to_string()));
+        diesel::update(of_subject.filter($crate::grant::is_live!(at)))
+            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
+            .execute($conn)
+            .await?;
+    }};
+}
+
 /// Revokes the live grants of a user and withdraws the user's pending requests.
 macro_rules! end_rights_of_user {
     ($conn:ident, $user:expr, $entry:expr) => {{
@@ -102,13 +133,9 @@ macro_rules! end_rights_of_user {
             grant::{GrantRequest, RequestState},
             rights::Subject,
         };
-        use $crate::schema::{At, grant_requests, grants};
+        use $crate::schema::{At, grant_requests};
+        $crate::grant::revoke_grants!($conn, Subject::User($user), $entry);
         let (at, author) = ($entry.at(), $entry.author());
-        let of_user = grants::table.filter(grants::subject.eq(Subject::User($user).to_string()));
-        diesel::update(of_user.filter($crate::grant::is_live!(at)))
-            .set((grants::revoked_at.eq(At(at)), grants::revoked_by.eq(author)))
-            .execute($conn)
-            .await?;
         let pending = grant_requests::table
             .filter(grant_requests::user_id.eq($user.0))
             .filter(grant_requests::status.eq(RequestState::Pending.as_str()))
@@ -124,16 +151,17 @@ macro_rules! end_rights_of_user {
     }};
 }
 
-pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, username};
+pub(crate) use {
+    end_rights_of_user, insert_grant, is_live, require_role, require_service_account, revoke_grants, username,
+};
 
-/// The error of a change of a role.
-fn role_error(cause: Cause, name: &RoleName) -> Error {
+/// The error of a role.
+pub(crate) fn role_error(cause: Cause, name: &RoleName) -> Error {
     Error::new(cause).resource("role").name(name.as_str())
 }
 
-#[async_trait]
-impl GrantRegistry for Store {
-    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+impl Store {
+    async fn list_grants(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
         read!(self.db, |conn| {
             let mut query = grants::table.select(GrantColumns::as_select()).order_by(grants::id).into_boxed();
             if let Some(subject) = subject {
@@ -147,7 +175,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+    async fn find_grant(&self, id: GrantId) -> Result<Option<Grant>> {
         read!(self.db, |conn| {
             let row: Option<GrantColumns> =
                 grants::table.find(id.0).select(GrantColumns::as_select()).first(conn).await.optional()?;
@@ -155,7 +183,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn create(
+    async fn create_grant(
         &self,
         permit: &Permit,
         grant: GrantRecord,
@@ -173,7 +201,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+    async fn revoke_grant(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -189,5 +217,29 @@ impl GrantRegistry for Store {
             conn.record_success(entry).await?;
             Ok(grant)
         })
+    }
+}
+
+#[async_trait]
+impl GrantRegistry for Store {
+    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+        self.list_grants(subject, live_at).await
+    }
+
+    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+        self.find_grant(id).await
+    }
+
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
+        self.create_grant(permit, grant, judged).await
+    }
+
+    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+        self.revoke_grant(permit, id).await
     }
 }

@@ -1,4 +1,4 @@
-//! Idempotency store: claims of idempotency keys. The unique index on user and key admits one of several concurrent
+//! Idempotency store: claims of idempotency keys. The unique index on owner and key admits one of several concurrent
 //! claims, also of different replicas. Request digest and reply are sealed, because a body may hold a Secret, whose
 //! value could be guessed from an unsealed digest.
 
@@ -70,10 +70,9 @@ fn decode_reply(bytes: &[u8]) -> Result<Reply> {
     Ok(Reply { status: u16::from_be_bytes(*status), body: body.to_vec() })
 }
 
-#[async_trait]
-impl IdempotencyStore for Store {
-    async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
-        let (user, key, at) = (claim.user.0, claim.key.as_str().to_owned(), claim.at);
+impl Store {
+    async fn claim_key(&self, claim: &NewClaim) -> Result<Claim> {
+        let (subject, key, at) = (claim.owner.to_string(), claim.key.as_str().to_owned(), claim.at);
         let instance = self.lease.instance().to_owned();
         let (owner, request) = (request_owner(claim.id), claim.request);
         let (id, request_id) = (claim.id.to_string(), claim.request_id.clone());
@@ -82,7 +81,8 @@ impl IdempotencyStore for Store {
         transact!(self.db, |conn| {
             let sealed = keyring.keys(&conn.active_key().await?)?.sealer.seal(&owner, &request.0)?;
             let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
-            let of_key = || idempotency_keys::user_id.eq(user).and(idempotency_keys::key.eq(key.clone()));
+            let of_subject = || idempotency_keys::subject.eq(subject.clone());
+            let of_key = || of_subject().and(idempotency_keys::key.eq(key.clone()));
             let oldest = expired().select(idempotency_keys::id).order_by(idempotency_keys::expires_at);
             let swept: Vec<String> = oldest.limit(MAX_SWEPT_PER_CLAIM).load(conn).await?;
             if !swept.is_empty() {
@@ -93,7 +93,7 @@ impl IdempotencyStore for Store {
             loop {
                 let values = (
                     idempotency_keys::id.eq(&id),
-                    idempotency_keys::user_id.eq(user),
+                    idempotency_keys::subject.eq(&subject),
                     idempotency_keys::key.eq(&key),
                     idempotency_keys::instance.eq(&instance),
                     idempotency_keys::request.eq(&sealed),
@@ -102,13 +102,14 @@ impl IdempotencyStore for Store {
                 );
                 let made = diesel::insert_into(idempotency_keys::table)
                     .values(values)
-                    .on_conflict((idempotency_keys::user_id, idempotency_keys::key))
+                    .on_conflict((idempotency_keys::subject, idempotency_keys::key))
                     .do_nothing()
                     .execute(conn)
                     .await?;
                 if made == 1 {
-                    let of_user = idempotency_keys::table.filter(idempotency_keys::user_id.eq(user));
-                    let live = of_user.filter(idempotency_keys::expires_at.gt(At(at)));
+                    let live = idempotency_keys::table
+                        .filter(of_subject())
+                        .filter(idempotency_keys::expires_at.gt(At(at)));
                     let live: i64 = live.count().get_result(conn).await?;
                     return Ok(Claim::Made { live: live.unsigned_abs() });
                 }
@@ -130,7 +131,7 @@ impl IdempotencyStore for Store {
         })
     }
 
-    async fn end(&self, id: Uuid, end: &End) -> Result<()> {
+    async fn end_claim(&self, id: Uuid, end: &End) -> Result<()> {
         let reply = match end {
             End::Answered(reply) => Some(encode_reply(reply)),
             End::NotDone | End::Unknown => None,
@@ -150,5 +151,16 @@ impl IdempotencyStore for Store {
             }
             Ok(())
         })
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for Store {
+    async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
+        self.claim_key(claim).await
+    }
+
+    async fn end(&self, id: Uuid, end: &End) -> Result<()> {
+        self.end_claim(id, end).await
     }
 }

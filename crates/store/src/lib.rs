@@ -2,9 +2,13 @@
 //!
 //! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
 //! the storage ports: [`AuditWriter`], [`AuditQuery`], [`AuditMaintenance`], [`TrailReader`], [`TrailPruner`],
-//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`RoleRegistry`], [`GrantRegistry`], [`RequestRegistry`],
+//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`SecondFactorStore`], [`FederationStore`], [`TokenStore`],
+//! [`ServiceAccountStore`], [`RoleRegistry`], [`GrantRegistry`], [`RequestRegistry`], [`BreakGlassRegistry`],
 //! [`RightsSource`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
 //! Each query is written once and compiled for both databases (see `db`).
+//!
+//! Queries are in functions without where clauses and generic parameters, and the methods of ports call them: rustc
+//! then proves each bound of Diesel once per crate instead of once per method (`#[async_trait]` adds where clauses).
 //!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
@@ -17,9 +21,14 @@
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
+//! [`SecondFactorStore`]: pilothouse_core::second_factor::SecondFactorStore
+//! [`FederationStore`]: pilothouse_core::provider::FederationStore
+//! [`TokenStore`]: pilothouse_core::token::TokenStore
+//! [`ServiceAccountStore`]: pilothouse_core::service_account::ServiceAccountStore
 //! [`RoleRegistry`]: pilothouse_core::grant::RoleRegistry
 //! [`GrantRegistry`]: pilothouse_core::grant::GrantRegistry
 //! [`RequestRegistry`]: pilothouse_core::grant::RequestRegistry
+//! [`BreakGlassRegistry`]: pilothouse_core::break_glass::BreakGlassRegistry
 //! [`RightsSource`]: pilothouse_core::grant::RightsSource
 //! [`IdempotencyStore`]: pilothouse_core::idempotency::IdempotencyStore
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
@@ -50,6 +59,7 @@ mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
+mod federation;
 mod grant;
 mod idempotency;
 mod lease;
@@ -59,9 +69,12 @@ mod rekey;
 mod rights_stamp;
 mod schema;
 mod scrub;
+mod second_factor;
+mod service_account;
 mod session;
 mod stats;
 mod throttle;
+mod token;
 mod user;
 
 pub use db::Database;
@@ -86,7 +99,7 @@ pub struct StoreDeps {
     pub clock: Arc<dyn Clock>,
     /// Random source, for ids and connection versions.
     pub rng: Arc<dyn Rng>,
-    /// Seals credentials and idempotency records, and signs checkpoints of the trail.
+    /// Seals credentials, seeds, refresh tokens of providers and idempotency records, and signs checkpoints of the trail.
     pub keyring: Arc<dyn Keyring>,
     /// Checkpoint sink: keeps checkpoints of the trail outside the database. The trail is verified against it before
     /// it is signed.

@@ -25,7 +25,7 @@ use crate::{
     db::{Postgres, Sqlite, change, read, transact},
     error::{StoreError, corrupt},
     lease::LeaseClock as _,
-    schema::{clusters, idempotency_keys, install, leases},
+    schema::{clusters, idempotency_keys, install, leases, provider_sessions, second_factors},
 };
 
 define_sql_function! {
@@ -107,6 +107,8 @@ macro_rules! reseal_all {
         reseal!($conn, clusters, uuid, credential, $keyring, $sealer, $limit)
             + reseal!($conn, idempotency_keys, id, request, $keyring, $sealer, $limit)
             + reseal!($conn, idempotency_keys, id, reply, $keyring, $sealer, $limit)
+            + reseal!($conn, second_factors, uuid, seed, $keyring, $sealer, $limit)
+            + reseal!($conn, provider_sessions, uuid, refresh_token, $keyring, $sealer, $limit)
     };
 }
 

@@ -14,6 +14,14 @@ use diesel::{
 };
 use jiff::Timestamp;
 
+mod identity;
+
+pub(crate) use identity::{
+    api_tokens, break_glass, identity_providers, login_addresses, logout_tokens, oidc_logins,
+    provider_sessions, recovery_codes, refresh_tokens, second_factors, service_accounts, sessions, throttles,
+    users,
+};
+
 /// SQL type of a timestamp in microseconds: TIMESTAMPTZ on PostgreSQL, microseconds since 1970 as INTEGER on SQLite.
 /// Each of diesel's own types supports one database only, or is text on SQLite.
 #[derive(Clone, Copy, QueryId, SqlType)]
@@ -151,6 +159,7 @@ diesel::table! {
         username -> Text,
         role -> Nullable<Text>,
         grant_id -> Nullable<BigInt>,
+        token_id -> Nullable<BigInt>,
         source_ip -> Nullable<Text>,
         request_id -> Nullable<Text>,
         status -> Text,
@@ -170,23 +179,6 @@ diesel::table! {
         instance -> Text,
         expires_at -> Instant,
         next_fingerprint -> Nullable<Text>,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::{BigInt, Bool, Nullable, Text};
-
-    users (id) {
-        id -> BigInt,
-        username -> Text,
-        display_name -> Text,
-        password -> Text,
-        role -> Text,
-        disabled -> Bool,
-        created_at -> Instant,
-        updated_at -> Instant,
-        last_login_at -> Nullable<Instant>,
     }
 }
 
@@ -259,65 +251,11 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
-
-    sessions (id) {
-        id -> BigInt,
-        cookie -> Binary,
-        user_id -> BigInt,
-        generation -> BigInt,
-        source_ip -> Nullable<Text>,
-        user_agent -> Nullable<Text>,
-        created_at -> Instant,
-        last_seen_at -> Instant,
-        expires_at -> Instant,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::{BigInt, Binary, Nullable};
-
-    refresh_tokens (hash) {
-        hash -> Binary,
-        session_id -> BigInt,
-        used_at -> Nullable<Instant>,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::{BigInt, Nullable, Text};
-
-    throttles (key) {
-        key -> Text,
-        failures -> BigInt,
-        window_start -> Nullable<Instant>,
-        blocked_until -> Nullable<Instant>,
-        refused_minute -> BigInt,
-        refused_count -> BigInt,
-        updated_at -> Instant,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::{BigInt, Text};
-
-    login_addresses (user_id, address) {
-        user_id -> BigInt,
-        address -> Text,
-        last_login_at -> Instant,
-    }
-}
-
-diesel::table! {
-    use super::Instant;
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use diesel::sql_types::{Binary, Nullable, Text};
 
     idempotency_keys (id) {
         id -> Text,
-        user_id -> BigInt,
+        subject -> Text,
         key -> Text,
         instance -> Nullable<Text>,
         request -> Binary,
@@ -358,10 +296,11 @@ diesel::table! {
     }
 }
 
-diesel::joinable!(sessions -> users (user_id));
-diesel::joinable!(login_addresses -> users (user_id));
-diesel::allow_tables_to_appear_in_same_query!(users, sessions, rights_stamp);
-diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, users);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, sessions);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, second_factors);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, api_tokens);
+diesel::allow_tables_to_appear_in_same_query!(rights_stamp, service_accounts);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
 diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);
 diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

@@ -51,7 +51,8 @@ impl Scrub for Postgres {
     }
 
     async fn remove_old_versions(&mut self) -> Result<bool, StoreError> {
-        for table in ["clusters", "idempotency_keys"] {
+        let tables = ["clusters", "idempotency_keys", "provider_sessions", "second_factors"];
+        for table in tables {
             self.batch_execute(&format!("VACUUM (FULL) {table}")).await?;
         }
         Ok(true)
@@ -74,6 +75,11 @@ impl Store {
     pub(crate) async fn scrub_overwritten(&self) {
         self.scrub_pending.store(true, Ordering::Release);
         self.retry_scrub().await;
+    }
+
+    /// As [`Store::scrub_overwritten`], but only within seconds: for values that are deleted or replaced often.
+    pub(crate) fn scrub_later(&self) {
+        self.scrub_pending.store(true, Ordering::Release);
     }
 
     /// Truncates the write-ahead log if it may still hold an overwritten value. Called several times a minute.

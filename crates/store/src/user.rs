@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use diesel::{
-    AsChangeset, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
-    SelectableHelper as _,
+    AsChangeset, ExpressionMethods as _, NullableExpressionMethods as _, OptionalExtension as _,
+    QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
 };
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
@@ -22,7 +22,8 @@ use crate::{
     error::{StoreError, corrupt},
     grant::end_rights_of_user,
     rights_stamp::StampedRights as _,
-    schema::{At, install, sessions, users},
+    schema::{At, api_tokens, install, sessions, users},
+    token::revoke_tokens,
 };
 
 /// Columns of a user, without the password.
@@ -44,7 +45,7 @@ impl TryFrom<Row> for User {
     fn try_from(row: Row) -> Result<Self> {
         Ok(Self {
             id: UserId(row.id),
-            username: Username::new(&row.username).map_err(|_| corrupt("users.username"))?,
+            username: Username::stored(&row.username).map_err(|_| corrupt("users.username"))?,
             display_name: row.display_name,
             role: Role::parse(&row.role).ok_or_else(|| corrupt("users.role"))?,
             disabled: row.disabled,
@@ -116,21 +117,22 @@ struct UserChangeset {
     updated_at: At,
 }
 
-#[async_trait]
-impl UserRegistry for Store {
-    async fn list(&self) -> Result<Vec<User>> {
+impl Store {
+    async fn list_users(&self) -> Result<Vec<User>> {
         read!(self.db, |conn| {
             let rows: Vec<Row> = users::table.select(Row::as_select()).order_by(users::id).load(conn).await?;
             Ok(rows.into_iter().map(User::try_from).collect::<Result<_>>()?)
         })
     }
 
-    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+    async fn user_credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
         let username = username.to_string();
         read!(self.db, |conn| {
             let found: Option<(Row, String)> = users::table
                 .filter(users::username.eq(username))
-                .select((Row::as_select(), users::password))
+                // a user of an identity provider has no password
+                .filter(users::password.is_not_null())
+                .select((Row::as_select(), users::password.assume_not_null()))
                 .first(conn)
                 .await
                 .optional()?;
@@ -141,7 +143,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+    async fn create_user(&self, permit: &Permit, record: UserRecord) -> Result<User> {
         let taken = Error::new(Cause::NameTaken).resource("user").name(record.username.as_str());
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
@@ -152,7 +154,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+    async fn create_first_user(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
             // locks `install`, so that one replica at a time checks and inserts
@@ -170,7 +172,13 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
+    async fn update_user(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        patch: UserPatch,
+        at: Timestamp,
+    ) -> Result<User> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -197,22 +205,27 @@ impl UserRegistry for Store {
             conn.record_success(entry.clone()).await?;
             Ok(User::try_from(row)?)
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
     }
 
-    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+    async fn delete_user(&self, permit: &Permit, id: UserId) -> Result<()> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
             let user = user!(conn, id);
             require_other_super_admin!(conn, user);
             end_rights_of_user!(conn, id, entry);
+            revoke_tokens!(conn, api_tokens::user_id.eq(id.0), entry.at());
             // the database deletes the user's sessions, too (ON DELETE CASCADE)
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
     }
 
-    async fn set_password(
+    async fn set_user_password(
         &self,
         permit: &Permit,
         id: UserId,
@@ -222,6 +235,11 @@ impl UserRegistry for Store {
     ) -> Result<()> {
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
+            if matches!(by, SetBy::Administrator) {
+                // as the creation of a token does: no token of the user is created meanwhile
+                conn.lock_rights_stamp().await?;
+                revoke_tokens!(conn, api_tokens::user_id.eq(id.0), entry.at());
+            }
             let mut user = diesel::update(users::table.find(id.0))
                 .set((users::password.eq(password.phc()), users::updated_at.eq(At(at))))
                 .into_boxed();
@@ -253,5 +271,45 @@ impl UserRegistry for Store {
             diesel::delete(others).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
+    }
+}
+
+#[async_trait]
+impl UserRegistry for Store {
+    async fn list(&self) -> Result<Vec<User>> {
+        self.list_users().await
+    }
+
+    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+        self.user_credentials(username).await
+    }
+
+    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+        self.create_user(permit, record).await
+    }
+
+    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+        self.create_first_user(permit, record).await
+    }
+
+    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
+        self.update_user(permit, id, patch, at).await
+    }
+
+    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+        self.delete_user(permit, id).await
+    }
+
+    async fn set_password(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        password: PasswordHash,
+        by: SetBy,
+        at: Timestamp,
+    ) -> Result<()> {
+        self.set_user_password(permit, id, password, by, at).await
     }
 }

@@ -10,6 +10,7 @@ use common::TestDatabase;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
+    access::Principal,
     clock::Clock as _,
     coordinator::Coordinator as _,
     idempotency::{
@@ -23,7 +24,7 @@ use pilothouse_store::Store;
 fn claim(db: &TestDatabase, key: &str, at: Timestamp) -> NewClaim {
     NewClaim {
         id: uuid_v7(at, &*db.deps.rng),
-        user: UserId(1),
+        owner: Principal::User(UserId(1)),
         key: IdempotencyKey::new(key).unwrap(),
         request: RequestDigest(*b"canary-digest-of-what-was-asked."),
         request_id: None,

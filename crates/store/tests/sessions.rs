@@ -12,7 +12,10 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Permit, Resource, Verb},
     clock::Clock as _,
-    session::{Activity, RefreshExchange, Rotation, SecretHash, Session, SessionRecord, SessionStore as _},
+    session::{
+        Activity, RefreshExchange, RefreshHolder, Rotation, SecretHash, Session, SessionRecord,
+        SessionStore as _,
+    },
     testing::contract::StorePorts,
     user::{PasswordHash, User, UserRegistry as _},
 };
@@ -58,6 +61,8 @@ impl Fixture {
             user_agent: None,
             at,
             expires_at: at + Duration::from_secs(3600),
+            authenticated_at: at,
+            factor_at: None,
             throttle_key: None,
         };
         let verified = PasswordHash::new("hash".to_owned());
@@ -68,7 +73,8 @@ impl Fixture {
         let (store, permit, id) = (self.store.clone(), self.permit(Verb::Refresh), session.id);
         let (fresh, at) = (self.secret(), self.db.clock.now());
         let grace = Duration::from_secs(10);
-        let exchange = RefreshExchange { presented, fresh, at, grace, activity: Activity::User };
+        let (holder, activity) = (RefreshHolder::Client, Activity::User);
+        let exchange = RefreshExchange { holder, presented, fresh, at, grace, activity };
         tokio::spawn(async move { store.rotate(&permit, id, exchange).await })
     }
 

@@ -150,10 +150,13 @@ causes! {
     NotSignedIn = "not_signed_in", AuthenticationError, Server;
     /// A browser sent the request on behalf of a page of another origin.
     CrossSite = "cross_site", AuthenticationError, Server;
-    /// The bearer token is malformed, forged, or issued by another install.
+    /// The bearer token is malformed, forged, issued by another install, or an API token that is revoked or whose owner
+    /// is disabled or absent.
     TokenInvalid = "token_invalid", AuthenticationError, Server;
     /// The bearer token has expired or was replaced by a refresh.
     TokenExpired = "token_expired", AuthenticationError, Server;
+    /// The API token was sent from an address outside its networks.
+    TokenNetwork = "token_network", AuthenticationError, Server;
     /// The session has ended or never existed.
     SessionEnded = "session_ended", AuthenticationError, Server;
     /// The bearer token and the session cookie belong to different sessions.
@@ -162,6 +165,12 @@ causes! {
     BadCredentials = "bad_credentials", AuthenticationError, Server;
     /// The refresh token is unknown or already used.
     RefreshRejected = "refresh_rejected", AuthenticationError, Server;
+    /// The user has a second factor: the password is right, but the login has no code.
+    SecondFactorRequired = "second_factor_required", AuthenticationError, Server;
+    /// The operation needs a second factor that the user gave in this session, for most operations within 10 minutes.
+    SecondFactorStale = "second_factor_stale", AuthenticationError, Server;
+    /// The operation needs a login within the last 10 minutes.
+    LoginStale = "login_stale", AuthenticationError, Server;
 
     /// A sign-in at an identity provider was not begun by this browser, has ended, or took longer than ten minutes.
     SignInExpired = "sign_in_expired", AuthenticationError, Server;
@@ -172,9 +181,15 @@ causes! {
 
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
+    /// An API token does not allow this, whatever the rights of its owner.
+    TokenNotAllowed = "token_not_allowed", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
-    /// The requester of rights approves the own request.
+    /// The user has no second factor, and needs one for this operation or by the settings for any.
+    SecondFactorNotEnrolled = "second_factor_not_enrolled", PermissionDenied, Server;
+    /// The settings do not allow this to the user, whatever the user's rights.
+    NotAllowedBySettings = "not_allowed_by_settings", PermissionDenied, Server;
+    /// The requester of rights approves the own request, or reviews the own use of break-glass.
     OwnRequest = "own_request", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
@@ -194,14 +209,17 @@ causes! {
     NameTaken = "name_taken", ConflictError, Server;
     /// The row was changed since the caller read it.
     Modified = "modified", ConflictError, Server;
+    /// The user has a second factor already.
+    AlreadyEnrolled = "already_enrolled", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
-    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, or
-    /// of own roles is reached.
+    /// The limit of live grants of a subject, of clusters or namespaces in a grant, of pending requests of a user, of
+    /// live API tokens of a user or service account, or of own roles is reached.
     TooMany = "too_many", ConflictError, Server;
     /// Live grants or pending requests name the role, so it cannot be deleted.
     RoleInUse = "role_in_use", ConflictError, Server;
-    /// The request for rights was approved, denied or withdrawn before, or has expired.
+    /// The request for rights was approved, denied or withdrawn before, or has expired; or the use of break-glass was
+    /// reviewed before.
     RequestDecided = "request_decided", ConflictError, Server;
     /// The user signs in through an identity provider, and has no password here.
     FederatedUser = "federated_user", ConflictError, Server;

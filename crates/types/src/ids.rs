@@ -1,4 +1,4 @@
-//! Ids of clusters, users, service accounts, sessions, grants and operations.
+//! Ids of clusters, users, service accounts, sessions, API tokens, grants and operations.
 
 use std::fmt;
 
@@ -29,10 +29,14 @@ ids! {
     SessionId(i64);
     /// A service account's id. Ids are never reused.
     ServiceAccountId(i64);
+    /// An API token's id. Ids are never reused. It may be displayed: it is not the secret text of the token.
+    TokenId(i64);
     /// A grant's id. Ids are never reused.
     GrantId(i64);
     /// Id of a request for a grant. Ids are never reused.
     GrantRequestId(i64);
+    /// Id of a use of break-glass. Ids are never reused.
+    BreakGlassId(i64);
     /// Operation id: a UUID version 7. It is the `Audit-ID` of the operation's requests in the cluster's own audit log.
     OperationId(Uuid);
 }

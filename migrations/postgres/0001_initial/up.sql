@@ -112,6 +112,7 @@ CREATE TABLE operations (
     username TEXT COLLATE "C" NOT NULL,
     role TEXT COLLATE "C",
     grant_id BIGINT,
+    token_id BIGINT,
     source_ip TEXT COLLATE "C",
     request_id TEXT COLLATE "C",
     status TEXT COLLATE "C" NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),
@@ -137,17 +138,131 @@ CREATE TABLE leases (
     next_fingerprint TEXT
 );
 
+-- Users. A user of an identity provider is identified by `provider` and `subject`, the provider's id of the user, and
+-- has no password; both are NULL for a local user. `group_names` is a JSON array, as last read from the provider.
 CREATE TABLE users (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     username TEXT NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
-    password TEXT NOT NULL,
+    password TEXT,
+    provider TEXT,
+    subject TEXT,
+    group_names TEXT,
     role TEXT NOT NULL CHECK (role IN ('none', 'viewer', 'ops_admin', 'super_admin')),
     disabled BOOLEAN NOT NULL,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
-    last_login_at TIMESTAMPTZ
+    last_login_at TIMESTAMPTZ,
+    -- time at which the provider last confirmed the user and the groups; NULL after the provider ended the sessions
+    confirmed_at TIMESTAMPTZ,
+    -- time at which a server last claimed to read the user from a directory
+    visited_at TIMESTAMPTZ,
+    UNIQUE (provider, subject),
+    CHECK ((provider IS NULL) = (subject IS NULL)),
+    CHECK ((provider IS NULL) = (password IS NOT NULL))
 );
+
+-- Service accounts. One without an owner, or whose owner is disabled, is out of use.
+CREATE TABLE service_accounts (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL,
+    owner_user_id BIGINT REFERENCES users ON DELETE SET NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by TEXT NOT NULL
+);
+
+CREATE INDEX service_accounts_owner ON service_accounts (owner_user_id);
+
+-- API tokens of users and service accounts. `hash` is the SHA-256 of the token. `ceiling` and `networks` are JSON, as
+-- in the API. A row is never deleted.
+CREATE TABLE api_tokens (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hash BYTEA NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    user_id BIGINT,
+    service_account_id BIGINT,
+    ceiling TEXT NOT NULL,
+    networks TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    last_used_at TIMESTAMPTZ,
+    last_used_ip TEXT,
+    revoked_at TIMESTAMPTZ,
+    CHECK ((user_id IS NULL) <> (service_account_id IS NULL))
+);
+
+CREATE INDEX api_tokens_user ON api_tokens (user_id);
+CREATE INDEX api_tokens_service_account ON api_tokens (service_account_id);
+
+-- TOTP seeds of users. `uuid` is the id of the enrolment, which is pending until it is confirmed. `seed` is sealed.
+-- `last_step` is the latest time step of which a code was used.
+CREATE TABLE second_factors (
+    user_id BIGINT NOT NULL PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    uuid TEXT NOT NULL UNIQUE,
+    seed BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    confirmed_at TIMESTAMPTZ,
+    last_step BIGINT
+);
+
+-- Hashes of unused recovery codes. A code that is used is deleted.
+CREATE TABLE recovery_codes (
+    user_id BIGINT NOT NULL REFERENCES second_factors ON DELETE CASCADE,
+    hash BYTEA NOT NULL,
+    PRIMARY KEY (user_id, hash)
+);
+
+-- Uses of break-glass. A row is changed once, when another super admin reviews it.
+CREATE TABLE break_glass (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id BIGINT NOT NULL,
+    username TEXT NOT NULL,
+    cluster_id BIGINT NOT NULL,
+    reason TEXT NOT NULL,
+    grant_id BIGINT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    ends_at TIMESTAMPTZ NOT NULL,
+    reviewed_at TIMESTAMPTZ,
+    reviewed_by TEXT,
+    review_note TEXT
+);
+
+CREATE INDEX break_glass_user ON break_glass (user_id, created_at);
+
+-- What the id of an identity provider is bound to, for ever: an OIDC issuer, or the base of a directory.
+CREATE TABLE identity_providers (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('oidc', 'ldap')),
+    authority TEXT NOT NULL
+);
+
+-- Logins that were begun at an OIDC provider. `state` and `browser` are hashes. A row is deleted when its state and
+-- browser are presented.
+CREATE TABLE oidc_logins (
+    state BYTEA NOT NULL PRIMARY KEY,
+    provider TEXT NOT NULL,
+    browser BYTEA NOT NULL,
+    -- path of the console to which the browser returns
+    target TEXT NOT NULL,
+    address TEXT,
+    created_at TIMESTAMPTZ NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE INDEX oidc_logins_expires_at ON oidc_logins (expires_at);
+CREATE INDEX oidc_logins_address ON oidc_logins (address, created_at);
+
+-- Hashes of the ids of logout tokens that OIDC providers have sent. Each token is accepted once.
+CREATE TABLE logout_tokens (
+    provider TEXT NOT NULL,
+    jti BYTEA NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (provider, jti)
+);
+
+CREATE INDEX logout_tokens_expires_at ON logout_tokens (expires_at);
 
 CREATE TABLE clusters (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -250,11 +365,29 @@ CREATE TABLE sessions (
     user_agent TEXT,
     created_at TIMESTAMPTZ NOT NULL,
     last_seen_at TIMESTAMPTZ NOT NULL,
-    expires_at TIMESTAMPTZ NOT NULL
+    expires_at TIMESTAMPTZ NOT NULL,
+    -- time at which the user gave a password, here or at an identity provider
+    authenticated_at TIMESTAMPTZ NOT NULL,
+    -- time at which the user last gave a second factor
+    factor_at TIMESTAMPTZ
 );
 
 CREATE INDEX sessions_user ON sessions (user_id);
 CREATE INDEX sessions_expires_at ON sessions (expires_at);
+
+-- Sessions of an identity provider's users. `sid` is the provider's id of the session. `refresh_token`, the provider's,
+-- is sealed.
+CREATE TABLE provider_sessions (
+    session_id BIGINT NOT NULL PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+    uuid TEXT NOT NULL UNIQUE,
+    provider TEXT NOT NULL,
+    sid TEXT,
+    refresh_token BYTEA,
+    -- time at which a server last claimed to read the user again with the refresh token
+    visited_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE INDEX provider_sessions_sid ON provider_sessions (provider, sid);
 
 CREATE TABLE refresh_tokens (
     hash BYTEA NOT NULL PRIMARY KEY,
@@ -284,18 +417,18 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 );
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
--- digest) and `reply` are sealed.
+-- Idempotency keys and their stored responses. `subject` is `user:<id>` or `service_account:<id>`. `instance` is NULL
+-- when no process executes the request. `request` (a digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
-    user_id BIGINT NOT NULL,
+    subject TEXT NOT NULL,
     key TEXT NOT NULL,
     instance TEXT,
     request BYTEA NOT NULL,
     request_id TEXT,
     reply BYTEA,
     expires_at TIMESTAMPTZ NOT NULL,
-    UNIQUE (user_id, key)
+    UNIQUE (subject, key)
 );
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

@@ -95,6 +95,7 @@ CREATE TABLE operations (
     username TEXT NOT NULL,
     role TEXT,
     grant_id INTEGER,
+    token_id INTEGER,
     source_ip TEXT,
     request_id TEXT,
     status TEXT NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),
@@ -120,17 +121,131 @@ CREATE TABLE leases (
     next_fingerprint TEXT
 ) STRICT;
 
+-- Users. A user of an identity provider is identified by `provider` and `subject`, the provider's id of the user, and
+-- has no password; both are NULL for a local user. `group_names` is a JSON array, as last read from the provider.
 CREATE TABLE users (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     username TEXT NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
-    password TEXT NOT NULL,
+    password TEXT,
+    provider TEXT,
+    subject TEXT,
+    group_names TEXT,
     role TEXT NOT NULL CHECK (role IN ('none', 'viewer', 'ops_admin', 'super_admin')),
     disabled INTEGER NOT NULL CHECK (disabled IN (0, 1)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
-    last_login_at INTEGER
+    last_login_at INTEGER,
+    -- time at which the provider last confirmed the user and the groups; NULL after the provider ended the sessions
+    confirmed_at INTEGER,
+    -- time at which a server last claimed to read the user from a directory
+    visited_at INTEGER,
+    UNIQUE (provider, subject),
+    CHECK ((provider IS NULL) = (subject IS NULL)),
+    CHECK ((provider IS NULL) = (password IS NOT NULL))
 ) STRICT;
+
+-- Service accounts. One without an owner, or whose owner is disabled, is out of use.
+CREATE TABLE service_accounts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL,
+    owner_user_id INTEGER REFERENCES users ON DELETE SET NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX service_accounts_owner ON service_accounts (owner_user_id);
+
+-- API tokens of users and service accounts. `hash` is the SHA-256 of the token. `ceiling` and `networks` are JSON, as
+-- in the API. A row is never deleted.
+CREATE TABLE api_tokens (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash BLOB NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    user_id INTEGER,
+    service_account_id INTEGER,
+    ceiling TEXT NOT NULL,
+    networks TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    last_used_at INTEGER,
+    last_used_ip TEXT,
+    revoked_at INTEGER,
+    CHECK ((user_id IS NULL) <> (service_account_id IS NULL))
+) STRICT;
+
+CREATE INDEX api_tokens_user ON api_tokens (user_id);
+CREATE INDEX api_tokens_service_account ON api_tokens (service_account_id);
+
+-- TOTP seeds of users. `uuid` is the id of the enrolment, which is pending until it is confirmed. `seed` is sealed.
+-- `last_step` is the latest time step of which a code was used.
+CREATE TABLE second_factors (
+    user_id INTEGER NOT NULL PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    uuid TEXT NOT NULL UNIQUE,
+    seed BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    confirmed_at INTEGER,
+    last_step INTEGER
+) STRICT;
+
+-- Hashes of unused recovery codes. A code that is used is deleted.
+CREATE TABLE recovery_codes (
+    user_id INTEGER NOT NULL REFERENCES second_factors ON DELETE CASCADE,
+    hash BLOB NOT NULL,
+    PRIMARY KEY (user_id, hash)
+) STRICT;
+
+-- Uses of break-glass. A row is changed once, when another super admin reviews it.
+CREATE TABLE break_glass (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    username TEXT NOT NULL,
+    cluster_id INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    grant_id INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL,
+    reviewed_at INTEGER,
+    reviewed_by TEXT,
+    review_note TEXT
+) STRICT;
+
+CREATE INDEX break_glass_user ON break_glass (user_id, created_at);
+
+-- What the id of an identity provider is bound to, for ever: an OIDC issuer, or the base of a directory.
+CREATE TABLE identity_providers (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('oidc', 'ldap')),
+    authority TEXT NOT NULL
+) STRICT;
+
+-- Logins that were begun at an OIDC provider. `state` and `browser` are hashes. A row is deleted when its state and
+-- browser are presented.
+CREATE TABLE oidc_logins (
+    state BLOB NOT NULL PRIMARY KEY,
+    provider TEXT NOT NULL,
+    browser BLOB NOT NULL,
+    -- path of the console to which the browser returns
+    target TEXT NOT NULL,
+    address TEXT,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX oidc_logins_expires_at ON oidc_logins (expires_at);
+CREATE INDEX oidc_logins_address ON oidc_logins (address, created_at);
+
+-- Hashes of the ids of logout tokens that OIDC providers have sent. Each token is accepted once.
+CREATE TABLE logout_tokens (
+    provider TEXT NOT NULL,
+    jti BLOB NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (provider, jti)
+) STRICT;
+
+CREATE INDEX logout_tokens_expires_at ON logout_tokens (expires_at);
 
 CREATE TABLE clusters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -233,11 +348,29 @@ CREATE TABLE sessions (
     user_agent TEXT,
     created_at INTEGER NOT NULL,
     last_seen_at INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL,
+    -- time at which the user gave a password, here or at an identity provider
+    authenticated_at INTEGER NOT NULL,
+    -- time at which the user last gave a second factor
+    factor_at INTEGER
 ) STRICT;
 
 CREATE INDEX sessions_user ON sessions (user_id);
 CREATE INDEX sessions_expires_at ON sessions (expires_at);
+
+-- Sessions of an identity provider's users. `sid` is the provider's id of the session. `refresh_token`, the provider's,
+-- is sealed.
+CREATE TABLE provider_sessions (
+    session_id INTEGER NOT NULL PRIMARY KEY REFERENCES sessions ON DELETE CASCADE,
+    uuid TEXT NOT NULL UNIQUE,
+    provider TEXT NOT NULL,
+    sid TEXT,
+    refresh_token BLOB,
+    -- time at which a server last claimed to read the user again with the refresh token
+    visited_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX provider_sessions_sid ON provider_sessions (provider, sid);
 
 CREATE TABLE refresh_tokens (
     hash BLOB NOT NULL PRIMARY KEY,
@@ -267,18 +400,18 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 ) STRICT;
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
--- digest) and `reply` are sealed.
+-- Idempotency keys and their stored responses. `subject` is `user:<id>` or `service_account:<id>`. `instance` is NULL
+-- when no process executes the request. `request` (a digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
-    user_id INTEGER NOT NULL,
+    subject TEXT NOT NULL,
     key TEXT NOT NULL,
     instance TEXT,
     request BLOB NOT NULL,
     request_id TEXT,
     reply BLOB,
     expires_at INTEGER NOT NULL,
-    UNIQUE (user_id, key)
+    UNIQUE (subject, key)
 ) STRICT;
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

@@ -153,6 +153,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         ("pilothouse/cluster-id", operation.cluster_id.map(|id| id.0.to_string())),
         ("pilothouse/request-id", operation.request_id.clone()),
         ("pilothouse/grant-id", operation.grant_id.map(|id| id.0.to_string())),
+        ("pilothouse/token-id", operation.token_id.map(|id| id.0.to_string())),
         ("pilothouse/request", operation.summary()),
         ("pilothouse/status", outcome.map(|outcome| outcome.status.as_str().to_owned())),
         ("pilothouse/duration-ms", outcome.map(|outcome| outcome.duration_ms.to_string())),
@@ -191,20 +192,21 @@ mod tests {
     use super::*;
     use crate::{
         access::{AccessRequest, Caller, Resource, Verb},
-        ids::GrantId,
+        ids::{GrantId, TokenId},
         testing::permit,
     };
 
     #[test]
-    fn event_names_the_grant() {
+    fn event_names_the_grant_and_the_token() {
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Export, Resource::Operation));
         let mut operation = permit.operation().unwrap().clone();
         let annotated = |operation: &Operation| {
             let event = serde_json::to_value(event(1, operation, None)).unwrap();
-            event["annotations"]["pilothouse/grant-id"].clone()
+            ["pilothouse/grant-id", "pilothouse/token-id"].map(|name| event["annotations"][name].clone())
         };
-        assert_eq!(annotated(&operation), serde_json::Value::Null);
+        assert_eq!(annotated(&operation), [serde_json::Value::Null, serde_json::Value::Null]);
         operation.grant_id = Some(GrantId(4));
-        assert_eq!(annotated(&operation), "4");
+        operation.token_id = Some(TokenId(5));
+        assert_eq!(annotated(&operation), ["4", "5"]);
     }
 }

@@ -9,7 +9,7 @@ use super::StoredRow;
 use crate::{
     clock::parse_timestamp,
     error::{Error, Reason, Result},
-    ids::{ClusterId, GrantId, OperationId, UserId},
+    ids::{ClusterId, GrantId, OperationId, TokenId, UserId},
     namespaces::NamespaceSet,
     operation::{Operation, Outcome, Status},
     role::Role,
@@ -125,16 +125,19 @@ pub struct OperationRow {
     pub namespace: Option<String>,
     /// Status.
     pub status: Status,
-    /// Id of the user. Null for the system, the command line and a failed login.
+    /// Id of the user. Null for a service account, the system, the command line and a failed login.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub user_id: Option<UserId>,
-    /// Name of the user when the operation began.
+    /// Name of the user when the operation began, or `sa:<service account>`.
     pub username: String,
     /// Role of the user when the operation began.
     pub role: Option<Role>,
     /// Id of the grant that allowed the operation. Null if the role did, or if a right was missing.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub grant_id: Option<GrantId>,
+    /// Id of the API token of the request. Null in a session.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
+    pub token_id: Option<TokenId>,
     /// Client IP address.
     pub source_ip: Option<String>,
     /// Request id.
@@ -175,6 +178,7 @@ impl OperationRow {
             username: operation.username,
             role: operation.role,
             grant_id: operation.grant_id,
+            token_id: operation.token_id,
             source_ip: operation.source_ip.map(|ip| ip.to_string()),
             request_id: operation.request_id,
             duration_ms: None,
@@ -229,6 +233,7 @@ impl ListRow for OperationRow {
         Field::filtered("username", Filter::Any, |row| Cell::text(&*row.username)),
         Field::new("role", |row| Cell::from(&row.role.map(|role| role.as_str().to_owned()))),
         Field::new("grant_id", |row| Cell::from(row.grant_id.map(|id| id.0))),
+        Field::new("token_id", |row| Cell::from(row.token_id.map(|id| id.0))),
         Field::new("source_ip", |row| Cell::from(&row.source_ip)),
         Field::new("request_id", |row| Cell::from(&row.request_id)),
         Field::new("duration_ms", |row| Cell::from(row.duration_ms)),

@@ -39,7 +39,7 @@ const DESCRIPTION: RangeInclusive<usize> = 0..=1024;
 /// grant then begins now.
 const MAX_PAST: Duration = Duration::from_secs(5 * 60);
 /// Length of a reason in characters.
-const REASON: RangeInclusive<usize> = 5..=500;
+pub(crate) const REASON: RangeInclusive<usize> = 5..=500;
 /// Number of times that a gift is judged, if rights change each time before it is stored.
 const ATTEMPTS: u32 = 20;
 
@@ -158,7 +158,7 @@ impl Grants {
     /// end. Warns of the power that the grant gives beyond its rights.
     ///
     /// # Errors
-    /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the user or the role does not
+    /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the subject or the role does not
     /// exist; `TooMany`; `Overloaded` if rights change all the time; `StoreUnavailable`.
     pub async fn create(&self, caller: &Caller, mut grant: GrantRecord) -> Result<Changed<GrantRow>> {
         check_text("reason", grant.reason.as_deref(), REASON)?;
@@ -190,18 +190,15 @@ impl Grants {
             for _ in 0..ATTEMPTS {
                 let (stamp, giver) = this.current(&caller).await?;
                 let rules = this.may_give(&giver, &gift, this.clock.now()).await?;
-                // there are no service accounts yet, and an id that is not used must not have rights already
-                if let Subject::ServiceAccount(id) = grant.subject {
-                    return Err(Error::new(Cause::NotFound).resource("service_account").name(id.to_string()));
-                }
                 let created = match this.ports.grants.create(&permit, grant.clone(), Some(stamp)).await {
                     Err(error) if error.cause == Cause::Modified => continue,
                     created => created?,
                 };
-                let powers = derived_power(&rules, &grant.reach);
+                let powers = derived_power(&rules, &grant.reach).into_iter().map(Warning::DerivedPower);
+                let is_of_account = matches!(grant.subject, Subject::ServiceAccount(_));
                 return Ok(Changed {
                     value: GrantRow::of(&created, created.created_at),
-                    warnings: powers.into_iter().map(Warning::DerivedPower).collect(),
+                    warnings: powers.chain(is_of_account.then_some(Warning::UsedByOwner)).collect(),
                 });
             }
             Err(Error::new(Cause::Overloaded))
@@ -308,9 +305,9 @@ struct Gift<'a> {
     until: Option<Timestamp>,
 }
 
-/// The subject that a caller is. There are no groups yet.
+/// The subject that a caller is, beside the groups of a user.
 fn own_subject(caller: &Caller) -> Option<Subject> {
-    caller.user_id.map(Subject::User)
+    caller.principal().map(Subject::from)
 }
 
 /// Whether a caller sees a grant: their own, and those whose whole scope lies where they may list grants.
@@ -342,7 +339,7 @@ fn check_size(clusters: &ClusterScope, reach: &Reach) -> Result<()> {
 }
 
 /// Checks a free text of several lines.
-fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
+pub(crate) fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
     let Some(text) = text else { return Ok(()) };
     let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
     let reason = match text.trim().chars().count() {

@@ -95,7 +95,7 @@ fn caller() -> Caller {
 }
 
 fn digest(replicas: u32) -> RequestDigest {
-    RequestDigest::of("POST /scale", "ops_admin", json!({"replicas": replicas}))
+    RequestDigest::of("POST /scale", "ops_admin", None, json!({"replicas": replicas}))
 }
 
 /// Response to a result: the number, or the cause.
@@ -321,7 +321,7 @@ fn keys_are_visible_ascii_of_limited_length() {
 #[test]
 fn request_digest_ignores_formatting_and_covers_content() {
     let body = |text: &str| serde_json::from_str(text).unwrap();
-    let of = |route, right, text| RequestDigest::of(route, right, body(text));
+    let of = |route, right, text| RequestDigest::of(route, right, None, body(text));
     let first = of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#);
     assert_eq!(first, of("POST /a", "ops_admin", r#" { "b": "\u0063", "a": {"y": [1, 2], "x": 1} } "#));
     for other in [

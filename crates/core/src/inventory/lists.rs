@@ -9,6 +9,7 @@ use crate::{
     access::Resource,
     audit::OperationRow,
     autoscaler::AutoscalerRow,
+    break_glass::BreakGlassRow,
     cluster::Cluster,
     config::ConfigMapRow,
     endpoint::{EndpointRow, SERVICE_LABEL},
@@ -25,8 +26,10 @@ use crate::{
     quota::QuotaRow,
     rows::ListScope,
     secret::SecretRow,
+    service_account::ServiceAccount,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
+    token::TokenRow,
     user::User,
     workload::WorkloadRow,
 };
@@ -38,10 +41,13 @@ pub enum List {
     Clusters,
     Users,
     Sessions,
+    Tokens,
+    ServiceAccounts,
     Roles,
     Grants,
     Who,
     Requests,
+    BreakGlass,
     Operations,
     Namespaces,
     Workloads,
@@ -145,6 +151,26 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         default_sort: "-created_at",
+        ..local::<TokenRow>(
+            List::Tokens,
+            Resource::Token,
+            "/api/auth/tokens",
+            "tokens",
+            "One's own API tokens and those of one's service accounts; all for a super admin",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<ServiceAccount>(
+            List::ServiceAccounts,
+            Resource::ServiceAccount,
+            "/api/auth/service-accounts",
+            "service_accounts",
+            "Service accounts",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
         ..local::<RoleRow>(
             List::Roles,
             Resource::Role,
@@ -172,6 +198,16 @@ pub static LISTS: &[ListInfo] = &[
             "/api/access/requests",
             "requests",
             "One's own requests for grants, and those in a scope in which one may list or make grants",
+        )
+    },
+    ListInfo {
+        default_sort: BreakGlassRow::DEFAULT_SORT,
+        ..local::<BreakGlassRow>(
+            List::BreakGlass,
+            Resource::Grant,
+            "/api/access/break-glass",
+            "break_glass",
+            "One's own uses of break-glass; a super admin sees those of all users",
         )
     },
     ListInfo {

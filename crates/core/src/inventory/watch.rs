@@ -109,7 +109,7 @@ impl Watches {
         let (permit, revoked) = self.gate.follow(caller, access).await?;
         let query = query.within(permit.namespaces()).into_owned();
         let scope = ListedScope::of(&permit);
-        let slot = self.streams.enter(caller.user_id)?;
+        let slot = self.streams.enter(caller.principal())?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
             forward(watched, query, scope, reader)

@@ -153,6 +153,7 @@ impl Federation {
             origin: finish.origin.clone(),
             user_agent: finish.user_agent.clone(),
             throttle_key: None,
+            factor: None,
         };
         self.open(user, how, renewal, client).await
     }

@@ -90,6 +90,18 @@ impl Federation {
         Ok(port.end_session_url().await.unwrap_or_default())
     }
 
+    /// Ends the session of a cookie. Returns where the browser goes to end the session at its provider, as
+    /// [`Federation::end_session_url`].
+    ///
+    /// # Errors
+    /// As [`Sessions::logout`].
+    pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<Option<String>> {
+        let session = self.sessions.live.by_cookie(cookie).await?.session.id;
+        let url = self.end_session_url(session).await?;
+        self.sessions.logout(cookie, origin).await?;
+        Ok(url)
+    }
+
     /// The user of a person who has signed in just now.
     ///
     /// # Errors
@@ -120,7 +132,7 @@ impl Federation {
         renewal: Renewal,
         client: SignInClient,
     ) -> Result<(Tokens, Identity)> {
-        let SignInClient { origin, user_agent, throttle_key } = client;
+        let SignInClient { origin, user_agent, throttle_key, factor } = client;
         let at = self.sessions.clock.now();
         let lifetime = match renewal {
             Renewal::Possible => self.sessions.lifetimes.absolute,
@@ -131,7 +143,10 @@ impl Federation {
             user_id: Some(user.id),
             ..Caller::anonymous(user.username.as_str(), origin.clone()).with_role(user.role)
         };
-        let permit = self.sessions.gate.permit_login(&caller);
+        let permit = match factor {
+            Some(factor) => self.sessions.gate.permit_login_with_factor(&caller, factor),
+            None => self.sessions.gate.permit_login(&caller),
+        };
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -140,6 +155,8 @@ impl Federation {
             user_agent: user_agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + lifetime,
+            authenticated_at: at,
+            factor_at: how.factor_at,
             throttle_key,
         };
         let session = self.store.open(&permit, record, how).await?;
@@ -161,4 +178,6 @@ pub(super) struct SignInClient {
     pub(super) origin: Origin,
     pub(super) user_agent: Option<String>,
     pub(super) throttle_key: Option<ThrottleKey>,
+    /// The kind of code that was given here. `None` without one.
+    pub(super) factor: Option<&'static str>,
 }

@@ -80,6 +80,11 @@ impl SessionStore for CachedSessions {
         self.change(async move { store.touch(id, at).await }).await
     }
 
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()> {
+        let (store, permit) = (self.store.clone(), permit.clone());
+        self.change(async move { store.renew_factor(&permit, id, at).await }).await
+    }
+
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
         let (store, permit) = (self.store.clone(), permit.clone());
         self.change(async move { store.rotate(&permit, id, exchange).await }).await

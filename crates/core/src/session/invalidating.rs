@@ -1,39 +1,45 @@
-//! Registries that invalidate the session cache: cached sessions contain their users and the rights stamp.
+//! Registries that invalidate the caches of sessions and tokens: they contain users, whether these have a second factor,
+//! service accounts and the rights stamp.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use uuid::Uuid;
 
-use super::SessionCache;
 use crate::{
     access::Permit,
+    break_glass::{BreakGlassRecord, BreakGlassRegistry, BreakGlassRow},
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, ProbeResult},
     error::Result,
     grant::{
         Decision, GrantRecord, GrantRegistry, GrantRequest, OwnRole, RequestRecord, RequestRegistry,
         RightsStamp, RolePatch, RoleRecord, RoleRegistry,
     },
-    ids::{ClusterId, GrantId, GrantRequestId, UserId},
+    ids::{BreakGlassId, ClusterId, GrantId, GrantRequestId, ServiceAccountId, SessionId, UserId},
     rights::{Grant, RoleName, Subject},
+    second_factor::{Confirmation, FactorUse, SecondFactor, SecondFactorStore, TotpSeed},
+    service_account::{ServiceAccount, ServiceAccountPatch, ServiceAccountRecord, ServiceAccountStore},
     spawn::{Spawner, detached},
+    ttl_cache::Caches,
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
-/// A registry whose changes invalidate the session cache, so that they hold at the next request of this process.
+/// A registry whose changes invalidate the caches of sessions and tokens, so that they hold at the next request of this
+/// process.
 pub(crate) struct Invalidating<R: ?Sized> {
     pub(crate) registry: Arc<R>,
-    pub(crate) session_cache: SessionCache,
+    pub(crate) caches: Caches,
     pub(crate) spawner: Arc<dyn Spawner>,
 }
 
 impl<R: ?Sized> Invalidating<R> {
-    /// Runs a change to completion, even if the caller stops waiting, and invalidates the session cache.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the caches.
     pub(crate) async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.session_cache.invalidate_after(work)).await
+        detached(&*self.spawner, self.caches.invalidate_after(work)).await
     }
 }
 
@@ -184,5 +190,82 @@ impl RequestRegistry for Invalidating<dyn RequestRegistry> {
     ) -> Result<GrantRequest> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
         self.change(async move { registry.decide(&permit, id, decision, reason, judged).await }).await
+    }
+}
+
+#[async_trait]
+impl BreakGlassRegistry for Invalidating<dyn BreakGlassRegistry> {
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<BreakGlassRow>> {
+        self.registry.list(user).await
+    }
+
+    async fn find(&self, id: BreakGlassId) -> Result<Option<BreakGlassRow>> {
+        self.registry.find(id).await
+    }
+
+    async fn open(&self, permit: &Permit, record: BreakGlassRecord) -> Result<BreakGlassRow> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.open(&permit, record).await }).await
+    }
+
+    async fn review(&self, permit: &Permit, id: BreakGlassId, note: String) -> Result<BreakGlassRow> {
+        self.registry.review(permit, id, note).await
+    }
+}
+
+#[async_trait]
+impl SecondFactorStore for Invalidating<dyn SecondFactorStore> {
+    async fn find(&self, user: UserId) -> Result<Option<SecondFactor>> {
+        self.registry.find(user).await
+    }
+
+    async fn begin(&self, permit: &Permit, user: UserId, enrolment: Uuid, seed: TotpSeed) -> Result<()> {
+        // nothing to invalidate: a pending enrolment is no second factor
+        self.registry.begin(permit, user, enrolment, seed).await
+    }
+
+    async fn confirm(&self, permit: &Permit, user: UserId, confirmation: Confirmation) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.confirm(&permit, user, confirmation).await }).await
+    }
+
+    async fn spend(&self, user: UserId, factor_use: FactorUse) -> Result<bool> {
+        self.registry.spend(user, factor_use).await
+    }
+
+    async fn remove(&self, permit: &Permit, user: UserId, keep: Option<SessionId>) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.remove(&permit, user, keep).await }).await
+    }
+}
+
+#[async_trait]
+impl ServiceAccountStore for Invalidating<dyn ServiceAccountStore> {
+    async fn list(&self) -> Result<Vec<ServiceAccount>> {
+        self.registry.list().await
+    }
+
+    async fn find(&self, id: ServiceAccountId) -> Result<Option<ServiceAccount>> {
+        self.registry.find(id).await
+    }
+
+    async fn create(&self, permit: &Permit, account: ServiceAccountRecord) -> Result<ServiceAccount> {
+        // nothing to invalidate: a new account has no token
+        self.registry.create(permit, account).await
+    }
+
+    async fn update(
+        &self,
+        permit: &Permit,
+        id: ServiceAccountId,
+        patch: ServiceAccountPatch,
+    ) -> Result<ServiceAccount> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.update(&permit, id, patch).await }).await
+    }
+
+    async fn delete(&self, permit: &Permit, id: ServiceAccountId) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.delete(&permit, id).await }).await
     }
 }

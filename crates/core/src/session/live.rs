@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        grant::{MockRightsSource, RightsRows, RightsStamp},
+        grant::{MockRightsSource, MockRoleRegistry, RightsRows, RightsStamp},
         ids::UserId,
         rights::ClusterLabels,
         role::Role,
@@ -95,7 +95,7 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(1800);
 
     fn found(now: Timestamp) -> FoundSession {
-        FoundSession { session: session(now), user: user(now), rights: RightsStamp(1) }
+        FoundSession { session: session(now), user: user(now), enrolled: false, rights: RightsStamp(1) }
     }
 
     fn session(now: Timestamp) -> Session {
@@ -108,6 +108,8 @@ mod tests {
             created_at: now,
             last_seen_at: now,
             expires_at: now + Duration::from_secs(3600),
+            authenticated_at: now,
+            factor_at: None,
         }
     }
 
@@ -135,7 +137,8 @@ mod tests {
             Ok(RightsRows { stamp: RightsStamp(1), grants: Vec::new(), labels: ClusterLabels::new() })
         });
         let clock = runtime.clock.clone();
-        let rights = Arc::new(UserRights::new(Arc::new(source), clock.clone()));
+        let rights =
+            Arc::new(UserRights::new(Arc::new(source), Arc::new(MockRoleRegistry::new()), clock.clone()));
         let live = LiveSessions { store: Arc::new(store), clock, idle: IDLE, rights };
         block_on(live.current_rights(SessionId(3))).map(|current| current.role).map_err(|error| error.cause)
     }

@@ -40,7 +40,7 @@ pub trait LoginThrottle: Send + Sync {
 /// Key under which failed logins and wrong passwords are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
-    /// `account:<name>`, `account:<name> <address>`, `address:<address>` or `session:<id>`.
+    /// `account:<name>`, `account:<name> <address>`, `address:<address>`, `session:<id>` or `factor:<name>`.
     pub key: String,
     /// Failures within the window before pauses begin.
     pub limit: u32,
@@ -79,12 +79,35 @@ impl ThrottleKey {
         Self { key: format!("session:{session}"), limit: 5 }
     }
 
+    /// Key of the logins of an account without a code. No failure is counted under it, only refusals
+    /// ([`LoginThrottle::refused`]).
+    pub fn missing_factor(username: &Username) -> Self {
+        Self { key: format!("factor:{username}"), limit: u32::MAX }
+    }
+
     /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each further
     /// failure, at most 15 minutes.
     pub fn pause(&self, failures: u32) -> Option<Duration> {
         let beyond = failures.checked_sub(self.limit)?;
         Some(Self::FIRST_PAUSE.saturating_mul(1 << beyond.min(10)).min(Self::WINDOW))
     }
+}
+
+/// The key under which failures of a user's logins are counted, besides that of the address: the account, or the account
+/// at this address if the address is known for the user.
+///
+/// # Errors
+/// `StoreUnavailable`.
+pub(crate) async fn account_key(
+    throttle: &dyn LoginThrottle,
+    username: &Username,
+    address: Option<&ClientAddress>,
+    now: Timestamp,
+) -> Result<ThrottleKey> {
+    let Some(address) = address else { return Ok(ThrottleKey::account(username)) };
+    let since = now - ThrottleKey::KNOWN_ADDRESS_LIFETIME;
+    let is_known = throttle.is_known_address(username, address, since).await?;
+    Ok(if is_known { ThrottleKey::account_at(username, address) } else { ThrottleKey::account(username) })
 }
 
 #[cfg(test)]
@@ -110,10 +133,11 @@ mod tests {
             ThrottleKey::account_at(&name, &address),
             ThrottleKey::address(&address),
             ThrottleKey::session(SessionId(1)),
+            ThrottleKey::missing_factor(&name),
         ];
         assert_eq!(
             keys.clone().map(|key| key.key),
-            ["account:admin", "account:admin 10.0.0.1", "address:10.0.0.1", "session:1"]
+            ["account:admin", "account:admin 10.0.0.1", "address:10.0.0.1", "session:1", "factor:admin"]
         );
         let provider = ProviderId::new("corp").unwrap();
         for name in [Username::new("admin 10.0.0.1"), Ok(Username::federated(&provider, "admin 10.0.0.1"))] {

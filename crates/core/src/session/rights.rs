@@ -1,4 +1,5 @@
-//! Rights of users, compiled from their role and their grants, and cached until the rights stamp changes.
+//! Rights of users and service accounts, compiled from the role, the grants and the ceiling of the token, and cached until
+//! the rights stamp changes.
 
 use std::{
     collections::HashMap,
@@ -9,37 +10,52 @@ use jiff::Timestamp;
 
 use super::FoundSession;
 use crate::{
+    access::Principal,
     clock::Clock,
     error::Result,
-    grant::{RightsRows, RightsSource, RightsStamp},
-    ids::UserId,
-    rights::{EffectiveGrant, Rights, Subject},
+    grant::{RightsRows, RightsSource, RightsStamp, RoleRegistry},
+    ids::TokenId,
+    rights::{BuiltInRole, Ceiling, EffectiveGrant, Rights, RoleRules, Subject},
     role::Role,
 };
 
 /// Minimum number of entries before outdated ones are removed.
 const MIN_SWEEP: usize = 64;
 
-/// Compiles and caches the rights of users. The rights stamp of a session, which is read with it, decides whether
-/// cached rights are current, so that they are as old as the session: less than a second.
+/// Compiles and caches the rights of users and service accounts. The rights stamp of a session or token, which is read
+/// with it, decides whether cached rights are current, so that they are as old as the session: less than a second.
 pub(crate) struct UserRights {
     source: Arc<dyn RightsSource>,
+    roles: Arc<dyn RoleRegistry>,
     clock: Arc<dyn Clock>,
     cache: Mutex<RightsCache>,
 }
 
+/// Whose rights are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RightsOf<'a> {
+    pub(crate) principal: Principal,
+    /// The user's role; `none` for a service account.
+    pub(crate) role: Role,
+    /// The rights stamp, as read with the session or the token.
+    pub(crate) stamp: RightsStamp,
+    /// The token of the request and its ceiling, which never changes. None in a session.
+    pub(crate) ceiling: Option<(TokenId, &'a Ceiling)>,
+}
+
 #[derive(Default)]
 struct RightsCache {
-    compiled: HashMap<UserId, Compiled>,
+    /// By user or service account, and by the token whose ceiling cuts the rights.
+    compiled: HashMap<(Principal, Option<TokenId>), Compiled>,
     /// Number of entries at which outdated ones are removed next.
     sweep_at: usize,
 }
 
-/// Compiled rights of a user.
+/// Compiled rights.
 #[derive(Clone)]
 struct Compiled {
     role: Role,
-    /// The stamp of the session for which the rows were read.
+    /// The stamp of the session or token for which the rows were read.
     asked: RightsStamp,
     /// The stamp of the rows: `asked`, or a later one.
     read: RightsStamp,
@@ -49,8 +65,12 @@ struct Compiled {
 }
 
 impl UserRights {
-    pub(crate) fn new(source: Arc<dyn RightsSource>, clock: Arc<dyn Clock>) -> Self {
-        Self { source, clock, cache: Mutex::default() }
+    pub(crate) fn new(
+        source: Arc<dyn RightsSource>,
+        roles: Arc<dyn RoleRegistry>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { source, roles, clock, cache: Mutex::default() }
     }
 
     /// The rights of the user of a session.
@@ -58,7 +78,20 @@ impl UserRights {
     /// # Errors
     /// `StoreUnavailable`.
     pub(crate) async fn of(&self, found: &FoundSession) -> Result<Arc<Rights>> {
-        let (user, role, stamp) = (found.user.id, found.user.role, found.rights);
+        let principal = Principal::User(found.user.id);
+        let asked = RightsOf { principal, role: found.user.role, stamp: found.rights, ceiling: None };
+        self.of_principal(asked).await
+    }
+
+    /// The rights of a user or service account, within the ceiling of a token.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub(crate) async fn of_principal(&self, asked: RightsOf<'_>) -> Result<Arc<Rights>> {
+        let RightsOf { principal, role, stamp, ceiling } = asked;
+        // a ceiling that narrows nothing shares the rights of the owner
+        let ceiling = ceiling.filter(|(_, ceiling)| **ceiling != Ceiling::default());
+        let key = (principal, ceiling.map(|(token, _)| token));
         let now = self.clock.now();
         let is_current = |cached: &&Compiled| {
             // rights read under a later stamp than the session's are newer than the session
@@ -66,16 +99,31 @@ impl UserRights {
             let same_time = cached.at <= now && cached.rights.next_change().is_none_or(|at| now < at);
             same_rows && same_time && cached.role == role
         };
-        if let Some(cached) = self.lock().compiled.get(&user).filter(is_current) {
+        if let Some(cached) = self.lock().compiled.get(&key).filter(is_current) {
             return Ok(Arc::clone(&cached.rights));
         }
         let RightsRows { stamp: read, grants, labels } =
-            self.source.rights(&[Subject::User(user)], now).await?;
+            self.source.rights(&[Subject::from(principal)], now).await?;
         let grants: Vec<_> = [EffectiveGrant::preset(role)].into_iter().chain(grants).collect();
-        let rights = Arc::new(Rights::compile(&grants, &labels, now));
+        // read after the stamp: a later change of the role changes the stamp
+        let ceiling = match ceiling {
+            Some((_, ceiling)) => Some(ceiling.as_grant(self.rules(ceiling).await?)),
+            None => None,
+        };
+        let rights = Arc::new(Rights::compile_within(&grants, ceiling.as_ref(), &labels, now));
         let compiled = Compiled { role, asked: stamp, read, at: now, rights: Arc::clone(&rights) };
-        self.lock().insert(user, compiled);
+        self.lock().insert(key, compiled);
         Ok(rights)
+    }
+
+    /// The rules of the role of a ceiling; no rule if the role was deleted.
+    async fn rules(&self, ceiling: &Ceiling) -> Result<Arc<RoleRules>> {
+        let Some(name) = &ceiling.role else { return Ok(Arc::default()) };
+        if let Some(role) = BuiltInRole::parse(name.as_str()) {
+            return Ok(Arc::new(role.rules()));
+        }
+        let own = self.roles.list().await?.into_iter().find(|role| role.name == *name);
+        Ok(own.map(|role| Arc::new(role.rules)).unwrap_or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, RightsCache> {
@@ -84,12 +132,12 @@ impl UserRights {
 }
 
 impl RightsCache {
-    fn insert(&mut self, user: UserId, rights: Compiled) {
+    fn insert(&mut self, key: (Principal, Option<TokenId>), rights: Compiled) {
         if self.compiled.len() >= self.sweep_at.max(MIN_SWEEP) {
             self.compiled.retain(|_, cached| cached.read == rights.read);
             self.sweep_at = 2 * self.compiled.len();
         }
-        self.compiled.insert(user, rights);
+        self.compiled.insert(key, rights);
     }
 }
 
@@ -102,9 +150,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        grant::MockRightsSource,
-        ids::{ClusterId, GrantId, SessionId},
-        rights::{ClusterLabels, ClusterScope, GrantRef, Labels, Reach, preset},
+        grant::{MockRightsSource, MockRoleRegistry, OwnRole},
+        ids::{ClusterId, GrantId, SessionId, UserId},
+        rights::{
+            ClusterLabels, ClusterScope, GrantRef, Labels, Reach, RightResource, RightVerb, RoleName, preset,
+        },
         session::Session,
         testing::fake::FakeRuntime,
         user::{User, Username},
@@ -120,6 +170,8 @@ mod tests {
             created_at: now,
             last_seen_at: now,
             expires_at: now,
+            authenticated_at: now,
+            factor_at: None,
         };
         let user = User {
             id: UserId(7),
@@ -130,7 +182,7 @@ mod tests {
             created_at: now,
             last_login_at: None,
         };
-        FoundSession { session, user, rights: RightsStamp(stamp) }
+        FoundSession { session, user, enrolled: false, rights: RightsStamp(stamp) }
     }
 
     /// A grant of the viewer's rights in cluster 1.
@@ -153,7 +205,7 @@ mod tests {
             let labels = ClusterLabels::from([1, 2].map(|id| (ClusterId(id), Labels::new())));
             Ok(RightsRows { stamp: RightsStamp(stamp), grants: vec![grant.clone()], labels })
         });
-        UserRights::new(Arc::new(source), runtime.clock.clone())
+        UserRights::new(Arc::new(source), Arc::new(MockRoleRegistry::new()), runtime.clock.clone())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
+//! Session use cases: login, logout, refresh (`refresh.rs`), authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,21 +6,26 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE,
-    RefreshExchange, Rotation, SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Activity, Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, SecretHash, Session,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey, account_key,
 };
 use crate::{
-    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Factor, Origin, Permit, Resource, Verb},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::SessionId,
+    rights::{Extent, RightResource, RightVerb},
     rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
+    second_factor::{CodeCheck, RequireSecondFactor},
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
+
+mod factor;
+mod refresh;
 
 /// A login request.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct Login {
     pub username: String,
     /// The password as entered.
     pub password: SecretString,
+    /// A one-time code or a recovery code, as entered.
+    pub code: Option<SecretString>,
     /// `User-Agent` of the client, for display in the list of sessions only.
     pub user_agent: Option<String>,
     /// Origin of the request.
@@ -87,6 +94,8 @@ pub struct Sessions {
     pub(crate) verified: Arc<TtlCache<SecretHash, Claims>>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) factors: CodeCheck,
+    pub(crate) require_factor: RequireSecondFactor,
     pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
@@ -98,19 +107,25 @@ pub struct Sessions {
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Sessions {
-    /// Opens a session for a user with a valid password.
+    /// Opens a session for a user with a valid password, and with a valid code if the user has a second factor.
     ///
     /// # Errors
-    /// `BadCredentials` for an unknown or disabled user or a wrong password, without distinction; `TooManyLogins`;
-    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous
-    /// callers: then only a super admin can log in, to free capacity.
+    /// `BadCredentials` for an unknown or disabled user, a wrong password or a wrong code, without distinction;
+    /// `SecondFactorRequired` if the password is right and there is no code; `TooManyLogins`; `Overloaded`;
+    /// `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous callers: then
+    /// only a super admin can log in, to free capacity.
     pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
         // anonymous callers cause audit rows, so they must not use the last capacity; whether the caller is a super
         // admin is known only after the password check
         let capacity = self.gate.capacity_for(Verb::Login);
         let username = Username::new(&login.username).ok();
         let address = login.origin.source_ip.map(ClientAddress::of);
-        let account = self.account_key(username.as_ref(), address.as_ref()).await?;
+        let account = match &username {
+            Some(name) => {
+                Some(account_key(&*self.ports.throttle, name, address.as_ref(), self.clock.now()).await?)
+            }
+            None => None,
+        };
         let keys: Vec<_> =
             account.iter().cloned().chain(address.as_ref().map(ThrottleKey::address)).collect();
         let shown = username.as_ref().map_or("-", Username::as_str);
@@ -143,10 +158,20 @@ impl Sessions {
             capacity?;
         }
 
+        let factor = match self.second_factor(&user, login.code.as_ref(), &keys).await {
+            Ok(factor) => factor,
+            Err(refusal) => {
+                return self.refused_code(anonymous, access, keys, &user.username, refusal).await;
+            }
+        };
+
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
         let caller = Caller { user_id: Some(user.id), ..anonymous.clone().with_role(user.role) };
-        let permit = self.gate.permit_login(&caller);
+        let permit = match factor {
+            Some(factor) => self.gate.permit_login_with_factor(&caller, factor),
+            None => self.gate.permit_login(&caller),
+        };
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -157,6 +182,8 @@ impl Sessions {
                 .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + self.lifetimes.absolute,
+            authenticated_at: at,
+            factor_at: factor.map(|_| at),
             throttle_key: account,
         };
         let session = match self.ports.store.open(&permit, record, &verified).await {
@@ -168,25 +195,6 @@ impl Sessions {
             opened => opened?,
         };
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
-    }
-
-    /// The key under which failures of a login are counted, besides its address: the account, or the account at this
-    /// address if the address is known for the user.
-    pub(crate) async fn account_key(
-        &self,
-        username: Option<&Username>,
-        address: Option<&ClientAddress>,
-    ) -> Result<Option<ThrottleKey>> {
-        let (Some(username), Some(address)) = (username, address) else {
-            return Ok(username.map(ThrottleKey::account));
-        };
-        let since = self.clock.now() - ThrottleKey::KNOWN_ADDRESS_LIFETIME;
-        let is_known = self.ports.throttle.is_known_address(username, address, since).await?;
-        Ok(Some(if is_known {
-            ThrottleKey::account_at(username, address)
-        } else {
-            ThrottleKey::account(username)
-        }))
     }
 
     /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
@@ -252,8 +260,10 @@ impl Sessions {
             found.session.last_seen_at = last_seen_at.max(now);
         }
         let rights = self.live.rights.of(&found).await?;
-        let FoundSession { session, user, .. } = found;
-        let caller = caller(&user, &session, origin).with_rights(user.role, rights);
+        let FoundSession { session, user, enrolled, .. } = found;
+        let required = self.require_factor.of(user.role, &rights);
+        let factor = Factor { enrolled, required, at: session.factor_at };
+        let caller = Caller { factor, ..caller(&user, &session, origin).with_rights(user.role, rights) };
         let idle_expires_at = self.live.idle_expires_at(&session);
         Ok(SignedIn { caller, session, idle_expires_at, user })
     }
@@ -275,36 +285,6 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn check_cookie(&self, cookie: &str) -> Result<()> {
         self.live.by_cookie(cookie).await.map(drop)
-    }
-
-    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
-    /// more than ten seconds after the first use it also ends the session. A refresh that the user caused extends the
-    /// session.
-    ///
-    /// # Errors
-    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(
-        &self,
-        refresh: &SecretString,
-        cookie: &SecretString,
-        origin: Origin,
-        activity: Activity,
-    ) -> Result<Tokens> {
-        let at = self.clock.now();
-        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
-        let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_refresh(&caller);
-        let fresh = self.secret();
-        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
-        let exchange = RefreshExchange { presented, fresh: next, at, grace: REFRESH_GRACE, activity };
-        match self.ports.store.rotate(&permit, session.id, exchange).await? {
-            Rotation::Rotated(generation) => {
-                session.generation = generation;
-                self.tokens(&session, cookie.clone(), fresh, at)
-            }
-            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
-            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
-        }
     }
 
     /// Ends the session of a cookie.
@@ -395,8 +375,13 @@ impl Sessions {
 
     /// The sessions that the caller may list and end: the caller's own, or those of all users for a super admin.
     async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
-        let user = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
-        self.ports.store.list(user).await
+        let sees_all = caller.rights.extent(RightVerb::List, &RightResource::Users) != Extent::None;
+        match caller.user_id {
+            _ if sees_all => self.ports.store.list(None).await,
+            Some(user) => self.ports.store.list(Some(user)).await,
+            // a service account has no session
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Issues the access token of a session, and returns it with the other tokens.

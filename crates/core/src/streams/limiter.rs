@@ -9,8 +9,8 @@ use futures_channel::oneshot;
 use futures_util::{FutureExt, future::Shared};
 
 use crate::{
+    access::Principal,
     error::{Cause, Error, Result},
-    ids::UserId,
     limiter::{Limiter, LimiterSlot},
 };
 
@@ -18,9 +18,9 @@ use crate::{
 /// to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Maximum number of streams of one user.
+    /// Maximum number of streams of one user or service account.
     pub per_user: usize,
-    /// Maximum number of streams of all users.
+    /// Maximum number of streams of all of them.
     pub total: usize,
     /// Maximum time that a reader may stall before its stream ends.
     pub stall_timeout: Duration,
@@ -41,7 +41,7 @@ pub struct Streams(Arc<Inner>);
 
 struct Inner {
     limits: StreamLimits,
-    limiter: Limiter<Option<UserId>>,
+    limiter: Limiter<Option<Principal>>,
     /// `None` after [`Streams::close`].
     stop: Mutex<Option<oneshot::Sender<()>>>,
     stopping: Shared<oneshot::Receiver<()>>,
@@ -59,11 +59,11 @@ impl Streams {
         }))
     }
 
-    /// Acquires a slot for one more stream of a user.
+    /// Acquires a slot for one more stream of a user or service account.
     ///
     /// # Errors
     /// `Overloaded` if a limit is reached, or after [`Streams::close`].
-    pub(crate) fn enter(&self, user: Option<UserId>) -> Result<StreamSlot> {
+    pub(crate) fn enter(&self, user: Option<Principal>) -> Result<StreamSlot> {
         let is_open = self.0.stop().is_some();
         let slot = self.0.limiter.acquire(user).filter(|_| is_open);
         let slot = slot.ok_or_else(|| Error::new(Cause::Overloaded).retry_after(RETRY_AFTER))?;
@@ -104,12 +104,13 @@ impl StreamSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{ServiceAccountId, UserId};
 
     #[test]
     fn slots_are_limited_per_user_and_in_total_and_released_on_drop() {
         let limits = StreamLimits { per_user: 2, total: 3, ..StreamLimits::default() };
         let streams = Streams::new(limits);
-        let [ann, bob] = [UserId(1), UserId(2)].map(Some);
+        let [ann, bob] = [Principal::User(UserId(1)), Principal::ServiceAccount(ServiceAccountId(1))].map(Some);
         let full = |user| streams.enter(user).err().map(|error| (error.cause, error.context.retry_after));
         let overloaded = Some((Cause::Overloaded, Some(RETRY_AFTER)));
         let first = streams.enter(ann).unwrap();

@@ -22,6 +22,7 @@ use super::fake::FakeRuntime;
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     audit::{AuditQuery, OperationQuery, OperationRow, TrailReader},
+    break_glass::BreakGlassRegistry,
     clock::Clock,
     cluster::{ClusterRegistry, Connections},
     coordinator::Coordinator,
@@ -33,10 +34,15 @@ use crate::{
     provider::FederationStore,
     rng::Rng,
     role::Role,
+    second_factor::SecondFactorStore,
+    service_account::ServiceAccountStore,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
+    token::TokenStore,
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
+mod break_glass;
+mod browser_sessions;
 mod clusters;
 mod coordination;
 mod federation;
@@ -47,8 +53,11 @@ mod monitor;
 mod requests;
 mod rights;
 mod roles;
+mod second_factors;
+mod service_accounts;
 mod sessions;
 mod throttle;
+mod tokens;
 mod trail;
 mod users;
 
@@ -81,14 +90,22 @@ pub const STORE: &[Case] = cases! {
         touch_updates_last_seen, refresh_token_is_single_use, background_refresh_does_not_update_last_seen,
         one_of_concurrent_refreshes_succeeds, concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
-        only_expired_sessions_are_deleted;
+        only_expired_sessions_are_deleted, login_and_second_factor_have_their_times;
+    browser_sessions: refreshes_within_the_grace_period_give_the_newest_token,
+        browser_with_an_old_generation_rotates_nothing, concurrent_refreshes_of_a_browser_rotate_once,
+        browser_token_that_was_never_issued_is_unknown, replayed_browser_token_ends_the_session;
+    second_factors: enrolment_is_pending_until_its_confirmation, confirmed_second_factor_is_not_replaced,
+        each_step_is_used_once, each_recovery_code_is_used_once, one_of_concurrent_uses_is_made,
+        pending_enrolment_has_no_codes, one_of_concurrent_confirmations_succeeds,
+        removal_ends_the_other_sessions, second_factor_is_deleted_with_its_user,
+        each_change_writes_one_row;
     throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,
         failures_of_many_names_evict_no_counter, longest_pause_of_all_keys_applies,
         concurrent_failures_are_all_counted, one_refusal_per_minute_is_reported,
         login_resets_only_its_own_counter, address_is_known_after_login,
         known_addresses_per_user_are_limited;
     idempotency: one_of_concurrent_claims_is_made, stored_reply_is_byte_identical,
-        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
+        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_owner_and_case_sensitive,
         keys_expire;
     clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
         update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,
@@ -96,14 +113,25 @@ pub const STORE: &[Case] = cases! {
     roles: created_roles_are_listed_by_name, update_sets_only_given_fields, role_names_are_never_reused,
         own_roles_are_limited, role_in_use_is_not_deleted, no_live_grant_names_a_deleted_role;
     grants: created_grant_is_found, a_group_is_of_one_provider,
-        grant_needs_an_existing_user_and_role, revoked_and_ended_grants_are_not_live,
+        grant_needs_an_existing_subject_and_role, revoked_and_ended_grants_are_not_live,
         live_grants_of_a_subject_are_limited, gift_is_stored_only_under_the_stamp_it_was_judged_by,
         deleting_a_user_revokes_the_grants, grant_races_with_the_deletion_of_its_user;
     requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
         request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
         pending_requests_of_a_user_are_limited, refused_approval_leaves_the_request_pending;
+    break_glass: use_gives_a_grant_for_an_hour, uses_of_a_day_are_limited, concurrent_uses_are_limited,
+        use_needs_an_enabled_user_and_a_cluster, use_is_reviewed_once, uses_are_listed_by_user;
     rights: rights_are_live_grants_with_rules_and_labels, rights_leave_out_deleted_clusters,
         each_change_of_rights_changes_the_stamp, other_changes_keep_the_stamp;
+    service_accounts: created_account_is_found, account_names_are_unique, account_needs_an_existing_owner,
+        update_sets_only_given_fields, deleted_account_has_no_grant_and_no_token,
+        deleting_a_user_leaves_the_accounts_without_an_owner;
+    tokens: created_token_is_found_by_secret_and_id, ceiling_that_narrows_nothing_is_stored,
+        token_of_a_service_account_has_the_account_and_its_owner, token_needs_an_existing_owner_and_role,
+        tokens_are_listed_by_user, revoked_token_is_not_found, renamed_token_keeps_everything_else,
+        last_use_never_goes_back, live_tokens_of_an_owner_are_limited,
+        deletion_and_password_reset_of_a_user_revoke_the_tokens, own_password_change_keeps_the_tokens,
+        token_races_with_the_deletion_of_its_user;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;
@@ -160,10 +188,14 @@ pub struct StorePorts {
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
     pub federation: Arc<dyn FederationStore>,
+    pub tokens: Arc<dyn TokenStore>,
+    pub accounts: Arc<dyn ServiceAccountStore>,
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub roles: Arc<dyn RoleRegistry>,
     pub grants: Arc<dyn GrantRegistry>,
     pub requests: Arc<dyn RequestRegistry>,
+    pub break_glass: Arc<dyn BreakGlassRegistry>,
+    pub second_factors: Arc<dyn SecondFactorStore>,
     pub rights: Arc<dyn RightsSource>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
@@ -182,10 +214,14 @@ impl StorePorts {
             + SessionStore
             + LoginThrottle
             + FederationStore
+            + TokenStore
+            + ServiceAccountStore
             + IdempotencyStore
             + RoleRegistry
             + GrantRegistry
             + RequestRegistry
+            + BreakGlassRegistry
+            + SecondFactorStore
             + RightsSource
             + ClusterRegistry
             + Connections
@@ -200,10 +236,14 @@ impl StorePorts {
             sessions: store.clone(),
             throttle: store.clone(),
             federation: store.clone(),
+            tokens: store.clone(),
+            accounts: store.clone(),
             idempotency: store.clone(),
             roles: store.clone(),
             grants: store.clone(),
             requests: store.clone(),
+            break_glass: store.clone(),
+            second_factors: store.clone(),
             rights: store.clone(),
             clusters: store.clone(),
             connections: store.clone(),
@@ -260,6 +300,8 @@ impl StorePorts {
             user_agent: None,
             at: self.now(),
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
+            authenticated_at: self.now(),
+            factor_at: None,
             throttle_key: Some(ThrottleKey::account(&user.username)),
         };
         let permit =

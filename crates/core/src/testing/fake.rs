@@ -1,6 +1,7 @@
 //! In-memory fakes of the ports: storage without a database, clusters without a network.
 
 mod clusters;
+mod factor;
 mod secrets;
 mod signatures;
 mod store;
@@ -8,6 +9,7 @@ mod store;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use clusters::{Condition, FakeClusters};
+pub use factor::PlainTotp;
 pub use pilothouse_types::testing::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
 pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
 pub use signatures::{FakeSigner, MemoryCheckpointSink};
@@ -20,6 +22,7 @@ use crate::{
     grant::RightsPorts,
     name::ProviderId,
     provider::Provider,
+    second_factor::SecondFactorPorts,
 };
 
 /// All fakes. Tests read and set their state.
@@ -65,6 +68,9 @@ impl Fake {
                 hasher: Arc::new(PlainHasher),
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
+                second_factors: SecondFactorPorts { store: store.clone(), codec: Arc::new(PlainTotp) },
+                api_tokens: store.clone(),
+                service_accounts: store.clone(),
             },
             federation: FederationPorts { providers: providers.clone(), store: store.clone() },
             rights: RightsPorts {
@@ -72,6 +78,7 @@ impl Fake {
                 roles: store.clone(),
                 grants: store.clone(),
                 requests: store.clone(),
+                break_glass: store.clone(),
             },
             clusters: ClusterPorts {
                 registry: store.clone(),

@@ -331,6 +331,7 @@ impl Installation {
         let login = Login {
             username: USERS[user].to_owned(),
             password: "correct horse battery".into(),
+            code: None,
             user_agent: None,
             origin: Origin::default(),
         };

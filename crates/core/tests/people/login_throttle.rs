@@ -223,6 +223,7 @@ fn concurrent_guesses_get_no_more_results_than_sequential_ones() {
         let login = Login {
             username: "admin".into(),
             password: format!("guess {n}").into(),
+            code: None,
             user_agent: None,
             origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
         };

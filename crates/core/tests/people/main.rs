@@ -25,9 +25,11 @@ use pilothouse_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+mod browser;
 mod login_throttle;
 mod passwords;
 mod replicas;
+mod second_factor;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -58,6 +60,7 @@ impl Fixture {
         let login = Login {
             username: username.into(),
             password: password.into(),
+            code: None,
             user_agent: None,
             origin: Origin { source_ip: Some(IpAddr::from(ip)), request_id: None },
         };

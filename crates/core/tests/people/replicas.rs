@@ -57,6 +57,10 @@ impl SessionStore for CountingStore {
         self.store.touch(id, at).await
     }
 
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()> {
+        self.store.renew_factor(permit, id, at).await
+    }
+
     async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
         self.store.rotate(permit, id, exchange).await
     }

@@ -11,7 +11,7 @@ use pilothouse_types::{
     role::Role,
 };
 
-use super::{AccessRequest, Caller, Resource, related, required_role};
+use super::{AccessRequest, Caller, Resource, is_closed_to_tokens, related, required_role};
 use crate::rights::{
     Ask, Decision, GrantRef, Needs, RightResource, RightVerb, decide, needs, resource_of_kind,
 };
@@ -85,8 +85,16 @@ impl Caller {
     ///
     /// # Errors
     /// `NotFound` for a cluster in which the caller has no right, as for one that does not exist; `RoleTooLow` with the
-    /// missing right.
+    /// missing right; `TokenNotAllowed` if the caller has the right, and the request is one that no token allows.
     pub fn judge(&self, access: &AccessRequest) -> Result<Allowed> {
+        let allowed = self.judge_rights(access)?;
+        if self.token.is_some() && is_closed_to_tokens(access.verb, access.resource) {
+            return Err(Error::new(Cause::TokenNotAllowed));
+        }
+        Ok(allowed)
+    }
+
+    fn judge_rights(&self, access: &AccessRequest) -> Result<Allowed> {
         if let Some(id) = access.cluster
             && !self.rights.sees(id)
         {
@@ -182,7 +190,10 @@ pub(crate) fn cluster_not_found(id: ClusterId) -> Error {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use pilothouse_types::namespaces::{NamespacePattern, NamespaceSet};
+    use pilothouse_types::{
+        ids::TokenId,
+        namespaces::{NamespacePattern, NamespaceSet},
+    };
     use serde_json::json;
 
     use super::*;
@@ -296,6 +307,40 @@ mod tests {
         let readable: Vec<_> =
             scopes(&ann, &web).into_iter().filter(|(_, scope, _)| scope.is_some()).collect();
         assert_eq!(readable, [(Kind::Event, Some(NamespaceScope::One(shop)), true)]);
+    }
+
+    #[test]
+    fn tokens_change_no_account_credential_or_right() {
+        let admin = Caller { token: Some(TokenId(1)), ..Caller::system() };
+        let cause = |caller: &Caller, verb, resource| {
+            caller.judge(&AccessRequest::to(verb, resource)).err().map(|error| error.cause)
+        };
+        for resource in [
+            Resource::User,
+            Resource::OwnAccount,
+            Resource::Session,
+            Resource::Token,
+            Resource::ServiceAccount,
+            Resource::Grant,
+            Resource::Role,
+            Resource::Request,
+        ] {
+            for verb in [Verb::Create, Verb::Update, Verb::Delete, Verb::Revoke, Verb::Grant, Verb::Approve] {
+                assert_eq!(
+                    cause(&admin, verb, resource),
+                    Some(Cause::TokenNotAllowed),
+                    "{verb:?} {resource:?}"
+                );
+            }
+            assert_eq!(cause(&admin, Verb::List, resource), None, "{resource:?}");
+        }
+        for resource in [Resource::OwnSecondFactor, Resource::SecondFactor] {
+            assert_eq!(cause(&admin, Verb::Verify, resource), Some(Cause::TokenNotAllowed), "{resource:?}");
+        }
+        assert_eq!(cause(&admin, Verb::Create, Resource::NewCluster), None);
+        // a right that is missing is named first
+        let viewer = Caller { token: Some(TokenId(1)), ..Caller::system().with_role(Role::Viewer) };
+        assert_eq!(cause(&viewer, Verb::Create, Resource::User), Some(Cause::RoleTooLow));
     }
 
     #[test]

@@ -29,12 +29,18 @@ impl Gate {
     /// there. What the caller may not read is left out, not refused.
     ///
     /// # Errors
-    /// `StoreUnavailable`.
+    /// `SecondFactorNotEnrolled`, `SecondFactorStale`, as [`Gate::allow`]; `StoreUnavailable`.
     pub async fn allow_in_all_clusters(
         &self,
         caller: &Caller,
         reads: &[AccessRequest],
     ) -> Result<Vec<ClusterPermits>> {
+        for access in reads {
+            if let Err(refusal) = self.step_up.check(caller, access, self.clock.now()) {
+                self.record_denied(caller, access, None, &refusal).await?;
+                return Err(refusal);
+            }
+        }
         let mut clusters = self.clusters.all().await?;
         clusters.retain(|(id, _)| caller.rights.sees(*id));
         clusters.sort_by_key(|(id, _)| *id);

@@ -16,7 +16,7 @@ const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 impl Gate {
     /// Authorises a stream. Returns the permit and a future that resolves with the reason when the authorisation ends:
     /// within seconds of the end of the caller's session (revoked, expired, idle for too long, the user disabled or
-    /// with another role), of a change of what the caller's rights reach (`RightsChanged`), or of the cluster's
+    /// with another role) or API token (revoked, expired, its owner disabled or absent), of a change of what the caller's rights reach (`RightsChanged`), or of the cluster's
     /// registration. An open stream does not count as a use of the session.
     ///
     /// # Errors
@@ -49,17 +49,20 @@ impl Gate {
         }
     }
 
-    /// Checks that the caller's session is live, that the cluster is registered, and that the caller's rights reach the
+    /// Checks that the caller's session or token is live, that the cluster is registered, and that the caller's rights reach the
     /// same part of the request as when the stream was opened.
     async fn recheck(&self, caller: &Caller, asked: &AccessRequest, held: &Allowed) -> Result<()> {
-        let current = match caller.session {
-            None => None,
-            Some(session) => {
-                let sessions = self.sessions.as_ref();
-                let sessions = sessions.ok_or_else(|| {
-                    Error::internal("the caller has a session, but no session store is configured")
-                })?;
+        let without =
+            |what| Error::internal(format!("the caller has a {what}, but no store of them is configured"));
+        let current = match (caller.session, caller.token) {
+            (None, None) => None,
+            (Some(session), _) => {
+                let sessions = self.sessions.as_ref().ok_or_else(|| without("session"))?;
                 Some(sessions.current_rights(session).await?)
+            }
+            (None, Some(token)) => {
+                let tokens = self.tokens.as_ref().ok_or_else(|| without("token"))?;
+                Some(tokens.current_rights(token).await?)
             }
         };
         if let Some(id) = asked.cluster

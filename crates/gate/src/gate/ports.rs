@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pilothouse_types::{
     error::Result,
-    ids::{ClusterId, SessionId},
+    ids::{ClusterId, SessionId, TokenId},
     role::Role,
 };
 
@@ -25,12 +25,12 @@ pub trait ClusterNames: Send + Sync {
     async fn all(&self) -> Result<Vec<(ClusterId, String)>>;
 }
 
-/// Role and rights of a user at this moment.
+/// Role and rights of a caller at this moment.
 #[derive(Clone, Debug)]
 pub struct CurrentRights {
-    /// The user's role.
+    /// The user's role; `none` for a service account.
     pub role: Role,
-    /// The rights of the role and of the user's grants.
+    /// The rights of the role and of the caller's grants, within the ceiling of the token.
     pub rights: Arc<Rights>,
 }
 
@@ -43,4 +43,15 @@ pub trait SessionCheck: Send + Sync {
     /// # Errors
     /// `SessionEnded` if the session ended or expired, or if its user is disabled; `StoreUnavailable`.
     async fn current_rights(&self, session: SessionId) -> Result<CurrentRights>;
+}
+
+/// Port: current state of an API token.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait TokenCheck: Send + Sync {
+    /// Current rights of a token. The check does not count as a use of it.
+    ///
+    /// # Errors
+    /// `TokenInvalid` if the token is revoked, or its owner is disabled or absent; `TokenExpired`; `StoreUnavailable`.
+    async fn current_rights(&self, token: TokenId) -> Result<CurrentRights>;
 }

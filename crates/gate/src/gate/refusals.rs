@@ -1,5 +1,5 @@
 //! Rate limiter for the audit rows of refusals. A refused request costs its sender nothing, so the number of rows is
-//! limited: each user has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`], then one row per
+//! limited: each user and each service account has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`], then one row per
 //! [`REPEAT_INTERVAL`]. Reads do not count as changes, so that nobody hides a refused change behind refused reads. A read
 //! that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without
 //! a row. The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use pilothouse_types::ids::{ClusterId, UserId};
+use pilothouse_types::ids::ClusterId;
 
 use crate::{
-    access::{AccessRequest, Resource, Verb},
+    access::{AccessRequest, Principal, Resource, Verb},
     rights::{Needs, RightResource, RightVerb, needs},
 };
 
@@ -57,11 +57,11 @@ impl RefusalKey {
     }
 }
 
-/// Refusals of all users, timed by the monotonic clock.
+/// Refusals of all users and service accounts, timed by the monotonic clock.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<HashMap<UserId, UserRefusals>>);
+pub(super) struct Refusals(Mutex<HashMap<Principal, UserRefusals>>);
 
-/// Refusals of one user.
+/// Refusals of one user or service account.
 #[derive(Default)]
 struct UserRefusals {
     /// Times of the rows of changes, the oldest first.
@@ -83,7 +83,7 @@ struct RefusedRead {
 
 impl Refusals {
     /// Counts a refusal. If it is to have a row, returns the number of earlier refusals without a row.
-    pub(super) fn count(&self, user: UserId, key: &RefusalKey, now: Duration) -> Option<u64> {
+    pub(super) fn count(&self, user: Principal, key: &RefusalKey, now: Duration) -> Option<u64> {
         let mut all = self.lock();
         if !all.contains_key(&user) {
             all.retain(|_, refused| !refused.is_empty(now));
@@ -109,7 +109,7 @@ impl Refusals {
     }
 
     /// Restores the counts when the row allowed by [`Refusals::count`] was not stored: the next row reports them.
-    pub(super) fn restore(&self, user: UserId, key: &RefusalKey, earlier_count: u64) {
+    pub(super) fn restore(&self, user: Principal, key: &RefusalKey, earlier_count: u64) {
         if let Some(refused) = self.lock().get_mut(&user) {
             refused.rows(key).pop_back();
             let since = refused.reads.remove(key).map_or(0, |read| read.unreported);
@@ -117,7 +117,7 @@ impl Refusals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserRefusals>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Principal, UserRefusals>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,12 +157,17 @@ impl UserRefusals {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_types::{kind::Kind, name::Namespace};
+    use pilothouse_types::{
+        ids::{ServiceAccountId, UserId},
+        kind::Kind,
+        name::Namespace,
+    };
 
     use super::*;
 
-    const ANN: UserId = UserId(1);
-    const BEN: UserId = UserId(2);
+    const ANN: Principal = Principal::User(UserId(1));
+    const BEN: Principal = Principal::User(UserId(2));
+    const BOT: Principal = Principal::ServiceAccount(ServiceAccountId(1));
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -270,7 +275,7 @@ mod tests {
         assert_eq!(refusals.count(BEN, &change(), seconds(5000)), Some(0));
         assert!(refusals.lock()[&ANN].reads.is_empty());
         assert_eq!(refusals.count(ANN, &read("n-0"), seconds(5000)), Some(1));
-        assert_eq!(refusals.count(UserId(3), &change(), seconds(9000)), Some(0));
+        assert_eq!(refusals.count(BOT, &change(), seconds(9000)), Some(0));
         assert_eq!(refusals.lock().len(), 1, "users without refusals are removed");
     }
 

@@ -16,6 +16,7 @@ use pilothouse_types::{
 
 use super::*;
 use crate::{
+    access::Factor,
     operation::MockAuditWriter,
     rights::{BuiltInRole, ClusterLabels, ClusterScope, EffectiveGrant, GrantRef, Labels, Reach, Rights},
 };
@@ -371,4 +372,42 @@ fn reads_in_all_clusters_have_the_scope_of_each_cluster() {
     let whole = vec![true, true];
     assert_eq!(parts(&caller(Role::Viewer)), [(1, whole.clone(), true), (2, whole, true)]);
     assert!(parts(&caller(Role::None)).is_empty());
+}
+
+#[test]
+fn caller_without_the_required_second_factor_reads_and_changes_nothing() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().times(3).returning(|_, outcome| {
+        assert_eq!(outcome.error_code.as_deref(), Some("PERMISSION_DENIED"));
+        Ok(())
+    });
+    let gate = gate(trail);
+    let factor = Factor { required: true, ..Factor::default() };
+    let ops = Caller { factor, ..caller(Role::OpsAdmin) };
+    let refused = |result: Result<()>| assert_eq!(result.unwrap_err().cause, Cause::SecondFactorNotEnrolled);
+    let all = || pods(NamespaceScope::All);
+    refused(block_on(gate.allow(&ops, all().in_cluster(ClusterId(1)))).map(drop));
+    refused(block_on(gate.change(&ops, scale(), never)).map(drop));
+    // the same request again within a minute adds no row
+    refused(block_on(gate.follow(&ops, all().in_cluster(ClusterId(1)))).map(drop));
+    refused(block_on(gate.allow_in_all_clusters(&ops, &[all()])).map(drop));
+    let enroll = AccessRequest::to(Verb::Enroll, Resource::OwnSecondFactor);
+    block_on(gate.change_local(&ops, enroll, async |_| Ok(()))).unwrap();
+}
+
+#[test]
+fn missing_right_is_told_before_a_stale_second_factor() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().times(2).returning(|_, _| Ok(()));
+    let gate = gate(trail);
+    let reveal = || AccessRequest::to(Verb::Reveal, Resource::Kind(Kind::Secret)).in_cluster(ClusterId(1));
+    let cause_of = |role| {
+        let factor = Factor { enrolled: true, ..Factor::default() };
+        let caller = Caller { factor, ..caller(role) };
+        block_on(gate.grant(&caller, reveal().in_namespace(&Namespace::new("shop").unwrap())))
+            .unwrap_err()
+            .cause
+    };
+    assert_eq!(cause_of(Role::Viewer), Cause::RoleTooLow);
+    assert_eq!(cause_of(Role::OpsAdmin), Cause::SecondFactorStale);
 }

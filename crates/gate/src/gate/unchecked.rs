@@ -27,6 +27,13 @@ impl Gate {
         self.permit_own_session(caller, Verb::Login)
     }
 
+    /// As [`Gate::permit_login`], after the caller has also given a second factor: `totp` or `recovery_code`.
+    pub fn permit_login_with_factor(&self, caller: &Caller, factor: &'static str) -> Permit {
+        let access = own_session(caller, Verb::Login).with("second_factor", factor);
+        let operation = self.operation(caller, &access, None);
+        Permit::of_server(access, Some(operation))
+    }
+
     /// Issues the permit to refresh the caller's own session. The port commits the audit entry. For `Sessions` in core
     /// only, after the caller has presented the session's cookie.
     pub fn permit_refresh(&self, caller: &Caller) -> Permit {
@@ -40,7 +47,7 @@ impl Gate {
     }
 
     fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
-        let access = AccessRequest::to(verb, Resource::Session).named(&caller.username);
+        let access = own_session(caller, verb);
         let operation = self.operation(caller, &access, None);
         Permit::of_server(access, Some(operation))
     }
@@ -89,6 +96,10 @@ impl Gate {
     }
 }
 
+fn own_session(caller: &Caller, verb: Verb) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Session).named(&caller.username)
+}
+
 #[cfg(test)]
 mod tests {
     use pilothouse_types::testing::FakeRuntime;
@@ -103,6 +114,7 @@ mod tests {
         assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());
         for permit in [
             gate.permit_login(&Caller::system()),
+            gate.permit_login_with_factor(&Caller::system(), "totp"),
             gate.permit_refresh(&Caller::system()),
             gate.permit_logout(&Caller::system()),
             gate.permit_first_user("admin", Role::SuperAdmin),

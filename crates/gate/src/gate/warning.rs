@@ -21,11 +21,13 @@ pub enum Warning {
     NotCached(&'static str),
     /// The grant gives more power than the rights of its role.
     DerivedPower(DerivedPower),
+    /// The owner of the service account has the use of the granted rights, by making tokens of it.
+    UsedByOwner,
 }
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 8] = [
+    pub const KEYS: [&'static str; 9] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
@@ -34,6 +36,7 @@ impl Warning {
         "not_cached",
         "secrets_through_pods",
         "cluster_admin",
+        "used_by_owner",
     ];
 
     /// String form, the key of the messages.
@@ -46,6 +49,7 @@ impl Warning {
             Self::NotTested => "not_tested",
             Self::NotCached(_) => "not_cached",
             Self::DerivedPower(power) => power.as_str(),
+            Self::UsedByOwner => "used_by_owner",
         }
     }
 
@@ -54,7 +58,7 @@ impl Warning {
         match self {
             Self::Autoscaled(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
-            Self::OutcomeNotStored | Self::NotTested | Self::DerivedPower(_) => "",
+            Self::OutcomeNotStored | Self::NotTested | Self::DerivedPower(_) | Self::UsedByOwner => "",
         }
     }
 }

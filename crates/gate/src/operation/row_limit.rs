@@ -170,7 +170,7 @@ fn digest(text: &str) -> Hex<32> {
 #[cfg(test)]
 mod tests {
     use pilothouse_types::{
-        ids::{ClusterId, GrantId, OperationId, UserId},
+        ids::{ClusterId, GrantId, OperationId, TokenId, UserId},
         role::Role,
     };
     use proptest::prelude::*;
@@ -194,6 +194,7 @@ mod tests {
             username: field(),
             role: Some(Role::SuperAdmin),
             grant_id: Some(GrantId(i64::MAX)),
+            token_id: Some(TokenId(i64::MAX)),
             source_ip: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
             request_id: Some(field()),
             params,

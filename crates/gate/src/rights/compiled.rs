@@ -44,6 +44,8 @@ pub(super) struct LiveGrant {
     /// The verbs on each resource, by slot. Without the resources that the reach of the grant does not contain.
     verbs: Vec<Verbs>,
     clusters: ClusterScope,
+    /// The clusters of the ceiling: the grant holds in those that are in both scopes.
+    ceiling_clusters: ClusterScope,
     pub(super) reach_is_cluster: bool,
     namespaces: NamespaceSet,
     /// The namespaces for terminals and forwarded ports.
@@ -63,16 +65,33 @@ impl Rights {
     /// Compiles the grants of a caller. `clusters` has every registered cluster: another one is reached only by
     /// the grants on all clusters.
     pub fn compile(grants: &[EffectiveGrant], clusters: &ClusterLabels, now: Timestamp) -> Self {
+        Self::compile_within(grants, None, clusters, now)
+    }
+
+    /// As [`Rights::compile`], cut by the ceiling of a token ([`super::Ceiling::as_grant`]): a right is held if a grant
+    /// gives it and the ceiling would give it too. A right in namespaces is cut to those that are in both.
+    pub fn compile_within(
+        grants: &[EffectiveGrant],
+        ceiling: Option<&EffectiveGrant>,
+        clusters: &ClusterLabels,
+        now: Timestamp,
+    ) -> Self {
         let mut active: Vec<_> =
             grants.iter().filter(|grant| grant.state(now) == GrantState::Active).collect();
         active.sort_by(|a, b| a.grant.cmp(&b.grant));
-        let named =
-            active.iter().flat_map(|grant| grant.rules.effective(true)).flat_map(|rule| &rule.resources);
+        let named = active.iter().copied().chain(ceiling);
+        let named = named.flat_map(|grant| grant.rules.effective(true)).flat_map(|rule| &rule.resources);
         let resources: BTreeSet<_> = RightResource::all().chain(named.cloned()).collect();
         let slots: Slots = resources.into_iter().zip(0..).collect();
-        let live: Vec<_> = active.into_iter().filter_map(|grant| LiveGrant::new(&slots, grant)).collect();
+        let ceiling = ceiling.map(|ceiling| LiveGrant::new(&slots, ceiling));
+        let live = active.into_iter().filter_map(|grant| {
+            let own = LiveGrant::new(&slots, grant);
+            let cut = if let Some(ceiling) = &ceiling { own.within(ceiling) } else { own };
+            cut.with_implied_rights(&slots)
+        });
+        let live: Vec<_> = live.collect();
         let containing = |contains: &dyn Fn(&ClusterScope) -> bool| -> Vec<usize> {
-            (0..live.len()).filter(|&n| contains(&live[n].clusters)).collect()
+            (0..live.len()).filter(|&n| live[n].is_in(contains)).collect()
         };
         let everywhere = ClusterGrants::new(containing(&|scope: &ClusterScope| *scope == ClusterScope::All));
         let mut shared = HashMap::<Vec<usize>, Arc<ClusterGrants>>::new();
@@ -156,7 +175,8 @@ impl Rights {
 
     /// The indexes of the grants that contain every cluster with at least these labels, also those registered later.
     pub(super) fn indexes_by_labels(&self, labels: &Labels) -> Vec<usize> {
-        self.grants().filter(|(_, grant)| grant.clusters.contains_labels(labels)).map(|(n, _)| n).collect()
+        let contains = |scope: &ClusterScope| scope.contains_labels(labels);
+        self.grants().filter(|(_, grant)| grant.is_in(&contains)).map(|(n, _)| n).collect()
     }
 
     /// The grants of a cluster, with their indexes.
@@ -197,32 +217,54 @@ impl ClusterGrants {
 }
 
 impl LiveGrant {
-    /// `None` if the grant gives no right.
-    fn new(slots: &Slots, effective: &EffectiveGrant) -> Option<Self> {
+    /// The rights of the role alone.
+    fn new(slots: &Slots, effective: &EffectiveGrant) -> Self {
         let EffectiveGrant { grant, rules, clusters, reach, .. } = effective;
         let reach_is_cluster = *reach == Reach::Cluster;
-        let namespaces = reach.namespaces(RightVerb::List);
-        let mut verbs = verbs_by_slot(slots, rules, reach_is_cluster);
-        if namespaces.is_empty() || verbs.iter().all(|verbs| verbs.is_empty()) {
+        let terminal_verb = if rules.of_super_admin() { RightVerb::List } else { RightVerb::Exec };
+        Self {
+            grant: Arc::new(grant.clone()),
+            verbs: verbs_by_slot(slots, rules, reach_is_cluster),
+            clusters: clusters.clone(),
+            ceiling_clusters: ClusterScope::All,
+            reach_is_cluster,
+            namespaces: reach.namespaces(RightVerb::List),
+            terminal_namespaces: reach.namespaces(terminal_verb),
+        }
+    }
+
+    /// The part of the grant that is within a ceiling.
+    fn within(self, ceiling: &Self) -> Self {
+        let verbs = self.verbs.iter().zip(&ceiling.verbs).map(|(own, within)| own.intersect(*within));
+        Self {
+            verbs: verbs.collect(),
+            ceiling_clusters: ceiling.clusters.clone(),
+            reach_is_cluster: self.reach_is_cluster && ceiling.reach_is_cluster,
+            namespaces: self.namespaces.intersect(&ceiling.namespaces),
+            terminal_namespaces: self.terminal_namespaces.intersect(&ceiling.terminal_namespaces),
+            ..self
+        }
+    }
+
+    /// Adds what any right gives: it shows the cluster and the names of the namespaces that it reaches. `None` if the
+    /// grant gives no right.
+    fn with_implied_rights(mut self, slots: &Slots) -> Option<Self> {
+        if self.namespaces.is_empty() || self.verbs.iter().all(|verbs| verbs.is_empty()) {
             return None;
         }
-        // any right shows the cluster and the names of the namespaces that it reaches
         for (resource, implied) in [
             (RightResource::Namespaces, Verbs::of(&[RightVerb::List])),
             (RightResource::Clusters, Verbs::of(&[RightVerb::List, RightVerb::Get])),
         ] {
-            let own = &mut verbs[slots[&resource]];
+            let own = &mut self.verbs[slots[&resource]];
             *own = own.union(implied);
         }
-        let terminal_verb = if rules.of_super_admin() { RightVerb::List } else { RightVerb::Exec };
-        Some(Self {
-            grant: Arc::new(grant.clone()),
-            verbs,
-            clusters: clusters.clone(),
-            reach_is_cluster,
-            namespaces,
-            terminal_namespaces: reach.namespaces(terminal_verb),
-        })
+        Some(self)
+    }
+
+    /// Whether both cluster scopes of the grant contain a cluster.
+    fn is_in(&self, contains: &dyn Fn(&ClusterScope) -> bool) -> bool {
+        contains(&self.clusters) && contains(&self.ceiling_clusters)
     }
 
     /// Whether the grant gives the right anywhere.

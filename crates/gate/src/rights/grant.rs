@@ -78,13 +78,15 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Origin of a grant. As text: `manual`, `request:7`.
+/// Origin of a grant. As text: `manual`, `request:7`, `break_glass`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantSource {
     /// Made by a person, through the API or on the command line.
     Manual,
     /// Made by the approval of a request.
     Request(GrantRequestId),
+    /// Made by a use of break-glass.
+    BreakGlass,
 }
 
 impl GrantSource {
@@ -96,6 +98,7 @@ impl GrantSource {
         match text.strip_prefix("request:") {
             Some(id) => id.parse().map(|id| Self::Request(GrantRequestId(id))).map_err(|_| Reason::Malformed),
             None if text == "manual" => Ok(Self::Manual),
+            None if text == "break_glass" => Ok(Self::BreakGlass),
             None => Err(Reason::Malformed),
         }
     }
@@ -106,6 +109,7 @@ impl fmt::Display for GrantSource {
         match self {
             Self::Manual => f.write_str("manual"),
             Self::Request(id) => write!(f, "request:{id}"),
+            Self::BreakGlass => f.write_str("break_glass"),
         }
     }
 }
@@ -336,7 +340,7 @@ mod tests {
         assert_eq!(Subject::parse("group::ops"), Err(Reason::Required));
         assert_eq!(Subject::group("a:b", "ops"), Err(Reason::Malformed));
         assert_eq!(Subject::group("ldap", "x".repeat(257)), Err(Reason::TooLong));
-        for text in ["manual", "request:7"] {
+        for text in ["manual", "request:7", "break_glass"] {
             assert_eq!(GrantSource::parse(text).map(|source| source.to_string()).as_deref(), Ok(text));
         }
         for text in ["", "request:", "request:x", "seed"] {

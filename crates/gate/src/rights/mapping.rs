@@ -32,7 +32,14 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         // a connection test of a new cluster takes the right to register it
         Resource::NewCluster => Needs::Right(RightVerb::Create, RightResource::Clusters),
         Resource::User => right(RightResource::Users),
-        Resource::OwnAccount | Resource::Session => Needs::SignIn,
+        // whoever makes tokens of service accounts has the use of their rights
+        Resource::ServiceAccount => right(RightResource::Users),
+        // a lost second factor leaves only the password
+        Resource::SecondFactor => Needs::Right(RightVerb::Update, RightResource::Users),
+        // the use case judges tokens of others
+        Resource::OwnAccount | Resource::OwnSecondFactor | Resource::Session | Resource::Token => {
+            Needs::SignIn
+        }
         // the trail as a whole
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => {
             Needs::Right(RightVerb::List, RightResource::Audit)
@@ -41,7 +48,9 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         Resource::Operation if verb == Verb::Prune => right(RightResource::Keys),
         // rows: the caller's own, and those that `list audit` adds
         Resource::Operation => Needs::SignIn,
-        // judged by the scope of the grant, in `pilothouse_core::grant`
+        // a review of a use of break-glass is for super admins
+        Resource::Grant if verb == Verb::Review => Needs::Right(RightVerb::Update, RightResource::Users),
+        // judged by the scope of the grant, in `pilothouse_core::grant`; break-glass by the settings
         Resource::Grant | Resource::Request => Needs::SignIn,
         Resource::Role if verb.reads() => Needs::SignIn,
         // a role changes the rights of users
@@ -74,7 +83,11 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::Restore
         | Verb::Approve
         | Verb::Deny
-        | Verb::Withdraw => RightVerb::Update,
+        | Verb::Withdraw
+        | Verb::BreakGlass
+        | Verb::Review
+        | Verb::Enroll
+        | Verb::Disable => RightVerb::Update,
     }
 }
 
@@ -204,6 +217,10 @@ mod tests {
         Verb::Approve,
         Verb::Deny,
         Verb::Withdraw,
+        Verb::BreakGlass,
+        Verb::Review,
+        Verb::Enroll,
+        Verb::Disable,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -212,7 +229,11 @@ mod tests {
             Resource::NewCluster,
             Resource::User,
             Resource::OwnAccount,
+            Resource::OwnSecondFactor,
+            Resource::SecondFactor,
             Resource::Session,
+            Resource::Token,
+            Resource::ServiceAccount,
             Resource::Operation,
             Resource::Grant,
             Resource::Role,
@@ -273,6 +294,8 @@ mod tests {
             (Verb::Export, Resource::Operation, "list audit"),
             (Verb::Rekey, Resource::MasterKey, "update keys"),
             (Verb::Create, Resource::Role, "update users"),
+            (Verb::Disable, Resource::SecondFactor, "update users"),
+            (Verb::Review, Resource::Grant, "update users"),
         ];
         for (verb, resource, right) in cases {
             let Needs::Right(verb, resource) = needs(verb, resource) else { panic!("{right}: no right") };
@@ -289,6 +312,8 @@ mod tests {
             (Verb::Grant, Resource::Grant),
             (Verb::Revoke, Resource::Grant),
             (Verb::Approve, Resource::Request),
+            (Verb::BreakGlass, Resource::Grant),
+            (Verb::Enroll, Resource::OwnSecondFactor),
         ] {
             assert_eq!(needs(verb, resource), Needs::SignIn);
         }

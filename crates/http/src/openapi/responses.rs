@@ -20,7 +20,12 @@ pub(super) fn of(
     schemas: &Schemas,
     examples: &Examples<'_>,
 ) -> BTreeMap<String, Value> {
-    let mut responses = BTreeMap::from([("200".to_owned(), success(docs, schemas, examples))]);
+    let success = if docs.redirects {
+        ("302".to_owned(), redirect())
+    } else {
+        ("200".to_owned(), success(docs, schemas, examples))
+    };
+    let mut responses = BTreeMap::from([success]);
     if docs.revalidated {
         responses.insert("304".to_owned(), not_modified(docs));
     }
@@ -51,7 +56,7 @@ fn name(codes: &[Code]) -> String {
 
 fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
     let mut headers = shared_headers();
-    if docs.sets_cookie {
+    if docs.sets_cookies {
         headers.insert("Set-Cookie".to_owned(), reference("headers", "Set-Cookie"));
     }
     if docs.parameters.iter().any(|parameter| parameter["name"] == IdempotencyKey::HEADER) {
@@ -131,6 +136,15 @@ fn error_response(codes: &[Code]) -> Value {
     })
 }
 
+/// The 302 response, which sets a cookie.
+fn redirect() -> Value {
+    let mut headers = shared_headers();
+    for name in ["Location", "Set-Cookie"] {
+        headers.insert(name.to_owned(), reference("headers", name));
+    }
+    json!({"description": "The browser goes to the location.", "headers": headers})
+}
+
 /// The 304 response.
 fn not_modified(docs: &Docs) -> Value {
     let mut headers = shared_headers();
@@ -164,7 +178,8 @@ pub(super) fn headers() -> Value {
         "Vary": {"description": "The request headers that change the response.", "schema": text},
         "X-As-Of": {"description": "The same as `as_of`; also present without a body.", "schema": {"type": "string", "format": "date-time"}},
         "Content-Encoding": {"description": "`gzip` for a page of 4 KiB or more, if the client accepts it.", "required": false, "schema": text},
-        "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, with `Secure` unless served on loopback without TLS.", "schema": text},
+        "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, and the refresh token of a browser: `refresh_token=…; HttpOnly; SameSite=Strict; Path=/api/auth/refresh`; or the cookie of a sign-in at an identity provider; each with `Secure` unless served on loopback without TLS.", "schema": text},
+        "Location": {"description": "The address to which the browser goes.", "schema": text},
         "Idempotency-Replayed": {"description": "`true` when the response is the stored one of an earlier request with the same `Idempotency-Key`.", "required": false, "schema": text},
         "Retry-After": {"description": "Seconds to wait before a retry, at least 1; always present with RATE_LIMITED and SERVICE_UNAVAILABLE, and while the circuit of a cluster is open.", "schema": {"type": "integer", "minimum": 1}},
         "Allow": {"description": "The methods that the path supports.", "schema": text},

@@ -1,5 +1,6 @@
 //! Routes for roles and grants.
 
+pub(super) mod break_glass;
 pub(super) mod questions;
 pub(super) mod requests;
 
@@ -53,7 +54,7 @@ pub(crate) async fn create_role(
     let NewRoleBody { name, description, rules } = body;
     let record =
         RoleRecord { name, description: description.unwrap_or_default(), rules: RoleRules::new(rules)? };
-    let role = api.app.grants.create_role(&signed_in.caller, record).await?;
+    let role = api.app.grants.create_role(signed_in.caller(), record).await?;
     Ok(Response::of(OneRole { role }).with_message(Message::RoleCreated))
 }
 
@@ -78,7 +79,7 @@ pub(crate) async fn update_role(
 ) -> Result<Response<OneRole>> {
     let RoleChangeBody { name, description, rules } = body;
     let patch = RolePatch { description, rules: rules.map(RoleRules::new).transpose()? };
-    let role = api.app.grants.update_role(&signed_in.caller, name, patch).await?;
+    let role = api.app.grants.update_role(signed_in.caller(), name, patch).await?;
     Ok(Response::of(OneRole { role }).with_message(Message::RoleUpdated))
 }
 
@@ -95,7 +96,7 @@ pub(crate) async fn delete_role(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<RoleNameBody>>,
 ) -> Result<Response<Empty>> {
-    api.app.grants.delete_role(&signed_in.caller, body.name).await?;
+    api.app.grants.delete_role(signed_in.caller(), body.name).await?;
     Ok(Response::of(Empty {}).with_message(Message::RoleDeleted))
 }
 
@@ -191,7 +192,7 @@ pub(crate) async fn create_grant(
     let NewGrantBody { subject, role, clusters, namespaces: reach, from, until, reason } = body;
     let subject = Subject::try_from(subject)?;
     let record = GrantRecord { subject, role, clusters, reach, from, until, reason };
-    let changed = api.app.grants.create(&signed_in.caller, record).await?;
+    let changed = api.app.grants.create(signed_in.caller(), record).await?;
     Ok(Response::changed(changed, |grant| OneGrant { grant }).with_message(Message::GrantCreated))
 }
 
@@ -211,6 +212,6 @@ pub(crate) async fn revoke_grant(
     Authenticated(signed_in, Body(body)): Authenticated<Body<IdAndReasonBody>>,
 ) -> Result<Response<OneGrant>> {
     let IdAndReasonBody { id, reason } = body;
-    let grant = api.app.grants.revoke(&signed_in.caller, GrantId(id.0), reason).await?;
+    let grant = api.app.grants.revoke(signed_in.caller(), GrantId(id.0), reason).await?;
     Ok(Response::of(OneGrant { grant }).with_message(Message::GrantRevoked))
 }

@@ -101,7 +101,7 @@ pub(crate) async fn create(
         credential,
         skip_test: skip_test.unwrap_or_default(),
     };
-    let changed = api.app.clusters.create(&signed_in.caller, cluster).await?;
+    let changed = api.app.clusters.create(signed_in.caller(), cluster).await?;
     Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterCreated))
 }
 
@@ -132,7 +132,7 @@ pub(crate) async fn update(
     let (credential, (id, name, description, labels, skip_test, updated_at)) = body.split();
     let skip_test = skip_test.unwrap_or_default();
     let change = ClusterChange { name, description, labels, credential, skip_test, updated_at };
-    let changed = api.app.clusters.update(&signed_in.caller, id.into(), change).await?;
+    let changed = api.app.clusters.update(signed_in.caller(), id.into(), change).await?;
     Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterUpdated))
 }
 
@@ -140,7 +140,7 @@ pub(crate) async fn delete(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.clusters.delete(&signed_in.caller, body.id.into()).await?;
+    api.app.clusters.delete(signed_in.caller(), body.id.into()).await?;
     Ok(Response::of(Empty {}).with_message(Message::ClusterDeleted))
 }
 
@@ -160,8 +160,8 @@ pub(crate) async fn test(
     let clusters = &api.app.clusters;
     let test = match id {
         Some(_) if has_connection(&credential) => return Err(Error::invalid("id", Reason::NotAllowed).into()),
-        Some(id) => clusters.test(&signed_in.caller, id.into()).await?,
-        None => clusters.test_new(&signed_in.caller, credential).await?,
+        Some(id) => clusters.test(signed_in.caller(), id.into()).await?,
+        None => clusters.test_new(signed_in.caller(), credential).await?,
     };
     Ok(Response::of(test).with_message(Message::ClusterTested))
 }
@@ -194,5 +194,5 @@ pub(crate) async fn status(
     api: Data<Api>,
     Authenticated(signed_in, Params(query)): Authenticated<Params<StatusQuery>>,
 ) -> Result<Response<ClusterStatus>> {
-    Ok(Response::of(api.app.clusters.status(&signed_in.caller, query.id.into()).await?))
+    Ok(Response::of(api.app.clusters.status(signed_in.caller(), query.id.into()).await?))
 }

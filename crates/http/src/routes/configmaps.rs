@@ -37,7 +37,7 @@ pub(crate) async fn detail(
 ) -> Result<Response<ConfigMapDetail>> {
     let ByName { cluster_id, namespace, name } = query;
     Ok(Response::of(
-        api.app.configs.configmap(&signed_in.caller, cluster_id.into(), &namespace, &name).await?,
+        api.app.configs.configmap(signed_in.caller(), cluster_id.into(), &namespace, &name).await?,
     ))
 }
 

@@ -42,21 +42,21 @@ pub(crate) async fn search(
     api: Data<Api>,
     Authenticated(signed_in, SearchQuery(list, query)): Authenticated<SearchQuery>,
 ) -> Result<SearchResponse> {
-    Ok(SearchResponse(api.app.fleet.search(&signed_in.caller, list, &query).await?))
+    Ok(SearchResponse(api.app.fleet.search(signed_in.caller(), list, &query).await?))
 }
 
 pub(crate) async fn overview(
     api: Data<Api>,
     Authenticated(signed_in, OverviewQuery(lists)): Authenticated<OverviewQuery>,
 ) -> Result<Response<Overview>> {
-    Ok(Response::of(api.app.fleet.overview(&signed_in.caller, &lists).await?))
+    Ok(Response::of(api.app.fleet.overview(signed_in.caller(), &lists).await?))
 }
 
 pub(crate) async fn watch(
     api: Data<Api>,
     Authenticated(signed_in, WatchQuery(list, cluster, query)): Authenticated<WatchQuery>,
 ) -> Result<Events<WatchEvent>> {
-    Ok(Events(api.app.watches.watch(&signed_in.caller, cluster, list, query).await?))
+    Ok(Events(api.app.watches.watch(signed_in.caller(), cluster, list, query).await?))
 }
 
 impl Input for SearchQuery {

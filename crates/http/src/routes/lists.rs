@@ -29,7 +29,7 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     let handler = async move |api: Data<Api>,
                               Authenticated(signed_in, RawQuery(pairs)): Authenticated<RawQuery>|
                 -> Result<ListResponse> {
-        Ok(page(info.list, &api.app, &signed_in.caller, &pairs).await?)
+        Ok(page(info.list, &api.app, signed_in.caller(), &pairs).await?)
     };
     Route {
         method: Method::GET,
@@ -39,7 +39,13 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
             _ => RequiredAuth::of(Verb::List, info.resource),
         },
         codes: match info.list {
-            List::Users | List::Sessions | List::Roles | List::Requests => &[],
+            List::Users
+            | List::Sessions
+            | List::Tokens
+            | List::ServiceAccounts
+            | List::Roles
+            | List::Requests
+            | List::BreakGlass => &[],
             List::Grants => &[Code::ResourceNotFound],
             List::Who => QUESTION,
             _ => CLUSTER,
@@ -70,10 +76,13 @@ async fn page(
         List::Clusters => local(app.clusters.list(caller, &query()?).await?),
         List::Users => local(app.users.list(caller, &query()?).await?),
         List::Sessions => local(app.sessions.list(caller, &query()?).await?),
+        List::Tokens => local(app.tokens.list(caller, &query()?).await?),
+        List::ServiceAccounts => local(app.service_accounts.list(caller, &query()?).await?),
         List::Roles => local(app.grants.roles(caller, &query()?).await?),
         List::Grants => local(app.grants.list(caller, &GrantQuery::parse(pairs)?).await?),
         List::Who => local(app.grants.who(caller, &WhoQuery::parse(pairs)?).await?),
         List::Requests => local(app.grants.requests(caller, &query()?).await?),
+        List::BreakGlass => local(app.break_glass.list(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;

@@ -37,7 +37,7 @@ pub(crate) async fn create(
     let changed = api
         .app
         .namespaces
-        .create(&signed_in.caller, body.cluster_id.into(), &body.name, Labels::new())
+        .create(signed_in.caller(), body.cluster_id.into(), &body.name, Labels::new())
         .await?;
     Ok(Response::changed(changed, |namespace| OneNamespace { namespace })
         .with_message(Message::NamespaceCreated))
@@ -57,6 +57,6 @@ pub(crate) async fn delete(
     Authenticated(signed_in, Body(body)): Authenticated<Body<NamespaceBody>>,
 ) -> Result<Response<Empty>> {
     let changed =
-        api.app.namespaces.delete(&signed_in.caller, body.cluster_id.into(), &body.namespace).await?;
+        api.app.namespaces.delete(signed_in.caller(), body.cluster_id.into(), &body.namespace).await?;
     Ok(Response::changed(changed, |()| Empty {}).with_message(Message::NamespaceDeleted))
 }

@@ -15,7 +15,7 @@ macro_rules! change_handlers {
             Authenticated(signed_in, Body(body)): Authenticated<Body<$new>>,
         ) -> Result<Response<$response>> {
             let $new { cluster_id, namespace, $($new_field),* } = body;
-            let (caller, cluster) = (&signed_in.caller, cluster_id.into());
+            let (caller, cluster) = (signed_in.caller(), cluster_id.into());
             let changed = api.app.$use_cases.$create(caller, cluster, &namespace, $new_value).await?;
             Ok(Response::changed(changed, |$object| $response { $object }).with_message(Message::$created))
         }
@@ -25,7 +25,7 @@ macro_rules! change_handlers {
             Authenticated(signed_in, Body(body)): Authenticated<Body<$patch>>,
         ) -> Result<Response<$response>> {
             let $patch { cluster_id, namespace, name, $($patch_field),* } = body;
-            let (caller, cluster) = (&signed_in.caller, cluster_id.into());
+            let (caller, cluster) = (signed_in.caller(), cluster_id.into());
             let changed = api.app.$use_cases.$update(caller, cluster, &namespace, name, $patch_value).await?;
             Ok(Response::changed(changed, |$object| $response { $object }).with_message(Message::$updated))
         }
@@ -35,7 +35,7 @@ macro_rules! change_handlers {
             Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
         ) -> Result<Response<Empty>> {
             let ByName { cluster_id, namespace, name } = body;
-            let (caller, cluster) = (&signed_in.caller, cluster_id.into());
+            let (caller, cluster) = (signed_in.caller(), cluster_id.into());
             let changed = api.app.$use_cases.$delete(caller, cluster, &namespace, name).await?;
             Ok(Response::changed(changed, |()| Empty {}).with_message(Message::$deleted))
         }

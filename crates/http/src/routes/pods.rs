@@ -60,7 +60,7 @@ pub(crate) async fn logs(
         timestamps: query.timestamps,
     };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(Response::of(api.app.pods.logs(&signed_in.caller, cluster, &namespace, &pod, &options).await?))
+    Ok(Response::of(api.app.pods.logs(signed_in.caller(), cluster, &namespace, &pod, &options).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -100,5 +100,5 @@ pub(crate) async fn follow(
     let start = after.map_or_else(from_newest, FollowStart::After);
     let follow = Follow { container: query.container, start, timestamps: query.timestamps };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(Events(api.app.pods.follow(&signed_in.caller, cluster, &namespace, &pod, &follow).await?))
+    Ok(Events(api.app.pods.follow(signed_in.caller(), cluster, &namespace, &pod, &follow).await?))
 }

@@ -43,7 +43,7 @@ pub(crate) async fn detail(
     Authenticated(signed_in, Params(query)): Authenticated<Params<ByName>>,
 ) -> Result<Response<SecretDetail>> {
     let ByName { cluster_id, namespace, name } = query;
-    Ok(Response::of(api.app.secrets.detail(&signed_in.caller, cluster_id.into(), &namespace, &name).await?))
+    Ok(Response::of(api.app.secrets.detail(signed_in.caller(), cluster_id.into(), &namespace, &name).await?))
 }
 
 pub(crate) async fn reveal(
@@ -51,7 +51,7 @@ pub(crate) async fn reveal(
     Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
 ) -> Result<Response<OneRevealedSecret>> {
     let ByName { cluster_id, namespace, name } = body;
-    let revealed = api.app.secrets.reveal(&signed_in.caller, cluster_id.into(), &namespace, name).await?;
+    let revealed = api.app.secrets.reveal(signed_in.caller(), cluster_id.into(), &namespace, name).await?;
     Ok(Response::changed(revealed, |secret| OneRevealedSecret { secret }))
 }
 

@@ -17,6 +17,6 @@ pub(crate) async fn revoke(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.sessions.revoke(&signed_in.caller, SessionId(body.id.0)).await?;
+    api.app.sessions.revoke(signed_in.caller(), SessionId(body.id.0)).await?;
     Ok(Response::of(Empty {}).with_message(Message::SessionRevoked))
 }

@@ -43,7 +43,7 @@ pub(crate) async fn create(
 ) -> Result<Response<OneUser>> {
     let NewUserBody { username, password, role, display_name } = body;
     let user =
-        api.app.users.create(&signed_in.caller, NewUser { username, password, role, display_name }).await?;
+        api.app.users.create(signed_in.caller(), NewUser { username, password, role, display_name }).await?;
     Ok(Response::of(OneUser { user }).with_message(Message::UserCreated))
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn update(
     let user = api
         .app
         .users
-        .update(&signed_in.caller, UserId(id.0), UserPatch { role, display_name, disabled })
+        .update(signed_in.caller(), UserId(id.0), UserPatch { role, display_name, disabled })
         .await?;
     Ok(Response::of(OneUser { user }).with_message(Message::UserUpdated))
 }
@@ -78,7 +78,7 @@ pub(crate) async fn delete(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.users.delete(&signed_in.caller, UserId(body.id.0)).await?;
+    api.app.users.delete(signed_in.caller(), UserId(body.id.0)).await?;
     Ok(Response::of(Empty {}).with_message(Message::UserDeleted))
 }
 
@@ -94,6 +94,6 @@ pub(crate) async fn reset_password(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<ResetPasswordBody>>,
 ) -> Result<Response<OneUser>> {
-    let user = api.app.users.reset_password(&signed_in.caller, UserId(body.id.0), body.new_password).await?;
+    let user = api.app.users.reset_password(signed_in.caller(), UserId(body.id.0), body.new_password).await?;
     Ok(Response::of(OneUser { user }).with_message(Message::PasswordReset))
 }

@@ -40,7 +40,7 @@ pub(crate) async fn detail(
     Authenticated(signed_in, Params(query)): Authenticated<Params<WorkloadBody>>,
 ) -> Result<Response<WorkloadDetail>> {
     let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
-    let detail = api.app.workloads.detail(&signed_in.caller, query.cluster_id.into(), &workload).await?;
+    let detail = api.app.workloads.detail(signed_in.caller(), query.cluster_id.into(), &workload).await?;
     let warnings = detail.warnings.clone();
     Ok(Response::of(detail).warning(warnings))
 }
@@ -64,7 +64,7 @@ pub(crate) async fn scale(
 ) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
     let changed =
-        api.app.workloads.scale(&signed_in.caller, body.cluster_id.into(), &workload, body.replicas).await?;
+        api.app.workloads.scale(signed_in.caller(), body.cluster_id.into(), &workload, body.replicas).await?;
     Ok(Response::changed(changed, |workload| OneWorkload { workload }).with_message(Message::WorkloadScaled))
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn restart(
     Authenticated(signed_in, Body(body)): Authenticated<Body<WorkloadBody>>,
 ) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
-    let changed = api.app.workloads.restart(&signed_in.caller, body.cluster_id.into(), &workload).await?;
+    let changed = api.app.workloads.restart(signed_in.caller(), body.cluster_id.into(), &workload).await?;
     Ok(Response::changed(changed, |workload| OneWorkload { workload })
         .with_message(Message::WorkloadRestarted))
 }

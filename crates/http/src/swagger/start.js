@@ -36,7 +36,9 @@ function signedOut() {
 // Runs before the access token expires, so that the page stays signed in while the session lasts. It does not extend the
 // session: only the user's calls do.
 async function renew(token) {
-  const reply = await post('/api/auth/refresh', { refresh_token: token }, { 'X-Background': 'true' });
+  // after a login of this page the token is a cookie
+  const body = token ? { refresh_token: token } : {};
+  const reply = await post('/api/auth/refresh', body, { 'X-Background': 'true' });
   if (reply.success) signedIn(reply.data);
   else signedOut();
 }
@@ -50,7 +52,9 @@ async function post(path, body, more = {}) {
 document.getElementById('sign-in').addEventListener('submit', async (event) => {
   event.preventDefault();
   const { username, password } = event.target.elements;
-  const reply = await post('/api/auth/login', { username: username.value, password: password.value });
+  const reply = await post('/api/auth/login', {
+    username: username.value, password: password.value, cookie: true,
+  });
   if (reply.success) {
     password.value = '';
     signedIn(reply.data);

@@ -135,7 +135,15 @@ fn nullable(schema: &Value) -> bool {
 /// Accepted faults: the end of the path, fields, faults, and the reason.
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
-    ("/login", &["username", "password"], ANY_TEXT, "unknown credentials are a failed login: 401"),
+    ("/login", &["username", "password", "code"], ANY_TEXT, "unknown credentials are a failed login: 401"),
+    ("/confirm", &["code"], ANY_TEXT, "a text that is no code is refused like a wrong one: 401"),
+    ("/verify", &["code"], ANY_TEXT, "a text that is no code is refused like a wrong one: 401"),
+    ("/disable", &["code"], ANY_TEXT, "a text that is no code is refused like a wrong one: 401"),
+    ("/tokens", &["name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),
+    ("/tokens/update", &["name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),
+    ("/tokens", &["networks"], &["array"], "no network: all networks"),
+    ("/review", &["note"], &["percent"], "free text, several lines"),
+    ("/login", &["provider"], ANY_TEXT, "an unknown provider is not found: 404"),
     ("/refresh", &["refresh_token"], ANY_TEXT, "an unknown token is refused like a used one: 401"),
     ("", &["description"], &["empty", "blank", "slash", "dots", "newline", "emoji", "percent"], "free text, several lines"),
     ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),

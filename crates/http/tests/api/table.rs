@@ -74,6 +74,15 @@ impl Line {
                 input = input.replace(placeholder, &api.access_request(user).await.to_string());
             }
         }
+        if input.contains("{token}") {
+            input = input.replace("{token}", &api.token("target").await.to_string());
+        }
+        if input.contains("{account}") {
+            input = input.replace("{account}", &api.service_account("target").await.to_string());
+        }
+        if input.contains("{enrolled}") {
+            input = input.replace("{enrolled}", &api.enrolled("target").await.to_string());
+        }
         input.replace("{refresh}", refresh).replace("{absent}", "999999")
     }
 }
@@ -89,12 +98,24 @@ pub(crate) fn lines() -> Vec<Line> {
     FILE.lines().filter(is_line).map(Line::parse).collect()
 }
 
-/// The lines of a route that succeed for a super admin, as valid inputs.
+/// Routes that succeed only with a second factor, which no caller of the table has. `second_factors.rs` tests them.
+pub(crate) const WITH_FACTOR: [&str; 5] = [
+    "/api/access/break-glass",
+    "/api/access/break-glass/review",
+    "/api/auth/totp/confirm",
+    "/api/auth/totp/disable",
+    "/api/auth/totp/verify",
+];
+
+/// The lines of a route that succeed for a super admin, as valid inputs. For routes of [`WITH_FACTOR`] all lines.
 pub(crate) fn good_inputs(method: &str, path: &str) -> Vec<Line> {
-    let good = |line: &Line| line.method == method && line.path == path && line.status("super") == 200;
-    let good: Vec<_> = lines().into_iter().filter(good).collect();
-    assert!(!good.is_empty(), "{method} {path} has no line that succeeds for a super admin");
-    good
+    let of_route = lines().into_iter().filter(|line| line.method == method && line.path == path);
+    let (good, others): (Vec<_>, Vec<_>) = of_route.partition(|line| line.status("super") == 200);
+    if !good.is_empty() {
+        return good;
+    }
+    assert!(WITH_FACTOR.contains(&path), "{method} {path} has no line that succeeds for a super admin");
+    others
 }
 
 /// Compares the file with the actual statuses. `UPDATE=1` rewrites the file instead; review the difference.

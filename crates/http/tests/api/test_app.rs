@@ -13,15 +13,18 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use pilothouse_conformance::Exchange;
 use pilothouse_core::{
     Result,
-    access::Caller,
+    access::{Caller, Origin},
     app::{App, AppSettings},
     grant::{GrantRecord, NewRequest, RoleRecord},
     ids::{ClusterId, UserId},
     kind::Kind,
-    rights::{ClusterScope, Reach, RoleName, RoleRules, Subject},
+    rights::{Ceiling, ClusterScope, Reach, RoleName, RoleRules, Subject},
     role::Role,
     rows::ListQuery,
+    service_account::{ServiceAccountName, ServiceAccountRecord},
+    session::Activity,
     testing::{fake::Fake, new_cluster},
+    token::{Networks, NewToken},
     user::{NewPassword, NewUser},
 };
 use pilothouse_http::{Hooks, HttpSettings, NoopObserver, Observer, Readiness, application};
@@ -281,6 +284,41 @@ impl TestApp {
             reason: "maintenance".to_owned(),
         };
         self.app.grants.request(&caller, request).await.unwrap().id.0
+    }
+
+    /// Makes an API token of a user. Returns its id.
+    pub(crate) async fn token(&self, user: &str) -> i64 {
+        let user_id = Some(UserId(self.user(user).await));
+        let caller = Caller { user_id, username: user.to_owned(), ..Caller::system() };
+        let new = NewToken {
+            name: "ci".to_owned(),
+            expires_in_days: None,
+            ceiling: Ceiling::default(),
+            networks: Networks::default(),
+            owner: None,
+        };
+        self.app.tokens.create(&caller, new).await.unwrap().token.id.0
+    }
+
+    /// Creates the service account `operator` of a user. Returns its id.
+    pub(crate) async fn service_account(&self, owner: &str) -> i64 {
+        let record = ServiceAccountRecord {
+            name: ServiceAccountName::new("operator").unwrap(),
+            description: String::new(),
+            owner_user_id: UserId(self.user(owner).await),
+        };
+        self.app.service_accounts.create(&Caller::system(), record).await.unwrap().id.0
+    }
+
+    /// Begins the enrolment of a user's second factor. Returns the user's id.
+    pub(crate) async fn enrolled(&self, user: &str) -> i64 {
+        let Credentials { bearer, cookie } = self.login(user).await.credentials;
+        let (bearer, cookie) = (bearer.unwrap(), cookie.unwrap());
+        let sessions = &self.app.sessions;
+        let signed_in =
+            sessions.authenticate(&bearer, &cookie, Origin::default(), Activity::User).await.unwrap();
+        self.app.second_factors.enroll(&signed_in).await.unwrap();
+        signed_in.user.id.0
     }
 
     pub(crate) fn advance(&self, by: Duration) {

@@ -15,11 +15,12 @@ use crate::{
 };
 
 /// The JSON of a value.
-pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::internal(format!("serialise a grant: {error}")))
+pub(crate) fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::internal(format!("serialise a column: {error}")))
 }
 
-fn from_json<T: DeserializeOwned>(text: &str, column: &str) -> Result<T> {
+/// Parses the JSON of a column, which is named in the error.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str, column: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|_| corrupt(column))
 }
 

@@ -17,25 +17,35 @@ use pilothouse_core::{
 };
 
 use super::{
-    columns::{GrantColumns, rules_of},
+    columns::{GrantColumns, from_json, rules_of},
     is_live,
 };
 use crate::{
     Store,
     db::read,
     error::corrupt,
-    schema::{clusters, grants, rights_stamp, roles},
+    schema::{clusters, grants, rights_stamp, roles, users},
 };
 
-#[async_trait]
-impl RightsSource for Store {
-    async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
+impl Store {
+    async fn rights_rows(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
+        let users: Vec<i64> = subjects.iter().filter_map(user_id).collect();
         let subjects: Vec<String> = subjects.iter().map(ToString::to_string).collect();
         read!(self.db, |conn| {
             loop {
                 let before: i64 = rights_stamp::table.find(1).select(rights_stamp::stamp).first(conn).await?;
+                let groups: Vec<(Option<String>, Option<String>)> = users::table
+                    .filter(users::id.eq_any(users.clone()))
+                    .filter(users::group_names.is_not_null())
+                    .select((users::provider, users::group_names))
+                    .load(conn)
+                    .await?;
+                let mut of_caller = subjects.clone();
+                for (provider, names) in groups {
+                    of_caller.extend(group_subjects(provider, names)?);
+                }
                 let live: Vec<GrantColumns> = grants::table
-                    .filter(grants::subject.eq_any(subjects.clone()))
+                    .filter(grants::subject.eq_any(of_caller))
                     .filter(is_live!(now))
                     .select(GrantColumns::as_select())
                     .order_by(grants::id)
@@ -58,6 +68,28 @@ impl RightsSource for Store {
             }
         })
     }
+}
+
+#[async_trait]
+impl RightsSource for Store {
+    async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
+        self.rights_rows(subjects, now).await
+    }
+}
+
+fn user_id(subject: &Subject) -> Option<i64> {
+    match subject {
+        Subject::User(id) => Some(id.0),
+        Subject::Group { .. } | Subject::ServiceAccount(_) => None,
+    }
+}
+
+/// The groups of a user as stored subjects. `names` is a JSON array.
+fn group_subjects(provider: Option<String>, names: Option<String>) -> Result<Vec<String>> {
+    let (Some(provider), Some(names)) = (provider, names) else { return Ok(Vec::new()) };
+    let names: Vec<String> = from_json(&names, "users.group_names")?;
+    let subject = |name| Subject::Group { provider: provider.clone(), name }.to_string();
+    Ok(names.into_iter().map(subject).collect())
 }
 
 /// The grants with the rules of their roles. `own` has the rules of own roles by name.

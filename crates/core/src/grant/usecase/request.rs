@@ -60,10 +60,10 @@ impl Grants {
     /// user; `StoreUnavailable`.
     pub async fn request(&self, caller: &Caller, new: NewRequest) -> Result<GrantRequest> {
         check_text("reason", Some(&new.reason), REASON)?;
-        let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
         let NewRequest { role, clusters, reach, duration_seconds, reason } = new;
         let access = AccessRequest::to(Verb::Request, Resource::Request).named(role.as_str());
         let granted = self.gate.grant(caller, access).await?;
+        let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
         let granted = granted
             .with("clusters", param(&clusters))
             .with("namespaces", param(&reach))

@@ -58,6 +58,8 @@ impl StorePorts {
             user_agent: None,
             at: self.now(),
             expires_at: self.now() + Duration::from_secs(8 * 3600),
+            authenticated_at: self.now(),
+            factor_at: None,
             throttle_key: None,
         };
         let origin = ProviderSession {
@@ -261,6 +263,8 @@ pub(super) async fn session_opens_only_for_an_enabled_user_of_the_provider(ports
             user_agent: None,
             at: ports.now(),
             expires_at: ports.now() + Duration::from_secs(3600),
+            authenticated_at: ports.now(),
+            factor_at: None,
             throttle_key: None,
         };
         let origin = ProviderSession { provider: corp(), sid: None, refresh_token: None, factor_at: None };

@@ -60,7 +60,7 @@ pub(super) async fn created_grant_is_found(ports: &StorePorts) {
     assert_eq!((&first.source, first.revoked_at, &first.revoked_by), (&GrantSource::Manual, None, &None));
 
     let devs = Subject::group("corp", "devs: \"A\"").unwrap();
-    let bot = Subject::ServiceAccount(ServiceAccountId(user.id.0));
+    let bot = Subject::ServiceAccount(ports.account("bot", user.id).await.id);
     let others = [
         GrantRecord {
             clusters: ClusterScope::All,
@@ -105,11 +105,12 @@ pub(super) async fn a_group_is_of_one_provider(ports: &StorePorts) {
     }
 }
 
-pub(super) async fn grant_needs_an_existing_user_and_role(ports: &StorePorts) {
+pub(super) async fn grant_needs_an_existing_subject_and_role(ports: &StorePorts) {
     let user = ports.user("ann", Role::None).await;
     let before = ports.operations().await.len();
     let refused = [
         record(Subject::User(UserId(1_000_000))),
+        record(Subject::ServiceAccount(ServiceAccountId(1_000_000))),
         GrantRecord { role: role("no-such-role"), ..record(Subject::User(user.id)) },
     ];
     for record in refused {
@@ -200,7 +201,8 @@ pub(super) async fn gift_is_stored_only_under_the_stamp_it_was_judged_by(ports: 
 pub(super) async fn deleting_a_user_revokes_the_grants(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("ann", Role::None).await;
-    let (of_user, other) = (Subject::User(user.id), Subject::ServiceAccount(ServiceAccountId(user.id.0)));
+    let bot = ports.account("bot", user.id).await;
+    let (of_user, other) = (Subject::User(user.id), Subject::ServiceAccount(bot.id));
     let until = Some(ports.now() + HOUR);
     let ended = ports.grant(GrantRecord { until, ..record(of_user.clone()) }).await.unwrap();
     ports.grant(record(other.clone())).await.unwrap();

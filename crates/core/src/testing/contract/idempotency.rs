@@ -5,8 +5,9 @@ use jiff::Timestamp;
 
 use super::StorePorts;
 use crate::{
+    access::Principal,
     idempotency::{Claim, Earlier, End, IdempotencyKey, NewClaim, Progress, Reply, RequestDigest},
-    ids::UserId,
+    ids::{ServiceAccountId, UserId},
     rng::uuid_v7,
 };
 
@@ -15,9 +16,13 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 impl StorePorts {
     /// A claim with a new id, for a request that is named after its key.
     fn new_claim(&self, user: i64, key: &str, at: Timestamp) -> NewClaim {
+        self.new_claim_of(Principal::User(UserId(user)), key, at)
+    }
+
+    fn new_claim_of(&self, owner: Principal, key: &str, at: Timestamp) -> NewClaim {
         NewClaim {
             id: uuid_v7(at, &*self.runtime.rng),
-            user: UserId(user),
+            owner,
             key: IdempotencyKey::new(key).unwrap(),
             request: RequestDigest([7; 32]),
             request_id: Some(format!("by-{key}")),
@@ -80,9 +85,16 @@ pub(super) async fn unknown_outcome_is_reported(ports: &StorePorts) {
     assert_eq!(ports.claim(1, "key").await.1, taken(&first, Progress::Unknown));
 }
 
-pub(super) async fn keys_are_per_user_and_case_sensitive(ports: &StorePorts) {
+pub(super) async fn keys_are_per_owner_and_case_sensitive(ports: &StorePorts) {
     assert_eq!(ports.claim(1, "key").await.1, Claim::Made { live: 1 });
     assert_eq!(ports.claim(2, "key").await.1, Claim::Made { live: 1 });
+    let of_account = Principal::ServiceAccount(ServiceAccountId(1));
+    let claim = ports.new_claim_of(of_account, "key", ports.now());
+    assert_eq!(
+        ports.idempotency.claim(&claim).await.unwrap(),
+        Claim::Made { live: 1 },
+        "no user has this id"
+    );
     assert_eq!(ports.claim(1, "Key").await.1, Claim::Made { live: 2 }, "keys are case-sensitive");
     assert_eq!(ports.claim(1, "other").await.1, Claim::Made { live: 3 });
 }

@@ -6,7 +6,7 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
     audit::{AuditedClusters, OperationQuery, OperationRow},
-    ids::{ClusterId, GrantId, UserId},
+    ids::{ClusterId, GrantId, TokenId, UserId},
     inventory::List,
     kind::Kind,
     namespaces::{NamespacePattern, NamespaceSet},
@@ -44,6 +44,7 @@ impl StorePorts {
                 username: ["admin", "Ops", "cli:root"][n % 3].to_owned(),
                 role: [None, Some(Role::Viewer), Some(Role::SuperAdmin)][n % 3],
                 grant_id: (n % 4 > 0).then_some(GrantId([9, 10][n % 2])),
+                token_id: (n % 5 > 2).then_some(TokenId([9, 10][n % 2])),
                 source_ip: (n % 4 > 0).then(|| format!("192.0.2.{n}").parse().unwrap()),
                 request_id: (n % 4 > 1).then(|| format!("request-{n}")),
                 created_at: self.now() + Duration::from_secs((n as u64 * 7) % 48),

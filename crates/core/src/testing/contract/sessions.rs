@@ -10,7 +10,7 @@ use crate::{
     ids::{SessionId, UserId},
     operation::Status,
     role::Role,
-    session::{Activity, RefreshExchange, Rotation, SecretHash, SessionRecord},
+    session::{Activity, RefreshExchange, RefreshHolder, Rotation, SecretHash, SessionRecord},
     user::{PasswordHash, SetBy, UserPatch},
 };
 
@@ -25,7 +25,18 @@ fn record(
     expires_at: Timestamp,
 ) -> SessionRecord {
     let (source_ip, user_agent, throttle_key) = (None, None, None);
-    SessionRecord { user_id, cookie, refresh, source_ip, user_agent, at, expires_at, throttle_key }
+    SessionRecord {
+        user_id,
+        cookie,
+        refresh,
+        source_ip,
+        user_agent,
+        at,
+        expires_at,
+        authenticated_at: at,
+        factor_at: None,
+        throttle_key,
+    }
 }
 
 impl StorePorts {
@@ -48,7 +59,8 @@ impl StorePorts {
         at: Timestamp,
     ) -> Rotation {
         let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("user"));
-        let exchange = RefreshExchange { presented, fresh, at, grace: GRACE, activity };
+        let holder = RefreshHolder::Client;
+        let exchange = RefreshExchange { holder, presented, fresh, at, grace: GRACE, activity };
         self.sessions.rotate(&permit, id, exchange).await.unwrap()
     }
 
@@ -263,4 +275,29 @@ pub(super) async fn only_expired_sessions_are_deleted(ports: &StorePorts) {
             "a session that has not expired is kept"
         );
     }
+}
+
+pub(super) async fn login_and_second_factor_have_their_times(ports: &StorePorts) {
+    let user = ports.user("ann", Role::Viewer).await;
+    let (cookie, refresh) = (ports.secret(), ports.secret());
+    let now = ports.now();
+    let earlier = now - Duration::from_secs(60);
+    let record = SessionRecord {
+        authenticated_at: earlier,
+        factor_at: Some(earlier),
+        ..record(user.id, cookie, refresh, now, now + Duration::from_secs(3600))
+    };
+    let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
+    let opened = ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
+    assert_eq!((opened.authenticated_at, opened.factor_at), (earlier, Some(earlier)));
+    let (other, other_cookie, _) = ports.session(&user).await;
+    let later = now + Duration::from_secs(60);
+    ports.sessions.renew_factor(&ports.people(), opened.id, later).await.unwrap();
+    let found = ports.sessions.find(cookie).await.unwrap().unwrap().session;
+    assert_eq!((found.created_at, found.authenticated_at, found.factor_at), (now, earlier, Some(later)));
+    assert_eq!(ports.sessions.get(opened.id).await.unwrap().unwrap().session, found);
+    assert_eq!(ports.sessions.find(other_cookie).await.unwrap().unwrap().session, other, "of one session");
+    ports.end(opened.id).await;
+    let ended = ports.sessions.renew_factor(&ports.people(), opened.id, later).await;
+    assert_eq!(ended.unwrap_err().cause, Cause::SessionEnded);
 }

@@ -114,6 +114,8 @@ async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, throttl
         user_agent: None,
         at,
         expires_at: at + seconds(3600),
+        authenticated_at: at,
+        factor_at: None,
         throttle_key,
     };
     let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;

@@ -12,7 +12,7 @@ use crate::{
     hex::Hex,
     ids::{SessionId, UserId},
     secret::ValueDigest,
-    session::{Claims, TokenCodec},
+    session::{Claims, SecretHash, TokenCodec},
     user::{InitialPassword, PasswordHash, PasswordHasher},
 };
 
@@ -42,7 +42,7 @@ impl ValueDigest for PlainDigest {
     }
 }
 
-/// Token codec without a signature. A token consists of its claims: `<user>.<session>.<generation>.<end>`.
+/// Token codec without a key. An access token consists of its claims: `<user>.<session>.<generation>.<end>`.
 pub struct PlainTokens;
 
 impl TokenCodec for PlainTokens {
@@ -62,6 +62,11 @@ impl TokenCodec for PlainTokens {
         }
         let (user_id, session_id) = (UserId(user), SessionId(session));
         Ok(Claims { user_id, session_id, generation, issued_at: now, expires_at })
+    }
+
+    fn refresh_token(&self, cookie: SecretHash, generation: i64) -> SecretString {
+        let digest = Sha256::new().chain_update(cookie.0).chain_update(generation.to_be_bytes()).finalize();
+        Hex::<32>(digest.into()).to_string().into()
     }
 }
 

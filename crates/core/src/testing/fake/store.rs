@@ -16,6 +16,7 @@ use crate::{
         ChainHash, Checkpoint, Cursor, Head, LastCheckpoint, OperationRow, StoredCheckpoint, StoredEntry,
         TrailStart,
     },
+    break_glass::BreakGlassRow,
     cluster::Cluster,
     connection::StoredConnection,
     error::{Cause, Error, Result},
@@ -26,18 +27,24 @@ use crate::{
     operation::{Entry, Operation, Outcome},
     provider::{Binding, PendingLogin},
     rights::{Grant, RoleName},
+    second_factor::SecondFactor,
+    service_account::ServiceAccount,
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
+    token::ApiToken,
     user::{PasswordHash, User},
 };
 
 mod audit;
+mod break_glass;
 mod cluster;
 mod coordinator;
 mod federation;
 mod grants;
 mod idempotency;
 mod monitor;
+mod second_factor;
+mod tokens;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
@@ -61,6 +68,8 @@ struct State {
     throttles: HashMap<String, Throttle>,
     /// Known addresses of users, with the time of the last login.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
+    /// Second factors, with the hashes of the unused recovery codes.
+    second_factors: Vec<(SecondFactor, Vec<SecretHash>)>,
     bindings: Vec<Binding>,
     /// Sign-ins at OpenID providers that have begun, oldest first.
     pending_logins: Vec<PendingLogin>,
@@ -74,8 +83,12 @@ struct State {
     /// Names that are not used again.
     deleted_roles: Vec<RoleName>,
     grants: Vec<Grant>,
+    service_accounts: Vec<ServiceAccount>,
+    /// API tokens with the hashes of their secrets.
+    tokens: Vec<(ApiToken, SecretHash)>,
     /// Requests, with the state `pending` also if they have expired.
     grant_requests: Vec<GrantRequest>,
+    break_glass: Vec<BreakGlassRow>,
     clusters: Vec<(Cluster, StoredConnection)>,
     /// The last connection version, over all clusters.
     last_version: i64,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_executor::block_on;
 use pilothouse_types::{
-    ids::{ClusterId, SessionId, UserId},
+    ids::{ClusterId, SessionId, TokenId, UserId},
     kind::Kind,
     name::Namespace,
     namespaces::{NamespacePattern, NamespaceScope},
@@ -15,7 +15,7 @@ use pilothouse_types::{
 use super::*;
 use crate::{
     access::{Resource, Verb},
-    gate::{MockClusterNames, MockSessionCheck},
+    gate::{MockClusterNames, MockSessionCheck, MockTokenCheck},
     operation::MockAuditWriter,
     rights::{ClusterLabels, EffectiveGrant, Labels, Reach, Rights},
 };
@@ -126,4 +126,36 @@ fn stream_ends_when_a_database_outage_exceeds_the_grace_period() {
         }
     };
     assert_eq!(end(recovers), Cause::SessionEnded, "each response restarts the grace period");
+}
+
+/// Cause of the end of a followed log of a caller with a token, whose check has these responses, then the last again.
+fn end_of_token(checks: Vec<Result<CurrentRights>>) -> Cause {
+    let runtime = FakeRuntime::default();
+    let mut tokens = MockTokenCheck::new();
+    let mut checks = checks.into_iter();
+    tokens.expect_current_rights().returning(move |id| {
+        assert_eq!(id, TokenId(5));
+        checks.next().expect("the stream ended before")
+    });
+    let mut clusters = MockClusterNames::new();
+    clusters.expect_name().returning(|_| Ok(Some("prod".to_owned())));
+    let trail = Arc::new(MockAuditWriter::new());
+    let gate = Gate::new(trail, Arc::new(clusters), runtime.clock, runtime.rng, runtime.spawner)
+        .with_tokens(Arc::new(tokens));
+    let caller = Caller { user_id: Some(UserId(7)), token: Some(TokenId(5)), ..Caller::system() };
+    let (_, revoked) = block_on(gate.follow(&caller, logs())).unwrap();
+    block_on(revoked).cause
+}
+
+#[test]
+fn stream_ends_when_the_token_ends() {
+    for cause in [Cause::TokenInvalid, Cause::TokenExpired] {
+        let held = of_role(Role::SuperAdmin);
+        assert_eq!(end_of_token(vec![held.clone(), held, Err(Error::new(cause))]), cause);
+    }
+}
+
+#[test]
+fn stream_ends_when_the_rights_of_the_token_end() {
+    assert_eq!(end_of_token(vec![of_role(Role::SuperAdmin), of_role(Role::None)]), Cause::RightsChanged);
 }

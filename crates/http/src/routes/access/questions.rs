@@ -10,7 +10,6 @@ use pilothouse_core::{
     namespaces::NamespaceScope,
     rights::{RightResource, RightVerb},
     role::Role,
-    user::Username,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -24,14 +23,14 @@ use crate::{
     routes::params::Id,
 };
 
-/// The signed-in user.
+/// The signed-in user or service account.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SignedInUser {
-    /// The id.
-    #[schema(value_type = i64)]
-    id: UserId,
-    /// The name.
-    username: Username,
+    /// The id of the user; null for a service account.
+    #[schema(value_type = Option<i64>)]
+    id: Option<UserId>,
+    /// The name of the user, or `sa:<name>` of a service account.
+    username: String,
     /// The role; its rights are the first of `rights`.
     role: Role,
 }
@@ -39,7 +38,7 @@ pub(crate) struct SignedInUser {
 /// The rights of the signed-in user.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Mine {
-    /// The signed-in user.
+    /// The signed-in user or service account.
     user: SignedInUser,
     /// The rights by each active grant.
     rights: Vec<MyRight>,
@@ -52,8 +51,9 @@ pub(crate) async fn mine(
     api: Data<Api>,
     Authenticated(signed_in, NoParams): Authenticated<NoParams>,
 ) -> Result<Response<Mine>> {
-    let MyRights { role, rights, can } = api.app.grants.mine(&signed_in.caller).await?;
-    let user = SignedInUser { id: signed_in.user.id, username: signed_in.user.username, role };
+    let MyRights { role, rights, can } = api.app.grants.mine(signed_in.caller()).await?;
+    let caller = signed_in.caller();
+    let user = SignedInUser { id: caller.user_id, username: caller.username.clone(), role };
     Ok(Response::of(Mine { user, rights, can }))
 }
 
@@ -100,5 +100,5 @@ pub(crate) async fn explain(
     let question = AccessQuestion { verb, resource, cluster: cluster_id.map(Into::into), namespaces };
     let question = question.checked()?;
     let user = user_id.map(|id| UserId(id.0));
-    Ok(Response::of(api.app.grants.explain(&signed_in.caller, question, user).await?))
+    Ok(Response::of(api.app.grants.explain(signed_in.caller(), question, user).await?))
 }

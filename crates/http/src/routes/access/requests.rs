@@ -48,7 +48,7 @@ pub(crate) async fn create(
 ) -> Result<Response<OneRequest>> {
     let NewRequestBody { role, clusters, namespaces: reach, duration_seconds, reason } = body;
     let new = NewRequest { role, clusters, reach, duration_seconds: duration_seconds.0, reason };
-    let request = api.app.grants.request(&signed_in.caller, new).await?;
+    let request = api.app.grants.request(signed_in.caller(), new).await?;
     Ok(Response::of(OneRequest { request }).with_message(Message::RequestCreated))
 }
 
@@ -80,6 +80,6 @@ async fn decide(
 ) -> Result<Response<OneRequest>> {
     let IdAndReasonBody { id, reason } = body;
     let id = GrantRequestId(id.0);
-    let request = api.app.grants.decide(&signed_in.caller, id, decision, reason).await?;
+    let request = api.app.grants.decide(signed_in.caller(), id, decision, reason).await?;
     Ok(Response::of(OneRequest { request }))
 }

@@ -239,12 +239,16 @@ impl FederationStore for MemoryStore {
     }
 
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
-        let state = self.lock();
-        Ok(state.people.iter().find(|person| person.user == user).and_then(|person| person.confirmed_at))
+        Ok(self.lock().confirmed_at(user))
     }
 }
 
 impl State {
+    /// Time of the last confirmation of a user of a provider.
+    pub(super) fn confirmed_at(&self, user: UserId) -> Option<Timestamp> {
+        self.people.iter().find(|person| person.user == user)?.confirmed_at
+    }
+
     /// The groups of the users among these subjects.
     pub(super) fn groups_of(&self, subjects: &[Subject]) -> Vec<Subject> {
         let is_asked = |person: &&StoredPerson| subjects.contains(&Subject::User(person.user));

@@ -246,7 +246,7 @@ impl State {
         self.record_success(permit, None)
     }
 
-    fn role_rules(&self, name: &RoleName) -> Result<RoleRules> {
+    pub(super) fn role_rules(&self, name: &RoleName) -> Result<RoleRules> {
         let own = || self.roles.get(name).map(|role| role.rules.clone());
         let rules = BuiltInRole::parse(name.as_str()).map(BuiltInRole::rules).or_else(own);
         rules.ok_or_else(|| role_error(Cause::NotFound, name))
@@ -256,11 +256,22 @@ impl State {
         self.grant_requests.iter().map(move |request| request.clone().at(now))
     }
 
-    fn insert_grant(&mut self, permit: &Permit, record: GrantRecord, source: GrantSource) -> Result<Grant> {
+    pub(super) fn insert_grant(
+        &mut self,
+        permit: &Permit,
+        record: GrantRecord,
+        source: GrantSource,
+    ) -> Result<Grant> {
         let (by, at) = author(permit)?;
         self.role_rules(&record.role)?;
-        if let Subject::User(id) = record.subject {
-            self.user(id)?;
+        match record.subject {
+            Subject::User(id) => {
+                self.user(id)?;
+            }
+            Subject::ServiceAccount(id) => {
+                self.account(id)?;
+            }
+            Subject::Group { .. } => {}
         }
         let live = self.grants.iter().filter(|grant| grant.subject == record.subject && grant.is_live(at));
         if live.count() >= Grant::MAX_LIVE {
@@ -285,13 +296,19 @@ impl State {
         Ok(grant)
     }
 
+    /// Revokes the live grants of a subject.
+    pub(super) fn revoke_grants(&mut self, permit: &Permit, subject: &Subject) -> Result<()> {
+        let (by, at) = author(permit)?;
+        for grant in self.grants.iter_mut().filter(|grant| grant.subject == *subject && grant.is_live(at)) {
+            (grant.revoked_at, grant.revoked_by) = (Some(at), Some(by.clone()));
+        }
+        Ok(())
+    }
+
     /// Revokes the live grants of a user and withdraws the user's pending requests.
     pub(super) fn end_rights_of_user(&mut self, permit: &Permit, id: UserId) -> Result<()> {
         let (by, at) = author(permit)?;
-        let of_user = Subject::User(id);
-        for grant in self.grants.iter_mut().filter(|grant| grant.subject == of_user && grant.is_live(at)) {
-            (grant.revoked_at, grant.revoked_by) = (Some(at), Some(by.clone()));
-        }
+        self.revoke_grants(permit, &Subject::User(id))?;
         for request in self.grant_requests.iter_mut().filter(|request| request.user_id == id) {
             if request.clone().at(at).state == RequestState::Pending {
                 request.state = RequestState::Withdrawn;
@@ -303,7 +320,7 @@ impl State {
 }
 
 /// Author and time of a change: those of the permit's operation.
-fn author(permit: &Permit) -> Result<(String, Timestamp)> {
+pub(super) fn author(permit: &Permit) -> Result<(String, Timestamp)> {
     let operation = permit.operation().ok_or_else(|| Error::internal("a change without an operation"))?;
     Ok((operation.username.clone(), operation.created_at))
 }

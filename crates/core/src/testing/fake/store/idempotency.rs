@@ -26,13 +26,13 @@ impl IdempotencyStore for MemoryStore {
     async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
         let claims = &mut self.lock().claims;
         claims.retain(|(claimed, _)| claimed.expires_at > claim.at);
-        let same = |earlier: &NewClaim| (earlier.user, &earlier.key) == (claim.user, &claim.key);
+        let same = |earlier: &NewClaim| (earlier.owner, &earlier.key) == (claim.owner, &claim.key);
         if let Some((earlier, progress)) = claims.iter().find(|(earlier, _)| same(earlier)) {
             let NewClaim { request, request_id, .. } = earlier.clone();
             return Ok(Claim::Taken(Earlier { request, request_id, progress: progress.clone() }));
         }
         claims.push((claim.clone(), Progress::Running));
-        let live = claims.iter().filter(|(claimed, _)| claimed.user == claim.user).count();
+        let live = claims.iter().filter(|(claimed, _)| claimed.owner == claim.owner).count();
         Ok(Claim::Made { live: u64::try_from(live).unwrap_or(u64::MAX) })
     }
 

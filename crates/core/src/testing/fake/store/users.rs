@@ -3,15 +3,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{MemoryStore, State};
+use super::{MemoryStore, State, grants::author};
 use crate::{
-    access::Permit,
+    access::{Permit, Principal},
     error::{Cause, Error, Result},
     ids::{SessionId, UserId},
     role::Role,
     session::{
-        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, Rotation, SecretHash, Session,
-        SessionRecord, SessionStore, ThrottleKey,
+        Activity, ClientAddress, FoundSession, LoginThrottle, RefreshExchange, RefreshHolder, Rotation,
+        SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
     },
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -64,9 +64,12 @@ impl UserRegistry for MemoryStore {
         state.check_last_super_admin(id)?;
         state.end_sessions(id, None);
         state.end_rights_of_user(permit, id)?;
+        state.revoke_tokens(Principal::User(id), author(permit)?.1);
+        state.leave_accounts(id);
         state.users.retain(|(user, _)| user.id != id);
         state.forget_person(id);
         state.addresses.retain(|(user, ..)| *user != id);
+        state.second_factors.retain(|(factor, _)| factor.user_id != id);
         state.change_rights(permit)
     }
 
@@ -82,6 +85,7 @@ impl UserRegistry for MemoryStore {
         let keep = match by {
             SetBy::Administrator => {
                 state.user(id)?;
+                state.revoke_tokens(Principal::User(id), author(permit)?.1);
                 None
             }
             SetBy::Owner { session, verified } => {
@@ -109,7 +113,8 @@ impl State {
     fn session(&mut self, wanted: impl Fn(&Session, &SecretHash) -> bool) -> Option<FoundSession> {
         let session = self.sessions.iter().find(|(session, hash)| wanted(session, hash))?.0.clone();
         let user = self.user(session.user_id).ok()?.clone();
-        Some(FoundSession { session, user, rights: self.rights_stamp })
+        let enrolled = self.confirmed_factor(user.id).is_some();
+        Some(FoundSession { session, user, enrolled, rights: self.rights_stamp })
     }
 
     /// Stores a session and records its login.
@@ -123,6 +128,8 @@ impl State {
             created_at: record.at,
             last_seen_at: record.at,
             expires_at: record.expires_at,
+            authenticated_at: record.authenticated_at,
+            factor_at: record.factor_at,
         };
         let user = self.user(record.user_id)?;
         user.last_login_at = Some(record.at);
@@ -181,7 +188,7 @@ impl State {
         Ok(())
     }
 
-    fn end_sessions(&mut self, user: UserId, keep: Option<SessionId>) {
+    pub(super) fn end_sessions(&mut self, user: UserId, keep: Option<SessionId>) {
         self.sessions.retain(|(session, _)| session.user_id != user || Some(session.id) == keep);
     }
 }
@@ -214,37 +221,60 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
-    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
-        let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
+    async fn renew_factor(&self, permit: &Permit, id: SessionId, at: Timestamp) -> Result<()> {
         let mut state = self.write()?;
-        match state.refresh.get(&presented).copied() {
-            Some((session, used)) if session == id.0 => match used {
-                None => {
-                    state.refresh.insert(presented, (id.0, Some(at)));
-                    state.refresh.insert(fresh, (id.0, None));
-                    let session = state
-                        .sessions
-                        .iter_mut()
-                        .map(|(session, _)| session)
-                        .find(|session| session.id == id);
-                    let Some(session) = session else { return Ok(Rotation::Unknown) };
-                    session.generation += 1;
-                    if activity == Activity::User {
-                        session.last_seen_at = at;
-                    }
-                    let generation = session.generation;
-                    state.record_success(permit, None)?;
-                    Ok(Rotation::Rotated(generation))
-                }
-                Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
-                Some(_) => {
-                    state.sessions.retain(|(session, _)| session.id != id);
-                    state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
-                    Ok(Rotation::Replayed)
-                }
-            },
-            _ => Ok(Rotation::Unknown),
+        let found = state.sessions.iter_mut().map(|(session, _)| session).find(|session| session.id == id);
+        found.ok_or_else(|| Error::new(Cause::SessionEnded))?.factor_at = Some(at);
+        state.record_success(permit, None)
+    }
+
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        let RefreshExchange { holder, presented, fresh, at, grace, activity } = exchange;
+        let within_grace = |time: &Timestamp| at.duration_since(*time).unsigned_abs() <= grace;
+        let mut state = self.write()?;
+        let generation = state
+            .sessions
+            .iter()
+            .find(|(session, _)| session.id == id)
+            .map(|(session, _)| session.generation);
+        let used =
+            state.refresh.get(&presented).filter(|(session, _)| *session == id.0).map(|(_, used)| *used);
+        let (Some(generation), Some(used)) = (generation, used) else { return Ok(Rotation::Unknown) };
+        if used.is_some_and(|used| !within_grace(&used)) {
+            state.sessions.retain(|(session, _)| session.id != id);
+            state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
+            return Ok(Rotation::Replayed);
         }
+        if let RefreshHolder::Browser { generation: required } = holder {
+            let of_session = || {
+                state
+                    .refresh
+                    .iter()
+                    .filter(|(_, (session, _))| *session == id.0)
+                    .map(|(hash, (_, used))| (*hash, *used))
+            };
+            let rotated_at = of_session().filter_map(|(_, used)| used).max();
+            let newest = of_session().find(|(_, used)| used.is_none()).map(|(hash, _)| hash);
+            if let (Some(issued_at), Some(newest)) = (rotated_at.filter(within_grace), newest) {
+                return Ok(Rotation::Repeated { generation, issued_at, newest });
+            }
+            if required != generation {
+                return Ok(Rotation::JustUsed);
+            }
+        }
+        if used.is_some() {
+            return Ok(Rotation::JustUsed);
+        }
+        state.refresh.insert(presented, (id.0, Some(at)));
+        state.refresh.insert(fresh, (id.0, None));
+        for (session, _) in state.sessions.iter_mut().filter(|(session, _)| session.id == id) {
+            session.generation += 1;
+            if activity == Activity::User {
+                session.last_seen_at = at;
+            }
+        }
+        state.record_success(permit, None)?;
+        Ok(Rotation::Rotated(generation + 1))
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {

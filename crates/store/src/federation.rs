@@ -1,0 +1,233 @@
+//! Storage of identity providers: bindings, logins that have begun, and logout tokens. People and the end of their
+//! sessions are in submodules.
+
+use async_trait::async_trait;
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    ids::{SessionId, UserId},
+    name::ProviderId,
+    provider::{
+        Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
+        MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderSession,
+    },
+    session::{ClientAddress, SecretHash, Session, SessionRecord},
+    user::User,
+};
+use secrecy::SecretString;
+
+use crate::{
+    Store,
+    db::{change, read, transact, transact_retried},
+    error::corrupt,
+    schema::{At, identity_providers, logout_tokens, oidc_logins, provider_sessions, users},
+    session::Proof,
+};
+
+mod confirm;
+mod person;
+mod withdraw;
+
+pub(crate) use person::refresh_token_owner;
+
+/// Parses a stored id of a provider.
+fn provider_id(text: &str) -> Result<ProviderId> {
+    ProviderId::new(text).map_err(|_| corrupt("users.provider"))
+}
+
+impl Store {
+    async fn bind_provider(&self, binding: &Binding) -> Result<bool> {
+        let Binding { provider, kind, authority } = binding.clone();
+        transact!(self.db, |conn| {
+            let values = (
+                identity_providers::id.eq(provider.as_str()),
+                identity_providers::kind.eq(kind.as_str()),
+                identity_providers::authority.eq(&authority),
+            );
+            diesel::insert_into(identity_providers::table)
+                .values(values)
+                .on_conflict(identity_providers::id)
+                .do_nothing()
+                .execute(conn)
+                .await?;
+            let bound: (String, String) = identity_providers::table
+                .find(provider.as_str())
+                .select((identity_providers::kind, identity_providers::authority))
+                .first(conn)
+                .await?;
+            Ok(bound.0 == kind.as_str() && bound.1 == authority)
+        })
+    }
+
+    async fn begin_login(&self, login: PendingLogin) -> Result<()> {
+        // with the new one, at most the maximum
+        let kept = i64::try_from(MAX_PENDING_LOGINS_OF_ADDRESS - 1).unwrap_or(i64::MAX);
+        transact_retried!(self.db, |conn| {
+            let expired = oidc_logins::table.filter(oidc_logins::expires_at.le(At(login.at)));
+            diesel::delete(expired).execute(conn).await?;
+            if let Some(address) = &login.address {
+                let of_address = oidc_logins::table.filter(oidc_logins::address.eq(address.as_str()));
+                let newest: Vec<Vec<u8>> = of_address
+                    .select(oidc_logins::state)
+                    .order_by((oidc_logins::created_at.desc(), oidc_logins::state))
+                    .limit(kept)
+                    .load(conn)
+                    .await?;
+                let older = of_address.filter(oidc_logins::state.ne_all(newest));
+                diesel::delete(older).execute(conn).await?;
+            }
+            let pending: i64 = oidc_logins::table.count().get_result(conn).await?;
+            if pending.unsigned_abs() >= MAX_PENDING_LOGINS as u64 {
+                return Err(Error::new(Cause::Overloaded).into());
+            }
+            let values = (
+                oidc_logins::state.eq(login.state.0.to_vec()),
+                oidc_logins::provider.eq(login.provider.as_str()),
+                oidc_logins::browser.eq(login.browser.0.to_vec()),
+                oidc_logins::target.eq(&login.to),
+                oidc_logins::address.eq(login.address.as_ref().map(ClientAddress::as_str)),
+                oidc_logins::created_at.eq(At(login.at)),
+                oidc_logins::expires_at.eq(At(login.expires_at)),
+            );
+            diesel::insert_into(oidc_logins::table).values(values).execute(conn).await?;
+            Ok(())
+        })
+    }
+
+    async fn take_login(
+        &self,
+        provider: &ProviderId,
+        state: SecretHash,
+        browser: SecretHash,
+        at: Timestamp,
+    ) -> Result<Option<String>> {
+        let provider = provider.to_string();
+        change!(self.db, |conn| {
+            // one statement: only one of several concurrent calls finds the row
+            let pending = oidc_logins::table
+                .find(state.0.to_vec())
+                .filter(oidc_logins::provider.eq(provider))
+                .filter(oidc_logins::browser.eq(browser.0.to_vec()))
+                .filter(oidc_logins::expires_at.gt(At(at)));
+            let taken = diesel::delete(pending).returning(oidc_logins::target);
+            Ok(taken.get_result::<String>(conn).await.optional()?)
+        })
+    }
+
+    async fn provider_of_session(&self, session: SessionId) -> Result<Option<ProviderId>> {
+        read!(self.db, |conn| {
+            let provider: Option<String> = provider_sessions::table
+                .find(session.0)
+                .select(provider_sessions::provider)
+                .first(conn)
+                .await
+                .optional()?;
+            Ok(provider.as_deref().map(provider_id).transpose()?)
+        })
+    }
+
+    async fn use_logout_token(
+        &self,
+        provider: &ProviderId,
+        jti: SecretHash,
+        until: Timestamp,
+    ) -> Result<bool> {
+        let (provider, now) = (provider.to_string(), self.deps.clock.now());
+        transact_retried!(self.db, |conn| {
+            let expired = logout_tokens::table.filter(logout_tokens::expires_at.le(At(now)));
+            diesel::delete(expired).execute(conn).await?;
+            let values = (
+                logout_tokens::provider.eq(&provider),
+                logout_tokens::jti.eq(jti.0.to_vec()),
+                logout_tokens::expires_at.eq(At(until)),
+            );
+            let inserted = diesel::insert_into(logout_tokens::table)
+                .values(values)
+                .on_conflict((logout_tokens::provider, logout_tokens::jti))
+                .do_nothing()
+                .execute(conn)
+                .await?;
+            Ok(inserted == 1)
+        })
+    }
+
+    async fn user_confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
+        read!(self.db, |conn| {
+            let confirmed: Option<Option<At>> =
+                users::table.find(user.0).select(users::confirmed_at).first(conn).await.optional()?;
+            Ok(confirmed.flatten().map(|at| at.0))
+        })
+    }
+}
+
+#[async_trait]
+impl FederationStore for Store {
+    async fn bind(&self, binding: &Binding) -> Result<bool> {
+        self.bind_provider(binding).await
+    }
+
+    async fn begin(&self, login: PendingLogin) -> Result<()> {
+        self.begin_login(login).await
+    }
+
+    async fn take(
+        &self,
+        provider: &ProviderId,
+        state: SecretHash,
+        browser: SecretHash,
+        at: Timestamp,
+    ) -> Result<Option<String>> {
+        self.take_login(provider, state, browser, at).await
+    }
+
+    async fn admit(&self, permit: &Permit, admission: Admission) -> Result<User> {
+        self.admit_person(permit, admission).await
+    }
+
+    async fn open(
+        &self,
+        permit: &Permit,
+        session: SessionRecord,
+        origin: ProviderSession,
+    ) -> Result<Session> {
+        self.open_session(permit, session, Proof::Provider(origin)).await
+    }
+
+    async fn provider_of(&self, session: SessionId) -> Result<Option<ProviderId>> {
+        self.provider_of_session(session).await
+    }
+
+    async fn claim_due(
+        &self,
+        before: Timestamp,
+        at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DueConfirmation>> {
+        self.claim_confirmations(before, at, limit).await
+    }
+
+    async fn confirm(
+        &self,
+        due: &DueConfirmation,
+        person: &Person,
+        refresh_token: Option<SecretString>,
+        at: Timestamp,
+    ) -> Result<()> {
+        self.confirm_person(due, person, refresh_token, at).await
+    }
+
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize> {
+        self.withdraw_sessions(permit, ended, at).await
+    }
+
+    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool> {
+        self.use_logout_token(provider, jti, until).await
+    }
+
+    async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
+        self.user_confirmed_at(user).await
+    }
+}
