@@ -18,6 +18,7 @@ mod failover;
 mod faults;
 mod fleet;
 mod idempotency;
+mod identity;
 mod lists;
 mod log_stream;
 mod logins;

@@ -39,15 +39,14 @@ pub(crate) struct Page {
 impl Browser {
     /// A browser without cookies that trusts these authorities, PEM files.
     pub(crate) fn new(authorities: &[PathBuf]) -> Self {
-        let authorities = authorities.iter().map(|file| {
+        let certificates = authorities.iter().map(|file| {
             Certificate::from_pem(&fs::read(file).expect("a readable file")).expect("a PEM certificate")
         });
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .tls_certs_only(authorities)
-            .build();
-        Self { http: http.expect("an HTTP client"), cookies: Vec::new() }
+        let mut http = reqwest::Client::builder().no_proxy().redirect(Policy::none());
+        if !authorities.is_empty() {
+            http = http.tls_certs_only(certificates);
+        }
+        Self { http: http.build().expect("an HTTP client"), cookies: Vec::new() }
     }
 
     /// The value of a cookie.
@@ -147,7 +146,8 @@ impl Browser {
         Page { url, status, headers, text }
     }
 
-    fn set_cookie(&mut self, header: &str) {
+    /// Stores, replaces or removes the cookie of a header `Set-Cookie`.
+    pub(crate) fn set_cookie(&mut self, header: &str) {
         let mut parts = header.split(';').map(str::trim);
         let (name, value) = parts.next().and_then(|pair| pair.split_once('=')).expect("a cookie");
         let attributes: Vec<_> = parts.collect();

@@ -247,7 +247,7 @@ impl Client {
 pub(crate) struct ApiResponse {
     what: String,
     pub(crate) status: u16,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The parsed envelope; null if the body is not JSON.
     pub(crate) body: Value,
     /// The body as received.

@@ -44,9 +44,9 @@ pub(crate) fn oidc_settings(id: &str, provider: &impl OidcServer) -> String {
 }
 
 /// The settings of a directory at `url`, which is one of the two of `slapd`.
-pub(crate) fn ldap_settings(id: &str, slapd: &Slapd, url: &str) -> String {
+pub(crate) fn ldap_settings(id: &str, slapd: &Slapd, url: &str, start_tls: bool) -> String {
     format!(
-        "[[ldap]]\nid = \"{id}\"\nlabel = \"Directory {id}\"\nurl = \"{url}\"\nca_file = \"{}\"\nbind_dn = \"{}\"\n\
+        "[[ldap]]\nid = \"{id}\"\nlabel = \"Directory {id}\"\nurl = \"{url}\"\nstart_tls = {start_tls}\nca_file = \"{}\"\nbind_dn = \"{}\"\n\
          bind_password = \"{}\"\nuser_base = \"{}\"\ngroup_base = \"{}\"\n",
         slapd.ca_file().display(),
         slapd.search_dn(),
