@@ -32,6 +32,17 @@ pub fn password_of(user: &str) -> String {
     format!("password of {user}")
 }
 
+/// Downloads the programs of all identity servers, unless the cache has them.
+///
+/// # Errors
+/// [`Error::IdentityUnavailable`] if a program that downloads them is missing or fails, [`Error::Program`] if a file is
+/// not pinned or has another digest.
+pub fn download_identity_servers() -> Result<()> {
+    parts::slapd()?;
+    parts::oidc_provider()?;
+    parts::keycloak().map(drop)
+}
+
 /// An OpenID provider that serves HTTPS on loopback and has Pilothouse as a client.
 pub trait OidcServer {
     /// The issuer, without a slash at its end.

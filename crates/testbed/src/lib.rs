@@ -60,7 +60,9 @@ pub use self::{
     fault_proxy::{Fault, FaultProxy},
     faulty_server::{FaultyServer, ResponseFault, read_plainly},
     folder::Folder,
-    identity::{CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, password_of},
+    identity::{
+        CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, download_identity_servers, password_of,
+    },
     kubeconfig::read_kubeconfig,
     node::{Node, NodeProgram},
     pilothouse_server::PilothouseServer,
