@@ -5,5 +5,6 @@
 mod directory;
 mod factor;
 mod openid;
+pub(crate) mod secrecy;
 mod sessions;
 mod tokens;

@@ -119,6 +119,7 @@ pub(crate) async fn check_openid_sessions<P: OidcServer>(
     let callback = mei.reach_callback(&site.public_url, id, "mei").await;
     assert!(callback.headers["cache-control"].to_str().expect("a text header").contains("no-store"));
     assert_eq!(callback.headers["referrer-policy"], "no-referrer");
+    thief.open_once(&url(&format!("oidc/{id}/start"))).await;
     assert_eq!(thief.finish(&site.public_url, id, &callback).await.status, 401, "another browser");
     assert_eq!(thief.cookie("session_id"), None);
     let data = mei.finish(&site.public_url, id, &callback).await.data();

@@ -44,6 +44,11 @@ impl Totp {
         (totp, codes)
     }
 
+    /// The bytes of the secret.
+    pub(crate) fn seed(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The code of the current step, or of one `offset` steps later. Waits for the start of a step if less than 10 s of
     /// the current one are left, so that the current step is the server's, too.
     pub(crate) async fn code(&self, offset: i64) -> String {
