@@ -70,3 +70,18 @@ async fn logout_of_a_browser_removes_both_cookies() {
     assert!(response.data()["end_session_url"].is_null(), "a local user has no page to sign out elsewhere");
     client.get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
 }
+
+#[tokio::test]
+async fn background_requests_do_not_extend_a_session() {
+    let Some(clock) = FakeClock::start() else { return };
+    let server = Install::new().set("SESSION_IDLE", "4m").with_clock(&clock).start().await;
+    let (watched, used) = (server.admin().await, server.admin().await);
+    let background = watched.with_header("X-Background", "true");
+    clock.set("+150");
+    for client in [&background, &used] {
+        client.get("/api/auth/me").await.data();
+    }
+    clock.set("+300");
+    background.get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
+    used.get("/api/auth/me").await.data();
+}
