@@ -6,8 +6,8 @@ use pilothouse_testbed::{Slapd, password_of};
 use serde_json::{Value, json};
 
 use crate::support::{
-    ApiResponse, Client, FakeClock, PASSWORD, Server, Session, Site, Totp, grant_to_group, ldap_settings,
-    sees_cluster, until_signed_out, within,
+    ApiResponse, Client, FakeClock, Install, PASSWORD, Server, Session, Site, Totp, grant_to_group,
+    ldap_settings, sees_cluster, until_signed_out, within,
 };
 
 /// Id of the directory in the settings.
@@ -23,6 +23,11 @@ const LOGINS_OF_ADDRESS: usize = 50;
 async fn try_sign_in(client: &Client, username: &str, password: &str) -> ApiResponse {
     let body = json!({"username": username, "password": password, "provider": ID});
     client.post("/api/auth/login", body).await
+}
+
+/// Access tokens and sessions that outlast the jumps of the clock.
+pub(super) fn long_sessions(install: Install) -> Install {
+    install.set("ACCESS_TOKEN_LIFETIME", "1h").set("SESSION_IDLE", "2h")
 }
 
 /// Signs in with the right password.
@@ -67,7 +72,7 @@ async fn group_and_user_removed_in_the_directory_end_rights_and_tokens_within_te
     let Some(clock) = FakeClock::start() else { return };
     let site = Site::new();
     let install = site.install(&[ldap_settings(ID, &slapd, &slapd.url(), false)]).with_clock(&clock);
-    let server = install.start().await;
+    let server = long_sessions(install).start().await;
     let admin = server.admin().await;
     let cluster = grant_to_group(&admin, ID).await;
     let mei = sign_in(&server, "mei").await;

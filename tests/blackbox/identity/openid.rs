@@ -6,6 +6,7 @@ use pilothouse_testbed::{OidcProvider, OidcServer, password_of};
 use reqwest::Url;
 use serde_json::json;
 
+use super::directory::long_sessions;
 use crate::support::{
     Browser, Canaries, FakeClock, Site, check_openid_sessions, grant_to_group, oidc_settings, postgres,
     sees_cluster, sign_in_openid, until_signed_out, within,
@@ -69,7 +70,8 @@ async fn group_and_user_removed_at_the_provider_end_rights_and_tokens_within_ten
     let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
     let provider = OidcProvider::start_or_skip(&site.public_url, ID, &variables).unwrap();
     let Some(provider) = provider else { return };
-    let server = site.install(&[oidc_settings(ID, &provider)]).with_clock(&clock).start().await;
+    let install = site.install(&[oidc_settings(ID, &provider)]).with_clock(&clock);
+    let server = long_sessions(install).start().await;
     let cluster = grant_to_group(&server.admin().await, ID).await;
     let mut browser = Browser::new(&[provider.ca_file()]);
     let mei = sign_in_openid(&server, &site, &mut browser, ID, "mei").await;
