@@ -18,15 +18,15 @@ pub(crate) struct Totp(Vec<u8>);
 impl Totp {
     /// Reads the secret in the response to an enrolment.
     pub(crate) fn new(secret: &str) -> Self {
-        let (mut bytes, mut buffer, mut bits) = (Vec::new(), 0_u32, 0);
+        let (mut bytes, mut buffer, mut bits) = (Vec::new(), 0_u32, 0_u32);
         for letter in secret.bytes() {
             let value = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".iter().position(|one| *one == letter);
-            buffer = buffer << 5 | u32::try_from(value.expect("base32")).expect("below 32");
+            buffer = (buffer << 5) | u32::try_from(value.expect("base32")).expect("below 32");
             bits += 5;
             if bits >= 8 {
                 bits -= 8;
                 bytes.push((buffer >> bits) as u8);
-                buffer &= (1 << bits) - 1;
+                buffer &= (1_u32 << bits) - 1;
             }
         }
         Self(bytes)
