@@ -11,6 +11,8 @@ const issuer = `https://127.0.0.1:${settings.port}`;
 const routes = `${settings.public_url}/api/auth/oidc/${settings.id}`;
 // the newest session id of each user
 const sessions = new Map();
+// all tokens that a client received
+const issued = [];
 
 const provider = new Provider(issuer, {
   clients: [{
@@ -49,6 +51,8 @@ const provider = new Provider(issuer, {
 provider.on('grant.success', (ctx) => {
   const code = ctx.oidc.entities.AuthorizationCode;
   if (code) sessions.set(code.accountId, code.sid);
+  const { access_token, id_token, refresh_token } = ctx.body;
+  issued.push(...[access_token, id_token, refresh_token].filter(Boolean));
 });
 provider.on('server_error', (_, error) => console.error(error));
 
@@ -80,19 +84,19 @@ async function interaction(request, response, uid) {
   });
 }
 
-// POST /control with {action: remove | leave | end, user, group?}: removes a user, removes a user from a group, or ends
-// the user's session by a back-channel logout.
+// POST /control with {action: remove | leave | end | issued, user?, group?}: removes a user, removes a user from a group,
+// ends the user's session by a back-channel logout, or returns all issued tokens.
 async function control(request, response) {
   const { action, user, group } = JSON.parse(await text(request));
   if (action === 'remove') {
     delete users[user];
   } else if (action === 'leave') {
     users[user].groups = users[user].groups.filter((one) => one !== group);
-  } else {
+  } else if (action === 'end') {
     const client = await provider.Client.find(settings.client_id);
     await client.backchannelLogout(user, sessions.get(user));
   }
-  response.writeHead(204).end();
+  response.end(JSON.stringify(action === 'issued' ? issued : []));
 }
 
 const callback = provider.callback();

@@ -79,16 +79,25 @@ impl OidcProvider {
         or_skip(Self::start_new(public_url, id, environment))
     }
 
-    async fn control(&self, body: Value) -> Result<()> {
+    /// All tokens that Pilothouse received since the last start: access, ID and refresh tokens.
+    pub async fn issued_tokens(&self) -> Result<Vec<String>> {
+        let tokens = self.control(json!({"action": "issued"})).await?;
+        let tokens = tokens.as_array().into_iter().flatten().filter_map(Value::as_str);
+        Ok(tokens.map(str::to_owned).collect())
+    }
+
+    async fn control(&self, body: Value) -> Result<Value> {
         let url = format!("{}/control", self.issuer());
-        let failed = |source| Error::NoAnswer { method: "POST".into(), path: "/control".into(), source };
-        let response = self.client.post(&url).json(&body).send().await.map_err(failed)?;
-        let code = response.status().as_u16();
-        if code == 204 {
-            return Ok(());
+        let (method, path) = ("POST".to_owned(), "/control".to_owned());
+        let result = async {
+            let response = self.client.post(&url).json(&body).send().await?;
+            Ok((response.status().as_u16(), response.text().await?))
+        };
+        match result.await {
+            Ok((200, text)) => Ok(serde_json::from_str(&text).unwrap_or_default()),
+            Ok((code, message)) => Err(Error::Status { method, path, code, message }),
+            Err(source) => Err(Error::NoAnswer { method, path, source }),
         }
-        let message = response.text().await.unwrap_or_default();
-        Err(Error::Status { method: "POST".into(), path: "/control".into(), code, message })
     }
 }
 
@@ -102,15 +111,15 @@ impl OidcServer for OidcProvider {
     }
 
     async fn end_sessions(&self, user: &str) -> Result<()> {
-        self.control(json!({"action": "end", "user": user})).await
+        self.control(json!({"action": "end", "user": user})).await.map(drop)
     }
 
     async fn leave_group(&self, user: &str, group: &str) -> Result<()> {
-        self.control(json!({"action": "leave", "user": user, "group": group})).await
+        self.control(json!({"action": "leave", "user": user, "group": group})).await.map(drop)
     }
 
     async fn remove_user(&self, user: &str) -> Result<()> {
-        self.control(json!({"action": "remove", "user": user})).await
+        self.control(json!({"action": "remove", "user": user})).await.map(drop)
     }
 
     fn stop(&self) {
