@@ -2,7 +2,6 @@
 //!
 //! Keycloak is tested in `tests/identity`, with the same sign-in as the other OpenID provider.
 
-mod command_line;
 mod directory;
 mod factor;
 mod openid;

@@ -9,8 +9,8 @@ trap 'rm -rf "$scratch"' EXIT
 
 # in another folder and without a cache: npm leaves out the digest of a package that is installed already
 cp package.json "$scratch"
-npm install --prefix "$scratch" --cache "$scratch/cache" --package-lock-only --omit-lockfile-registry-resolved \
-    --ignore-scripts --no-audit --no-fund
+(cd "$scratch" && npm install --cache "$scratch/cache" --package-lock-only --omit-lockfile-registry-resolved \
+    --ignore-scripts --no-audit --no-fund)
 [[ $(jq '[.packages | to_entries[] | select(.key != "" and (.value.integrity | not))] | length' \
     "$scratch/package-lock.json") == 0 ]] || { echo 'npm wrote a package without a digest' >&2; exit 1; }
 cp "$scratch/package-lock.json" .
