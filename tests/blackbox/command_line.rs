@@ -1,4 +1,4 @@
-//! `pilothouse user …` and `pilothouse grant …` while a server runs.
+//! `pilothouse user …`, `pilothouse grant …` and `pilothouse token …` while a server runs.
 
 use serde_json::json;
 
@@ -103,6 +103,80 @@ async fn grant_commands_apply_to_a_running_server() {
 }
 
 #[tokio::test]
+async fn token_commands_apply_to_a_running_server() {
+    let server = Server::fresh().await;
+    let install = &server.install;
+    let run = |arguments: &[&str]| {
+        let output = install.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ceiling = ["--role", "viewer", "--namespaces", "shop-*", "--networks", "127.0.0.0/8"];
+    let made = run(&[&["token", "create", "laptop", "--user", "admin"][..], &ceiling].concat());
+    let (first, second) = made.split_once('\n').unwrap();
+    let id = first.strip_prefix("made token ").and_then(|rest| rest.split_once(',')).expect("an id").0;
+    let secret = second.trim_end().strip_prefix("token: ").expect("a token");
+    assert!(secret.starts_with("php_") && secret.len() == 40, "{secret}");
+
+    let program = server.client().with_header("authorization", &format!("Bearer {secret}"));
+    assert_eq!(program.get("/api/auth/me").await.data()["user"]["username"], "admin");
+    program.get("/api/auth/users").await.refused("PERMISSION_DENIED");
+    let list = run(&["token", "list"]);
+    assert!(
+        ["laptop", "admin", "viewer", "shop-*", "127.0.0.0/8"].iter().all(|text| list.contains(text)),
+        "{list}"
+    );
+    assert!(!list.contains(secret), "{list}");
+
+    run(&["token", "revoke", id]);
+    eventually("the end of the token", async || {
+        (program.get("/api/auth/me").await.status == 401).then_some(())
+    })
+    .await;
+    assert!(!run(&["token", "list"]).contains("laptop"));
+    let admin = server.admin().await;
+    let recorded = admin.operations("resource_type=token").await;
+    let recorded: Vec<_> =
+        recorded.iter().map(|row| (&row["operation_type"], &row["resource_name"])).collect();
+    for operation in ["create", "revoke"] {
+        assert!(recorded.contains(&(&json!(operation), &json!("laptop"))), "{operation}: {recorded:?}");
+    }
+}
+
+#[tokio::test]
+async fn token_command_makes_tokens_of_service_accounts() {
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let owner = admin.get("/api/auth/me").await.data()["user"]["id"].clone();
+    let account = json!({"name": "deploy", "description": "the pipeline", "owner_user_id": owner});
+    admin.post("/api/auth/service-accounts", account).await.data();
+    let made = server.install.run(&["token", "create", "pipeline", "--service-account", "deploy"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = String::from_utf8(made.stdout).unwrap();
+    let secret = made.lines().find_map(|line| line.strip_prefix("token: ")).expect("a token");
+    let program = server.client().with_header("authorization", &format!("Bearer {secret}"));
+    let me = program.get("/api/auth/me").await.data();
+    assert_eq!((&me["service_account"]["name"], &me["session"]), (&json!("deploy"), &json!(null)));
+    let list = String::from_utf8(server.install.run(&["token", "list"]).stdout).unwrap();
+    assert!(list.contains("sa:deploy"), "{list}");
+
+    let scope = ["--role", "viewer", "--clusters", "all", "--namespaces", "shop"];
+    let granted = server.install.run(&[&["grant", "add", "sa:deploy"][..], &scope].concat());
+    assert!(granted.status.success(), "{}", String::from_utf8_lossy(&granted.stderr));
+    let rights = program.get("/api/access/mine").await.data()["rights"].clone();
+    assert_eq!(rights.as_array().unwrap().len(), 1, "{rights}");
+}
+
+#[tokio::test]
+async fn reset_second_factor_refuses_users_without_one() {
+    let install = Server::fresh().await.stop().await;
+    for user in ["admin", "nobody", "corp:nobody"] {
+        let output = install.run(&["user", "reset-second-factor", user]);
+        assert_eq!(output.status.code(), Some(2), "{user}");
+    }
+}
+
+#[tokio::test]
 async fn refused_user_commands_exit_with_2_and_one_message() {
     let install = Server::fresh().await.stop().await;
     for (arguments, input) in [
@@ -130,6 +204,12 @@ async fn refused_user_commands_exit_with_2_and_one_message() {
             "",
         ),
         (&["grant", "revoke", "999999"], ""),
+        (&["token", "create", "x", "--user", "nobody"], ""),
+        (&["token", "create", "x", "--service-account", "nobody"], ""),
+        (&["token", "create", "x", "--user", "admin", "--expires-in-days", "366"], ""),
+        (&["token", "create", "x", "--user", "admin", "--role", "absent"], ""),
+        (&["token", "create", "x", "--user", "admin", "--networks", "office"], ""),
+        (&["token", "revoke", "999999"], ""),
     ] {
         let output = install.run_with(arguments, input);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -37,13 +37,16 @@ pub struct SecondFactorSettings {
     pub step_up: StepUp,
 }
 
+/// Length of a seed in bytes.
+const SEED_BYTES: usize = 20;
+
 /// Seed of a user's one-time codes: 160 random bits (RFC 4226, section 4). Never displayed.
 #[derive(Clone)]
-pub struct TotpSeed(Arc<SecretBox<[u8; Self::BYTES]>>);
+pub struct TotpSeed(Arc<SecretBox<[u8; SEED_BYTES]>>);
 
 impl TotpSeed {
     /// Length of a seed in bytes.
-    pub const BYTES: usize = 20;
+    pub const BYTES: usize = SEED_BYTES;
 
     /// Creates a random seed.
     pub fn random(rng: &dyn Rng) -> Self {

@@ -60,7 +60,8 @@ pub struct Session {
     pub last_seen_at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
-    /// Time at which the user gave a password, to Pilothouse or to an identity provider.
+    /// Time at which the user last signed in: the enrolment of a second factor wants it to be recent. How long ago an
+    /// identity provider saw the user does not count.
     pub authenticated_at: Timestamp,
     /// Time at which the user last gave a second factor, to Pilothouse or to a trusted identity provider.
     pub factor_at: Option<Timestamp>,
@@ -165,7 +166,7 @@ pub struct SessionRecord {
     pub at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
-    /// Time at which the user gave the password: that of the login, or an earlier one at an identity provider.
+    /// As [`Session::authenticated_at`].
     pub authenticated_at: Timestamp,
     /// Time at which the user gave a second factor.
     pub factor_at: Option<Timestamp>,

@@ -115,11 +115,6 @@ impl Gate {
         Self { step_up, ..self }
     }
 
-    /// The operations that want a fresh second factor.
-    pub fn step_up(&self) -> StepUp {
-        self.step_up
-    }
-
     /// Spawner for CPU-bound work.
     pub fn spawner(&self) -> &dyn Spawner {
         &*self.spawner
@@ -379,8 +374,8 @@ impl Gate {
     }
 
     /// Checks the caller's rights, then that the cluster exists, then the second factor; cuts the request to the
-    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which the caller has no right is
-    /// not looked up: neither the response nor the record of the refusal shows that it exists.
+    /// namespaces that the rights reach, and adds the cluster name for the audit trail. The name of a cluster in which
+    /// the caller has no right is not looked up: neither the response nor the record of the refusal shows that it exists.
     async fn authorise(
         &self,
         caller: &Caller,

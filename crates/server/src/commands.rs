@@ -40,6 +40,11 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Remove a user's second factor, after a loss of it, and end the user's sessions
+    ResetSecondFactor {
+        /// The name of the user
+        username: String,
+    },
     /// Disable a user: no sign-in, and the user's sessions end
     Disable {
         /// The name of the user
@@ -76,6 +81,11 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
             println!("set the password of {}", user.username);
             password.print_if_generated();
         }
+        UserCommand::ResetSecondFactor { username } => {
+            let user = find(&app, &username).await?;
+            app.second_factors.reset(&caller, user.id).await?;
+            println!("removed the second factor of {}", user.username);
+        }
         UserCommand::Disable { username } => {
             let user = find(&app, &username).await?;
             let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
@@ -90,8 +100,10 @@ fn name(text: &str) -> Result<Username, Error> {
     Username::new(text).map_err(|reason| Error::invalid("username", reason))
 }
 
-async fn find(app: &App, username: &str) -> Result<User, Error> {
-    app.users.find(&name(username)?).await
+/// The user with this name: local, or `<provider>:<name>`.
+pub(crate) async fn find(app: &App, username: &str) -> Result<User, Error> {
+    let name = Username::stored(username).map_err(|reason| Error::invalid("username", reason))?;
+    app.users.find(&name).await
 }
 
 fn line(user: &User) -> String {

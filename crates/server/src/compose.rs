@@ -1,19 +1,22 @@
 //! Composition root: builds the adapters and passes them to the use cases.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    app::{App, ObjectPorts, Ports, RuntimePorts, UserPorts},
+    app::{App, FederationPorts, ObjectPorts, Ports, RuntimePorts, UserPorts},
     audit::AuditPorts,
     clock::Clock,
     cluster::{CachedClusters, ClusterPorts},
     coordinator::Coordinator,
     grant::RightsPorts,
+    name::ProviderId,
+    provider::Provider,
+    second_factor::SecondFactorPorts,
     streams::StreamLimits,
 };
-use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng};
+use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, Rfc6238Codec, SystemRng};
 use pilothouse_http::{Hooks, ProcessMetrics, Readiness};
 use pilothouse_kube::{KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Fingerprints, OpenError, Store, StoreDeps};
@@ -23,7 +26,9 @@ use crate::{
     Fatal,
     checkpoint_file::CheckpointFile,
     config,
+    confirmer::Confirmer,
     durable::private_directory,
+    identity,
     initial_password::InitialPasswordFile,
     lease::{LeaseKeeper, close_orphans},
     metrics::{Metrics, Scrape},
@@ -54,6 +59,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     private_directory(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
+    let identity = identity::providers(settings)?;
     let key_file = settings.key_file();
     let fingerprints = Store::fingerprints(&database, &Handle::current()).await?;
     let mut created_key = false;
@@ -66,7 +72,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     }
     let keyring = keyring(&key_file, fingerprints.as_ref())?;
     let initial_password = config::initial_password(settings)?;
-    let composed = compose(settings, &database, keyring).await;
+    let composed = compose(settings, &database, keyring, identity.providers).await;
     if created_key && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
         // a replica with its own key file initialised the database first: the key created here is unused
         let _ = std::fs::remove_file(&key_file);
@@ -75,16 +81,21 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     if !composed.coordinator.take_lease(composed.clock.now()).await? {
         return Err(Fatal::InUse(database.to_string()));
     }
+    for binding in &identity.bindings {
+        composed.app.federation.bind(binding).await?;
+    }
     close_orphans(&composed.app.audit).await?;
     composed.app.users.bootstrap(initial_password).await?;
     Ok(composed)
 }
 
-/// Composition for commands. Requires an existing database, so that a mistyped directory is not initialised.
+/// Composition for commands, without identity providers. Requires an existing database, so that a mistyped directory is
+/// not initialised.
 pub(crate) async fn for_commands(settings: &Settings) -> Result<Composed, Fatal> {
     let database = settings.database()?;
     let fingerprints = fingerprints(&database).await?;
-    compose(settings, &database, keyring(&settings.key_file(), Some(&fingerprints))?).await
+    let keyring = keyring(&settings.key_file(), Some(&fingerprints))?;
+    compose(settings, &database, keyring, BTreeMap::new()).await
 }
 
 /// Fingerprints of the master keys that the database is sealed with.
@@ -109,6 +120,7 @@ async fn compose(
     settings: &Settings,
     database: &Database,
     keyring: Arc<FileKeyring>,
+    providers: BTreeMap<ProviderId, Provider>,
 ) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
     // must precede the first digest of a row; a process that composes twice keeps the key of the first call
@@ -155,12 +167,17 @@ async fn compose(
             hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
             initial_password: Arc::new(InitialPasswordFile::new(settings)),
             tokens: keyring.clone(),
+            api_tokens: store_port.clone(),
+            service_accounts: store_port.clone(),
+            second_factors: SecondFactorPorts { store: store_port.clone(), codec: Arc::new(Rfc6238Codec) },
         },
+        federation: FederationPorts { providers, store: store_port.clone() },
         rights: RightsPorts {
             source: store_port.clone(),
             roles: store_port.clone(),
             grants: store_port.clone(),
             requests: store_port.clone(),
+            break_glass: store_port.clone(),
         },
         clusters: ClusterPorts {
             registry: cached_clusters.clone(),
@@ -184,6 +201,8 @@ async fn compose(
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
         masked_fields: settings.masked_fields.clone().unwrap_or_default(),
+        second_factor: settings.second_factor(),
+        break_glass: settings.break_glass(),
     };
     let app = App::new(ports, rules);
     Ok(Composed { app, store, coordinator, clock, keyring, spawner, rng, metrics, lists })
@@ -257,6 +276,11 @@ impl Composed {
             audit: self.app.audit.clone(),
             clock: self.clock.clone(),
         }
+    }
+
+    /// The task that reads users of identity providers again.
+    pub(crate) fn confirmer(&self) -> Confirmer {
+        Confirmer { federation: self.app.federation.clone() }
     }
 
     /// The probe task of the clusters.

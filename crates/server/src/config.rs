@@ -1,4 +1,5 @@
 //! Commands `pilothouse config …`: check, print and document the settings. They start no server and create no files.
+//! `check` also asks the identity providers.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use pilothouse_store::Database;
 use rustix::fs::{Access, access};
 
 use crate::{
-    Fatal,
+    Fatal, identity,
     settings::{self, Configuration, Settings},
     telemetry, tls,
 };
@@ -16,7 +17,7 @@ use crate::{
 /// Subcommands of `pilothouse config`.
 #[derive(clap::Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Check the settings and the files they name, without changing anything
+    /// Check the settings, the files they name and the identity providers, without changing anything
     Check,
     /// Print the effective settings as TOML with the origin of each value, without secrets
     Show,
@@ -27,10 +28,11 @@ pub(crate) enum ConfigCommand {
 }
 
 /// Runs a config command.
-pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> Result<(), Fatal> {
+pub(crate) async fn config(configuration: &Configuration, command: &ConfigCommand) -> Result<(), Fatal> {
     match command {
         ConfigCommand::Check => {
             check(&configuration.settings)?;
+            identity::check(&configuration.settings).await?;
             println!("the settings are valid");
         }
         ConfigCommand::Show => print!("{}", configuration.show()),

@@ -24,7 +24,7 @@ use crate::{Fatal, compose, operator::operator, settings::Settings};
 pub(crate) enum GrantCommand {
     /// Make a grant
     Add {
-        /// A username, or group:PROVIDER:NAME
+        /// A username, group:PROVIDER:NAME, or sa:SERVICE-ACCOUNT
         subject: String,
         /// viewer, operator, editor, admin or an own role
         #[arg(long)]
@@ -112,11 +112,15 @@ async fn parse_subject(app: &App, text: &str) -> Result<Subject, Error> {
     if text.starts_with("group:") {
         return Subject::parse(text).map_err(|reason| invalid("subject", reason));
     }
-    let name = Username::new(text).map_err(|reason| invalid("subject", reason))?;
+    if let Some(account) = text.strip_prefix("sa:") {
+        return Ok(Subject::ServiceAccount(app.service_accounts.find(account).await?.id));
+    }
+    let name = Username::stored(text).map_err(|reason| invalid("subject", reason))?;
     Ok(Subject::User(app.users.find(&name).await?.id))
 }
 
-fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
+/// Parses the flag `--clusters`.
+pub(crate) fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
     let refused = |reason| invalid("clusters", reason);
     if text == "all" {
         Ok(ClusterScope::All)
@@ -131,7 +135,8 @@ fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
     }
 }
 
-fn parse_namespaces(texts: &[String]) -> Result<Reach, Error> {
+/// Parses the flag `--namespaces`.
+pub(crate) fn parse_namespaces(texts: &[String]) -> Result<Reach, Error> {
     let refused = |reason| invalid("namespaces", reason);
     let patterns = texts.iter().map(|text| NamespacePattern::parse(text.trim()));
     let patterns = patterns.collect::<Result<Vec<_>, _>>().map_err(refused)?;
@@ -175,7 +180,8 @@ fn line(grant: &GrantRow, names: &BTreeMap<i64, String>) -> String {
     )
 }
 
-fn joined(items: impl Iterator<Item = impl ToString>) -> String {
+/// The items, separated by commas.
+pub(crate) fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
 }
 

@@ -2,27 +2,34 @@
 
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
+mod api_client;
 mod audit;
 mod backup;
 mod checkpoint_file;
 mod commands;
 mod compose;
 mod config;
+mod confirmer;
 mod durable;
 mod export_file;
 mod grants;
+mod http_client;
+mod identity;
 mod initial_password;
 mod lease;
+mod login;
 mod metrics;
 mod operator;
 mod prober;
 mod rekey;
 mod retention;
 mod runtime;
+mod secret_file;
 mod serve;
 mod settings;
 mod telemetry;
 mod tls;
+mod tokens;
 mod webhook;
 
 use std::{io, path::Path, process::ExitCode};
@@ -49,9 +56,14 @@ enum Command {
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
+    /// Sign in to a server, and keep the session or an API token in a private file
+    Login(login::LoginArguments),
     /// Manage grants of rights without signing in
     #[command(subcommand)]
     Grant(grants::GrantCommand),
+    /// Manage API tokens without signing in
+    #[command(subcommand)]
+    Token(tokens::TokenCommand),
     /// Verify, export and prune the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -105,6 +117,9 @@ pub(crate) enum Fatal {
     /// The audit trail, or an export of it, failed verification. Exit code 1.
     #[error("the audit trail failed verification: {0}")]
     VerificationFailed(String),
+    /// A request to a server failed.
+    #[error(transparent)]
+    Api(#[from] api_client::ApiError),
     /// A use case returned an error.
     #[error("{}", error_message(.0))]
     Refused(#[from] pilothouse_core::Error),
@@ -132,9 +147,11 @@ async fn main() -> ExitCode {
     let done = match settings::Configuration::read(&flags, std::env::vars_os()) {
         Ok(configuration) => match command {
             Command::Serve => serve::serve(configuration.settings).await,
-            Command::Config(command) => config::config(&configuration, &command),
+            Command::Config(command) => config::config(&configuration, &command).await,
+            Command::Login(arguments) => login::login(arguments).await,
             Command::User(command) => commands::user(configuration.settings, command).await,
             Command::Grant(command) => grants::grant(configuration.settings, command).await,
+            Command::Token(command) => tokens::token(configuration.settings, command).await,
             Command::Audit(command) => audit::audit(configuration.settings, command).await,
             Command::Rekey => rekey::rekey(configuration.settings).await,
             Command::Backup(arguments) => backup::backup(configuration.settings, arguments).await,

@@ -2,6 +2,8 @@
 
 mod documentation;
 mod layers;
+mod providers;
+mod second_factor;
 mod show;
 mod table;
 #[cfg(test)]
@@ -21,11 +23,13 @@ use serde::Deserialize;
 pub(crate) use self::{
     documentation::{example, reference},
     layers::Flags,
+    providers::{LdapTable, OidcTable, is_origin},
     table::Settings,
 };
 use self::{
     layers::Layers,
-    table::{SETTINGS, Setting},
+    providers::is_on_loopback,
+    table::{SETTINGS, Setting, SettingType},
 };
 use crate::{Fatal, webhook::WebhookSettings};
 
@@ -66,22 +70,32 @@ impl Configuration {
     /// Checks the ranges in the table, and combinations of settings.
     fn check(&self) -> Result<(), Fatal> {
         for setting in SETTINGS {
-            if self.layers.get(setting).is_some_and(|(value, _)| !setting.value_type.accepts(value)) {
-                return Err(invalid_value(&self.layers, setting.key));
+            let Some((value, _)) = self.layers.get(setting) else { continue };
+            if let Some(path) = setting.refused_path(value) {
+                return Err(invalid_value(&self.layers, &path));
             }
         }
-        self.settings.check_combinations().map_err(|message| Fatal::Setting(message.into()))
+        self.settings.check_combinations().map_err(|message| Fatal::Setting(message.into()))?;
+        self.settings.check_providers().map_err(Fatal::Setting)
     }
 }
 
-/// Error for an invalid value of a setting, with its origin and the expected form.
-fn invalid_value(layers: &Layers, key: &str) -> Fatal {
+/// Error for an invalid value at a path, `listen` or `oidc[0].issuer`, with its origin and the expected form.
+fn invalid_value(layers: &Layers, path: &str) -> Fatal {
+    let (key, in_table) = path.split_once('[').unwrap_or((path, ""));
     let Some(setting) = Setting::find(key) else {
         return Fatal::Setting("the settings are malformed: see docs/configure.md".into());
     };
     let origin =
         layers.get(setting).map(|(_, origin)| format!(" ({})", origin.describe(setting))).unwrap_or_default();
-    Fatal::Setting(format!("the setting `{key}`{origin} must be {}", setting.value_type.expected()))
+    let row = match setting.value_type {
+        SettingType::Tables { rows } => {
+            in_table.split_once("].").and_then(|(_, key)| rows.iter().find(|row| row.key == key))
+        }
+        _ => None,
+    };
+    let (name, value_type) = row.map_or((key, setting.value_type), |row| (path, row.value_type));
+    Fatal::Setting(format!("the setting `{name}`{origin} must be {}", value_type.expected()))
 }
 
 impl Settings {
@@ -99,11 +113,41 @@ impl Settings {
             Err(
                 "audit_retention needs an archive for the removed entries: set audit_archive_dir, or a webhook",
             )
+        } else if self.break_glass_users.is_some() != self.break_glass_networks.is_some() {
+            Err("break_glass_users and break_glass_networks must both be set, or neither")
         } else if self.listen.port() != 0 && self.metrics_listen == Some(self.listen) {
             Err("listen and metrics_listen must be different addresses")
         } else {
             Ok(())
         }
+    }
+
+    /// Checks settings that depend on each other in the tables of identity providers. The error is a complete message.
+    fn check_providers(&self) -> Result<(), String> {
+        let (oidc, ldap) = (self.oidc_providers(), self.ldap_providers());
+        let mut ids: Vec<&str> =
+            oidc.iter().map(|oidc| &*oidc.id).chain(ldap.iter().map(|ldap| &*ldap.id)).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two providers have the id `{}`: each needs its own", pair[0]));
+        }
+        if !oidc.is_empty() && self.public_url.is_none() {
+            return Err("the tables [[oidc]] need public_url, with which the redirect URIs begin".into());
+        }
+        let oidc = oidc.iter().map(|oidc| (&oidc.id, oidc.check_combinations()));
+        let ldap = ldap.iter().map(|ldap| (&ldap.id, ldap.check_combinations()));
+        oidc.chain(ldap)
+            .try_for_each(|(id, checked)| checked.map_err(|rest| format!("the provider `{id}` {rest}")))
+    }
+
+    /// The tables `[[oidc]]`.
+    pub(crate) fn oidc_providers(&self) -> &[OidcTable] {
+        self.oidc.as_deref().unwrap_or_default()
+    }
+
+    /// The tables `[[ldap]]`.
+    pub(crate) fn ldap_providers(&self) -> &[LdapTable] {
+        self.ldap.as_deref().unwrap_or_default()
     }
 
     /// Deadlines of requests to a cluster.
@@ -136,12 +180,54 @@ impl Settings {
         }
     }
 
+    /// Egress rules of an identity provider at this URL. The operator chooses it, so that it may be in every network, and
+    /// on loopback if the URL names it.
+    pub(crate) fn egress_to_provider(&self, database: &Database, url: &str) -> EgressRules {
+        EgressRules {
+            allow_loopback: self.egress_allow_loopback || is_on_loopback(url),
+            allow_networks: None,
+            ..self.egress(database)
+        }
+    }
+
+    /// Whether browsers reach the server by HTTPS, through a proxy if the server itself has no certificate.
+    pub(crate) fn is_public_https(&self) -> bool {
+        let url = self.public_url.as_ref().and_then(|url| url.parse::<http::Uri>().ok());
+        url.is_some_and(|url| url.scheme_str() == Some("https"))
+    }
+
+    /// The redirect URI of an OIDC provider. `public_url` is set if there is one.
+    pub(crate) fn redirect_uri(&self, provider: &str) -> String {
+        format!("{}api/auth/oidc/{provider}/callback", self.post_logout_redirect_uri())
+    }
+
+    /// Where an OIDC provider sends browsers after a logout: `public_url` with a final slash.
+    pub(crate) fn post_logout_redirect_uri(&self) -> String {
+        format!("{}/", self.public_url.as_deref().unwrap_or_default().trim_end_matches('/'))
+    }
+
     /// Lifetimes of tokens and sessions.
     pub(crate) fn lifetimes(&self) -> pilothouse_core::session::Lifetimes {
         pilothouse_core::session::Lifetimes {
             access: self.access_token_lifetime.unsigned_abs(),
             idle: self.session_idle.unsigned_abs(),
             absolute: self.session_lifetime.unsigned_abs(),
+        }
+    }
+
+    /// Rules of the second factor.
+    pub(crate) fn second_factor(&self) -> pilothouse_core::second_factor::SecondFactorSettings {
+        pilothouse_core::second_factor::SecondFactorSettings {
+            require: self.require_second_factor.0,
+            step_up: self.step_up.0,
+        }
+    }
+
+    /// Who may use break-glass, and from where.
+    pub(crate) fn break_glass(&self) -> pilothouse_core::break_glass::BreakGlassSettings {
+        pilothouse_core::break_glass::BreakGlassSettings {
+            users: self.break_glass_users.clone().map(|names| names.0).unwrap_or_default(),
+            networks: self.break_glass_networks.clone().map(Into::into).unwrap_or_default(),
         }
     }
 

@@ -53,6 +53,18 @@ macro_rules! require_role {
     };
 }
 
+/// Fails with `NotFound` if there is no service account with this id.
+macro_rules! require_service_account {
+    ($conn:ident, $id:expr) => {{
+        use $crate::schema::service_accounts;
+        let found: i64 = service_accounts::table.find($id.0).count().get_result($conn).await?;
+        if found == 0 {
+            let absent = Error::new(Cause::NotFound).resource("service_account");
+            return Err(absent.name($id.to_string()).into());
+        }
+    }};
+}
+
 /// Reads the name of a user; fails with `NotFound` if there is no such user.
 macro_rules! username {
     ($conn:ident, $id:expr) => {{
@@ -67,8 +79,12 @@ macro_rules! insert_grant {
     ($conn:ident, $record:expr, $source:expr, $entry:expr) => {{
         let (record, at): (GrantRecord, Timestamp) = ($record, $entry.at());
         require_role!($conn, record.role);
-        if let Subject::User(id) = record.subject {
-            username!($conn, id);
+        match record.subject {
+            Subject::User(id) => {
+                username!($conn, id);
+            }
+            Subject::ServiceAccount(id) => $crate::grant::require_service_account!($conn, id),
+            Subject::Group { .. } => {}
         }
         let subject = record.subject.to_string();
         let of_subject = grants::table.filter(grants::subject.eq(&subject)).filter(is_live!(at));
@@ -135,7 +151,9 @@ macro_rules! end_rights_of_user {
     }};
 }
 
-pub(crate) use {end_rights_of_user, insert_grant, is_live, require_role, revoke_grants, username};
+pub(crate) use {
+    end_rights_of_user, insert_grant, is_live, require_role, require_service_account, revoke_grants, username,
+};
 
 /// The error of a role.
 pub(crate) fn role_error(cause: Cause, name: &RoleName) -> Error {

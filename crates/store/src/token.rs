@@ -29,7 +29,7 @@ use crate::{
     audit::Trail as _,
     db::{change, read, transact},
     error::corrupt,
-    grant::{from_json, require_role, to_json, username},
+    grant::{from_json, require_role, require_service_account, to_json, username},
     rights_stamp::StampedRights as _,
     schema::{At, api_tokens, rights_stamp, roles, service_accounts, users},
     service_account::Row as AccountRow,
@@ -84,6 +84,9 @@ impl TryFrom<Row> for ApiToken {
 
 /// A token with its service account, and with the user who owns the token or the account.
 type OwnedRow = (Row, Option<AccountRow>, Option<UserRow>);
+
+/// As [`OwnedRow`], with the time at which a provider last confirmed the user, and the rights stamp.
+type FoundRow = (Row, Option<AccountRow>, Option<UserRow>, Option<At>, i64);
 
 /// The token and its owner. `None` if a user who owns the token does not exist any more.
 fn owned((row, account, user): OwnedRow) -> Result<Option<(ApiToken, FoundOwner)>> {
@@ -145,11 +148,7 @@ impl Store {
                     (Some(id.0), None)
                 }
                 Principal::ServiceAccount(id) => {
-                    let found: i64 = service_accounts::table.find(id.0).count().get_result(conn).await?;
-                    if found == 0 {
-                        let missing = Error::new(Cause::NotFound).resource("service_account");
-                        return Err(missing.name(id.to_string()).into());
-                    }
+                    require_service_account!(conn, id);
                     (None, Some(id.0))
                 }
             };
@@ -196,6 +195,7 @@ impl Store {
                     Row::as_select(),
                     Option::<AccountRow>::as_select(),
                     Option::<UserRow>::as_select(),
+                    users::confirmed_at.nullable(),
                     rights_stamp::stamp,
                 ))
                 .into_boxed();
@@ -203,10 +203,14 @@ impl Store {
                 TokenKey::Secret(secret) => query.filter(api_tokens::hash.eq(secret.0.to_vec())),
                 TokenKey::Id(id) => query.filter(api_tokens::id.eq(id.0)),
             };
-            let found: Option<(Row, Option<AccountRow>, Option<UserRow>, i64)> =
-                query.first(conn).await.optional()?;
-            let Some((row, account, user, stamp)) = found else { return Ok(None) };
-            let found = |(token, owner)| FoundToken { token, owner, rights: RightsStamp(stamp) };
+            let found: Option<FoundRow> = query.first(conn).await.optional()?;
+            let Some((row, account, user, confirmed_at, stamp)) = found else { return Ok(None) };
+            let found = |(token, owner)| FoundToken {
+                token,
+                owner,
+                confirmed_at: confirmed_at.map(|at| at.0),
+                rights: RightsStamp(stamp),
+            };
             Ok(owned((row, account, user))?.map(found))
         })
     }

@@ -205,6 +205,8 @@ impl Store {
             conn.record_success(entry.clone()).await?;
             Ok(User::try_from(row)?)
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
     }
 
     async fn delete_user(&self, permit: &Permit, id: UserId) -> Result<()> {
@@ -219,6 +221,8 @@ impl Store {
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
     }
 
     async fn set_user_password(
@@ -267,6 +271,8 @@ impl Store {
             diesel::delete(others).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
+        // sessions and second factors have sealed values
+        .inspect(|_| self.scrub_later())
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use common::{FINGERPRINT, FakeKeyring, TestDatabase, cluster, verdict_under};
+use common::{FINGERPRINT, FakeKeyring, TestDatabase, cluster, seed_of, sign_in, verdict_under};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
@@ -64,7 +64,7 @@ impl Fixture {
         }
     }
 
-    /// Stores a cluster and an answered idempotency claim with this name.
+    /// Stores a cluster, an answered idempotency claim, and a user of an identity provider with this name.
     async fn fill(&self, store: &Store, ports: &StorePorts, name: &str) -> Result<ClusterId> {
         let token = Credential::Token(SecretString::from(format!("token of {name}")));
         let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name);
@@ -73,11 +73,23 @@ impl Fixture {
         store.claim(&claim).await?;
         let reply = Reply { status: 200, body: format!("answer to {name}").into_bytes() };
         store.end(claim.id, &End::Answered(reply)).await?;
+        sign_in(ports, &*self.db.deps.rng, name).await?;
         Ok(made.id)
     }
 
     /// Asserts that all stored values can be opened.
     async fn assert_opens(&self, store: &Store, filled: &[(ClusterId, String)]) {
+        let ports = StorePorts::over(Arc::new(store.clone()));
+        let (now, limit) = (self.now(), usize::MAX);
+        let later = now + std::time::Duration::from_secs(1);
+        let due = ports.federation.claim_due(later, now, limit).await.unwrap();
+        for (_, name) in filled {
+            let due = due.iter().find(|due| due.subject == *name).expect("the refresh token opens");
+            let refresh_token = due.refresh_token.as_ref().unwrap().expose_secret();
+            assert_eq!(refresh_token, format!("refresh token of {name}"));
+            let factor = ports.second_factors.find(due.user_id).await.unwrap().unwrap();
+            assert_eq!(factor.seed.bytes(), seed_of(name).bytes());
+        }
         for (id, name) in filled {
             let stored = store.connection(*id).await.unwrap().unwrap();
             let Credential::Token(token) = stored.connection.credential else { panic!("a token") };

@@ -114,6 +114,8 @@ impl Replicas {
             user_agent: None,
             at,
             expires_at: at + Duration::from_secs(3600),
+            authenticated_at: at,
+            factor_at: None,
             throttle_key: None,
         };
         let permit = self.one.permit(AccessRequest::to(Verb::Login, Resource::Session).named("ann"));

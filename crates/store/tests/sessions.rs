@@ -61,6 +61,8 @@ impl Fixture {
             user_agent: None,
             at,
             expires_at: at + Duration::from_secs(3600),
+            authenticated_at: at,
+            factor_at: None,
             throttle_key: None,
         };
         let verified = PasswordHash::new("hash".to_owned());

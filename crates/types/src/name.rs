@@ -99,17 +99,21 @@ name! {
     ContainerName, 63, |text| is_label(text, 63)
 }
 
-/// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not `local`. It is bound to its issuer or directory for
-/// ever.
+/// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not one of [`ProviderId::RESERVED`]. It is bound to its
+/// issuer or directory for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ProviderId(String);
 
 impl ProviderId {
+    /// Words that no provider has as its id: `local` stands for the users of Pilothouse; the others begin names of
+    /// callers and subjects, as usernames of a provider begin with its id.
+    pub const RESERVED: [&str; 4] = ["local", "sa", "cli", "group"];
+
     /// Checks an id.
     ///
     /// # Errors
-    /// [`Reason::Required`], [`Reason::TooLong`]; [`Reason::Malformed`], [`Reason::NotAllowed`] for `local`.
+    /// [`Reason::Required`], [`Reason::TooLong`]; [`Reason::Malformed`], [`Reason::NotAllowed`] for a reserved word.
     pub fn new(text: &str) -> Result<Self, Reason> {
         match text.len() {
             0 => Err(Reason::Required),
@@ -117,7 +121,7 @@ impl ProviderId {
             _ if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') => {
                 Err(Reason::Malformed)
             }
-            _ if text == "local" => Err(Reason::NotAllowed),
+            _ if Self::RESERVED.contains(&text) => Err(Reason::NotAllowed),
             _ => Ok(Self(text.to_owned())),
         }
     }
@@ -183,6 +187,9 @@ mod tests {
         let cases = [
             ("", Reason::Required),
             ("local", Reason::NotAllowed),
+            ("sa", Reason::NotAllowed),
+            ("cli", Reason::NotAllowed),
+            ("group", Reason::NotAllowed),
             ("a:b", Reason::Malformed),
             ("Corp", Reason::Malformed),
             ("a/b", Reason::Malformed),

@@ -180,6 +180,16 @@ impl Tokens {
         Ok(select(rows.collect::<Result<_>>()?, query))
     }
 
+    /// All tokens that [`Tokens::list`] has, by id, for the command line.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn all(&self, caller: &Caller) -> Result<Vec<TokenRow>> {
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Token)).await?;
+        let visible = self.visible(caller).await?;
+        Ok(visible.iter().map(|(token, owner)| TokenRow::of(token, owner)).collect())
+    }
+
     /// Changes the name of a token that the caller may list. Another one is reported as not found.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
+mod break_glass;
 mod confinement;
 mod giving;
 mod histories;
@@ -42,8 +43,12 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(AppSettings::default())
+    }
+
+    fn with(settings: AppSettings) -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), AppSettings::default());
+        let app = App::new(fake.ports(), settings);
         let register = |name: &str| {
             let mut cluster = new_cluster(name);
             cluster.labels = Labels::from([("environment".to_owned(), name.to_owned())]);

@@ -29,6 +29,7 @@ mod browser;
 mod login_throttle;
 mod passwords;
 mod replicas;
+mod second_factor;
 
 const PASSWORD: &str = "correct horse battery";
 

@@ -160,7 +160,18 @@ impl TestApp {
         ready: Ready,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let (app, cluster) = seeded(&fake).await;
+        Self::with_app_settings(fake, AppSettings::default(), settings, ready, observer).await
+    }
+
+    /// As [`TestApp::over`], with these settings of the use cases.
+    pub(crate) async fn with_app_settings(
+        fake: Fake,
+        app_settings: AppSettings,
+        settings: HttpSettings,
+        ready: Ready,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (app, cluster) = seeded(&fake, app_settings).await;
         let hooks = Hooks { readiness: Arc::new(ready), observer };
         let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
         let call = move |request: TestRequest| {
@@ -329,13 +340,13 @@ impl TestApp {
 /// The in-memory ports with users, a cluster and its objects.
 pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     let fake = Fake::default();
-    let (app, cluster) = seeded(&fake).await;
+    let (app, cluster) = seeded(&fake, AppSettings::default()).await;
     (fake, app, cluster)
 }
 
 /// The use cases over these ports, with users, a cluster and its objects.
-async fn seeded(fake: &Fake) -> (App, ClusterId) {
-    let app = App::new(fake.ports(), AppSettings::default());
+async fn seeded(fake: &Fake, settings: AppSettings) -> (App, ClusterId) {
+    let app = App::new(fake.ports(), settings);
     for (name, role) in [
         ("super", Role::SuperAdmin),
         ("ops", Role::OpsAdmin),

@@ -57,7 +57,7 @@ pub(super) fn verify(
         });
     let verified = match nonce {
         Some(nonce) => id_token.claims(&verifier, nonce),
-        None => id_token.claims(&verifier, |_: Option<&Nonce>| Ok(())),
+        None => id_token.claims(&verifier, |_: Option<&Nonce>| Ok::<(), String>(())),
     };
     let verified = verified.map_err(|error| match error {
         ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey) => {

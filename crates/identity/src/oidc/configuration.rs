@@ -84,7 +84,7 @@ pub(super) struct Discovery {
 struct Cache {
     /// The configuration with the keys, and the time of its read.
     read: Option<(Arc<Metadata>, Instant)>,
-    /// Time of the last read of the keys.
+    /// Time of the last read of the keys because one was not known.
     keys_at: Option<Instant>,
     failed_at: Option<Instant>,
 }
@@ -112,7 +112,7 @@ impl Discovery {
         match self.read().await {
             Ok(metadata) => {
                 let (metadata, now) = (Arc::new(metadata), Instant::now());
-                *cache = Cache { read: Some((metadata.clone(), now)), keys_at: Some(now), failed_at: None };
+                *cache = Cache { read: Some((metadata.clone(), now)), keys_at: None, failed_at: None };
                 Ok(metadata)
             }
             Err(error) => {
@@ -123,7 +123,7 @@ impl Discovery {
     }
 
     /// The configuration with keys other than `seen` has, for a token that is signed with an unknown key. `None` if the
-    /// keys were read less than a minute ago.
+    /// keys were read for this reason less than a minute ago.
     ///
     /// # Errors
     /// `ProviderUnavailable`.

@@ -85,7 +85,7 @@ fn notice(
     let issued_at = time("iat")??;
     let is_current = issued_at <= now + LEEWAY && now <= issued_at + MAX_AGE;
     let is_expired = match time("exp") {
-        Some(expires_at) => now >= expires_at? + LEEWAY,
+        Some(expires_at) => now - LEEWAY >= expires_at?,
         None => false,
     };
     let is_logout = claims.get("events")?.get(EVENT).is_some_and(Value::is_object);

@@ -5,7 +5,7 @@ use clap::{Args, Command};
 
 use super::{
     Flags,
-    table::{SETTINGS, Setting},
+    table::{SETTINGS, Setting, SettingType},
 };
 
 /// First lines of the example file.
@@ -28,14 +28,23 @@ pub(crate) fn example() -> String {
             section = setting.section;
             file += &format!("\n# --- {section} ---\n");
         }
-        let mut text = without_links(setting.documentation.trim());
-        if let Some(flag) = flag(setting) {
-            text += &format!(" Flag: `{flag}`.");
-        }
-        let value = setting.value_type.value(setting.example);
-        file += &format!("\n{}#{} = {value}\n", comment(&text), setting.key);
+        file += &entry(setting);
     }
     file
+}
+
+/// A setting in the example file: its documentation, and its value or, for tables, their keys.
+fn entry(setting: &Setting) -> String {
+    let mut text = without_links(setting.documentation.trim());
+    if let Some(flag) = flag(setting) {
+        text += &format!(" Flag: `{flag}`.");
+    }
+    let text = comment(&text);
+    if let SettingType::Tables { rows } = setting.value_type {
+        let rows: String = rows.iter().map(entry).collect();
+        return format!("\n{text}#[[{}]]\n{rows}", setting.key);
+    }
+    format!("\n{text}#{} = {}\n", setting.key, setting.value_type.value(setting.example))
 }
 
 /// The table of the manual, in Markdown: key, default and meaning of every setting.
@@ -43,14 +52,25 @@ pub(crate) fn reference() -> String {
     let mut table = "| key | default | meaning |\n|---|---|---|\n".to_owned();
     for setting in SETTINGS {
         let flag = flag(setting).map(|flag| format!(" (`{flag}`)")).unwrap_or_default();
-        let default = setting.default.map_or("–".to_owned(), |default| format!("`{default}`"));
-        let meaning = setting.documentation.trim();
-        table += &format!("| `{}`{flag} | {default} | {meaning} |\n", setting.key);
+        table += &line(&format!("`{}`{flag}", setting.key), setting);
+        if let SettingType::Tables { rows } = setting.value_type {
+            table.extend(rows.iter().map(|row| line(&format!("`{}`: `{}`", setting.key, row.key), row)));
+        }
     }
     table
 }
 
-/// The flag of a setting; `None` for most settings.
+/// A line of the table of the manual.
+fn line(name: &str, setting: &Setting) -> String {
+    let default = match setting.default {
+        Some(default) => format!("`{default}`"),
+        None if setting.required => "required".to_owned(),
+        None => "–".to_owned(),
+    };
+    format!("| {name} | {default} | {} |\n", setting.documentation.trim())
+}
+
+/// The flag of a setting; `None` for most settings. Keys of tables have none: no flag is called as one of them.
 fn flag(setting: &Setting) -> Option<String> {
     let command = Flags::augment_args(Command::new("pilothouse"));
     let flag = command.get_arguments().find(|argument| argument.get_id().as_str() == setting.key)?;

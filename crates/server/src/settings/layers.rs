@@ -10,7 +10,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::table::{SETTINGS, Setting};
+use super::table::{SETTINGS, Setting, SettingType};
 use crate::Fatal;
 
 /// Prefix of Pilothouse's environment variables.
@@ -115,7 +115,36 @@ impl Layers {
                 layers.set(setting, setting.value_type.value(text), SettingOrigin::Flag);
             }
         }
+        layers.complete_tables()?;
         Ok(layers)
+    }
+
+    /// Checks that the tables of a setting such as `oidc` have all required keys and no unknown one, and adds the
+    /// defaults of the others.
+    fn complete_tables(&mut self) -> Result<(), Fatal> {
+        for setting in SETTINGS {
+            let SettingType::Tables { rows } = setting.value_type else { continue };
+            let set = (self.values.get_mut(setting.key), self.origins.get(setting.key));
+            let (Some(Value::Array(tables)), Some(origin)) = set else { continue };
+            let origin = origin.describe(setting);
+            for (index, table) in tables.iter_mut().enumerate() {
+                // deserialisation rejects what is not a table
+                let Some(table) = table.as_table_mut() else { continue };
+                let name = |key: &str| format!("`{}[{index}].{key}`", setting.key);
+                if let Some(key) = table.keys().find(|key| rows.iter().all(|row| row.key != key.as_str())) {
+                    return Err(unknown_setting(&name(key), origin));
+                }
+                for row in rows {
+                    if let Some(default) = row.default {
+                        table.entry(row.key).or_insert_with(|| row.value_type.value(default));
+                    } else if row.required && !table.contains_key(row.key) {
+                        let name = name(row.key);
+                        return Err(Fatal::Setting(format!("the setting {name} ({origin}) must be set")));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn set(&mut self, setting: &'static Setting, value: Value, origin: SettingOrigin) {

@@ -1,6 +1,6 @@
 //! Command `pilothouse config show`: the effective settings as a valid settings file, without secrets.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use http::Uri;
 use pilothouse_store::Database;
@@ -28,6 +28,11 @@ impl Configuration {
         };
         let origin = origin.describe(setting);
         match (setting.value_type, value) {
+            (SettingType::Tables { rows }, Value::Array(tables)) => {
+                let tables: Vec<_> =
+                    tables.iter().map(|table| table_lines(key, rows, table, &origin)).collect();
+                tables.join("\n")
+            }
             (SettingType::Password, _) => format!("# {key} is set and not shown  # {origin}"),
             (SettingType::Database, Value::String(url)) => {
                 let shown =
@@ -45,4 +50,21 @@ impl Configuration {
             _ => format!("{key} = {value}  # {origin}"),
         }
     }
+}
+
+/// The lines of a table such as `[[oidc]]`. All are comments if the table has a secret, because the settings without it
+/// are not complete.
+fn table_lines(key: &str, rows: &[Setting], table: &Value, origin: &impl Display) -> String {
+    let is_secret = |row: &Setting| row.value_type == SettingType::Password;
+    let values: Vec<_> = rows.iter().filter_map(|row| Some((row, table.get(row.key)?))).collect();
+    let mark = if values.iter().any(|(row, _)| is_secret(row)) { "# " } else { "" };
+    let mut text = format!("{mark}[[{key}]]  # {origin}");
+    for (row, value) in values {
+        text += &if is_secret(row) {
+            format!("\n# {} is set and not shown", row.key)
+        } else {
+            format!("\n{mark}{} = {value}", row.key)
+        };
+    }
+    text
 }

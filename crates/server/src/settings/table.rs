@@ -1,23 +1,26 @@
 //! Table of all settings. A row defines a field of [`Settings`] and its [`Setting`]: key, type, range, default and
 //! documentation. `just settings` writes `docs/pilothouse.example.toml` and the table in `docs/configure.md` from it.
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{borrow::Cow, net::SocketAddr, path::PathBuf};
 
-use http::Uri;
 use jiff::SignedDuration;
 use pilothouse_core::mask::MaskedFields;
 use pilothouse_kube::Networks;
 use secrecy::SecretString;
 use serde::Deserialize;
-use toml::Value;
+use toml::{Table, Value};
 
-use super::LogFormat;
+use super::{
+    LogFormat,
+    providers::{
+        LDAP, LdapTable, OIDC, OidcTable, is_https_or_loopback, is_ldap_filter, is_ldap_url, is_origin,
+        is_provider_id,
+    },
+    second_factor::{Covered, StepUpActions, Usernames},
+};
 
-/// A row of the table.
+/// A row of a table.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     /// Key in the settings file; in upper case after `PILOTHOUSE_` the environment variable.
     pub(crate) key: &'static str,
@@ -25,8 +28,10 @@ pub(crate) struct Setting {
     pub(crate) section: &'static str,
     /// Type of the value.
     pub(crate) value_type: SettingType,
-    /// Default, as text; `None` for an optional setting.
+    /// Default, as text; `None` for an optional or a required setting.
     pub(crate) default: Option<&'static str>,
+    /// Whether the value must be set. Only keys of [`SettingType::Tables`] are required.
+    pub(crate) required: bool,
     /// Value in the example file, as text: the default if there is one.
     pub(crate) example: &'static str,
     /// Meaning, in Markdown. Links are relative to `docs/configure.md`.
@@ -62,6 +67,28 @@ pub(crate) enum SettingType {
     LogFormat,
     /// Integer in this range.
     Number { min: i64, max: i64 },
+    /// Who must have a second factor: `none`, `admins` or `all`.
+    Covered,
+    /// Actions that take a fresh second factor, or `none`.
+    StepUp,
+    /// List of usernames: `ann, ben`.
+    Usernames,
+    /// Text without a range; not empty.
+    Text,
+    /// Scheme and authority of a URL: `https`, or `http` on a loopback address; no path, query or user.
+    Origin,
+    /// URL of an OIDC issuer: `https`, or `http` on a loopback address; no query or user.
+    Issuer,
+    /// Scopes of OIDC, separated by spaces: `openid profile`.
+    Scopes,
+    /// URL of an LDAP server: `ldaps://host:port` or `ldap://host:port`.
+    LdapUrl,
+    /// Filter of an LDAP search, with this placeholder.
+    LdapFilter { placeholder: &'static str },
+    /// Id of an identity provider: `[a-z0-9-]{1,32}`, not a reserved word.
+    ProviderId,
+    /// Tables of these keys: `[[oidc]]`. In an environment variable, an array of inline tables.
+    Tables { rows: &'static [Setting] },
 }
 
 /// Longest [`SettingType::Duration`], in hours: a year.
@@ -69,40 +96,47 @@ const MAX_DURATION_HOURS: i64 = 365 * 24;
 /// Longest [`SettingType::Age`], in hours: 100 years.
 const MAX_AGE_HOURS: i64 = 100 * MAX_DURATION_HOURS;
 
-/// Defines [`Settings`] and [`SETTINGS`]. A row is `key: type of the field = variant of SettingType, value;`. The value
-/// is `default "…"`, or for an optional field `example "…"`.
+/// Defines a structure of settings, such as [`Settings`], and the table of its rows, such as [`SETTINGS`]. A row is
+/// `key: type of the field = variant of SettingType, value;`. The value is `default "…"`, or `example "…"` for an
+/// optional field, or `required "…"` with an example for a key of [`SettingType::Tables`] that must be set.
 macro_rules! settings {
     (@default default $text:literal) => {
         Some($text)
     };
-    (@default example $text:literal) => {
+    (@default $kind:ident $text:literal) => {
         None
     };
-    ($($section:literal {
+    (@required required) => {
+        true
+    };
+    (@required $kind:ident) => {
+        false
+    };
+    ($(#[doc = $about:literal])+ $settings:ident, $(#[doc = $rows:literal])+ $table:ident: $($section:literal {
         $(
             $(#[doc = $documentation:literal])+
-            $key:ident: $field:ty = $variant:ident $({ $($limit:ident: $bound:literal),+ })?, $kind:ident $text:literal;
+            $key:ident: $field:ty = $variant:ident $({ $($limit:ident: $bound:expr),+ })?, $kind:ident $text:literal;
         )+
     })+) => {
-        /// The effective settings. Each field is a key of the settings file and, in upper case after `PILOTHOUSE_`, an
-        /// environment variable.
+        $(#[doc = $about])+
         #[derive(Clone, Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub(crate) struct Settings {
+        pub(crate) struct $settings {
             $($(
                 $(#[doc = $documentation])+
                 pub(crate) $key: $field,
             )+)+
         }
 
-        /// All settings, in the order of the documentation.
-        pub(crate) const SETTINGS: &[Setting] = &[
+        $(#[doc = $rows])+
+        pub(crate) const $table: &[Setting] = &[
             $($(
                 Setting {
                     key: stringify!($key),
                     section: $section,
                     value_type: SettingType::$variant $({ $($limit: $bound),+ })?,
                     default: settings!(@default $kind $text),
+                    required: settings!(@required $kind),
                     example: $text,
                     documentation: concat!($($documentation),+),
                 },
@@ -111,7 +145,14 @@ macro_rules! settings {
     };
 }
 
+pub(super) use settings;
+
 settings! {
+    /// The effective settings. Each field is a key of the settings file and, in upper case after `PILOTHOUSE_`, an
+    /// environment variable.
+    Settings,
+    /// All settings, in the order of the documentation.
+    SETTINGS:
     "Network" {
         /// IP address and port of the API. Off loopback, use [HTTPS](#https) or a TLS proxy.
         listen: SocketAddr = Address, default "127.0.0.1:8080";
@@ -124,6 +165,10 @@ settings! {
         /// Networks of the proxies in front. Only their `X-Forwarded-For` determines the client address. Unset: the
         /// header is ignored.
         trusted_proxies: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
+        /// URL at which browsers reach Pilothouse, without a path. The redirect URIs of [single
+        /// sign-on](single-sign-on.md) begin with it; with https, cookies are sent over HTTPS only. Required with an OIDC
+        /// provider.
+        public_url: Option<String> = Origin, example "https://pilothouse.example.com";
         /// Idle time after which a client connection is closed. Must exceed the idle timeout of the load balancer.
         keep_alive: SignedDuration = Duration, default "75s";
         /// IP address and port of [`/metrics`](operate.md#metrics): plain HTTP without authentication. Unset: no
@@ -202,12 +247,31 @@ settings! {
         session_idle: SignedDuration = Duration, default "30m";
         /// Maximum lifetime of a session.
         session_lifetime: SignedDuration = Duration, default "8h";
+        /// Who must have a [second factor](single-sign-on.md#second-factor): `none`, `admins` (super admins, ops
+        /// admins, and users with a grant of `admin` or of a role with `grants`), or `all`.
+        require_second_factor: Covered = Covered, default "none";
+        /// What takes a second factor that is at most 10 minutes old, of users who have one or must have one: some of
+        /// `reveal`, `grants`, `tokens`, `break_glass`, `production_terminals`, or `none`. API tokens of users may not do
+        /// it.
+        step_up: StepUpActions = StepUp, default "reveal, grants, tokens, break_glass, production_terminals";
+        /// Local users who may use [break-glass](single-sign-on.md#break-glass). Requires `break_glass_networks`. Unset:
+        /// nobody.
+        break_glass_users: Option<Usernames> = Usernames, example "ann, ben";
+        /// Networks from which break-glass is allowed. Required with `break_glass_users`.
+        break_glass_networks: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
     }
     "Logs, on standard error" {
         /// Log filter: `info`, `debug`, `pilothouse_kube=debug,info`.
         log: String = Filter, default "info";
         /// `text`, or `json`: one object per line.
         log_format: LogFormat = LogFormat, default "text";
+    }
+    "Identity providers" {
+        /// OIDC providers for [single sign-on](single-sign-on.md), one table each, at the end of the file.
+        oidc: Option<Vec<OidcTable>> = Tables { rows: OIDC }, example "";
+        /// LDAP directories and Active Directory for [single sign-on](single-sign-on.md), one table each, at the end of
+        /// the file.
+        ldap: Option<Vec<LdapTable>> = Tables { rows: LDAP }, example "";
     }
 }
 
@@ -217,6 +281,19 @@ impl Setting {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
+    /// The path of the first value that is not in the range of its type, such as `listen` or `oidc[0].issuer`.
+    pub(super) fn refused_path(&self, value: &Value) -> Option<String> {
+        let SettingType::Tables { rows } = self.value_type else {
+            return (!self.value_type.accepts(value)).then(|| self.key.to_owned());
+        };
+        let tables = value.as_array().into_iter().flatten().enumerate();
+        let mut values = tables.flat_map(|(index, table)| {
+            rows.iter().filter_map(move |row| Some((index, row, table.get(row.key)?)))
+        });
+        let (index, row, _) = values.find(|(_, row, value)| !row.value_type.accepts(value))?;
+        Some(format!("{}[{index}].{}", self.key, row.key))
+    }
+
     /// Name of the environment variable.
     pub(crate) fn variable(&self) -> String {
         format!("PILOTHOUSE_{}", self.key.to_uppercase())
@@ -224,12 +301,13 @@ impl Setting {
 }
 
 impl SettingType {
-    /// Converts text from the environment or a flag to a TOML value. Text that is not a valid switch or number stays a
-    /// string, which deserialisation rejects.
+    /// Converts text from the environment or a flag to a TOML value. Text that is not a valid switch, number or array
+    /// stays a string, which deserialisation rejects.
     pub(crate) fn value(self, text: &str) -> Value {
         let value = match self {
             Self::Switch => text.parse().ok().map(Value::Boolean),
             Self::Number { .. } => text.parse().ok().map(Value::Integer),
+            Self::Tables { .. } => parse_value(text),
             _ => None,
         };
         value.unwrap_or_else(|| Value::String(text.to_owned()))
@@ -242,13 +320,21 @@ impl SettingType {
             let range = SignedDuration::from_secs(1)..=SignedDuration::from_hours(max_hours);
             duration.is_some_and(|duration| range.contains(&duration))
         };
+        let is_text = |is_valid: &dyn Fn(&str) -> bool| value.as_str().is_some_and(is_valid);
         match self {
             Self::Duration => is_duration(MAX_DURATION_HOURS),
             Self::Age => is_duration(MAX_AGE_HOURS),
             Self::Number { min, max } => {
                 value.as_integer().is_some_and(|number| (min..=max).contains(&number))
             }
-            Self::Webhook => value.as_str().is_some_and(is_allowed_webhook_url),
+            Self::Webhook => is_text(&|url| is_https_or_loopback(url, true)),
+            Self::Text => is_text(&|text| !text.trim().is_empty()),
+            Self::Origin => is_text(&is_origin),
+            Self::Issuer => is_text(&|url| is_https_or_loopback(url, false)),
+            Self::Scopes => is_text(&|scopes| scopes.split(' ').any(|scope| scope == "openid")),
+            Self::LdapUrl => is_text(&is_ldap_url),
+            Self::LdapFilter { placeholder } => is_text(&|filter| is_ldap_filter(filter, placeholder)),
+            Self::ProviderId => is_text(&is_provider_id),
             _ => true,
         }
     }
@@ -263,6 +349,28 @@ impl SettingType {
                 "an address, such as https://receiver.example.org/audit (http:// on loopback only)"
             }
             Self::Password => "a text",
+            Self::Covered => "none, admins or all",
+            Self::StepUp => {
+                "none, or some of reveal, grants, tokens, break_glass, production_terminals, separated by commas"
+            }
+            Self::Usernames => "usernames separated by commas, such as ann, ben",
+            Self::Text => "a text, not empty",
+            Self::Origin => {
+                "the address of a server without a path, such as https://pilothouse.example.com (http:// on loopback only)"
+            }
+            Self::Issuer => {
+                "the address of an issuer, such as https://id.example.com/realms/corp (http:// on loopback only)"
+            }
+            Self::Scopes => "scopes separated by single spaces, among them openid, such as openid profile",
+            Self::LdapUrl => "the address of a directory, such as ldaps://ldap.example.com",
+            Self::LdapFilter { placeholder } => {
+                return format!("a filter in parentheses with {placeholder}, such as (cn={placeholder})")
+                    .into();
+            }
+            Self::ProviderId => "an id of 1 to 32 of a-z, 0-9 and -, not local, sa, cli or group",
+            Self::Tables { .. } => {
+                "tables of the keys that docs/configure.md lists, in an environment variable an array of inline tables"
+            }
             Self::Switch => "true or false",
             Self::Networks => "networks, such as 10.0.0.0/8, fd12:3456::/32",
             Self::Fields => "paths of fields, such as /data/password, /spec/template/spec/containers/*/args",
@@ -281,13 +389,8 @@ impl SettingType {
     }
 }
 
-/// Whether a webhook may have this URL: `https`, or `http` on a loopback address; no user info.
-fn is_allowed_webhook_url(url: &str) -> bool {
-    let Ok(url) = url.parse::<Uri>() else { return false };
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    let scheme = url.scheme_str();
-    !host.is_empty() && !has_user && (scheme == Some("https") || scheme == Some("http") && is_loopback)
+/// Parses one TOML value. `None` if the text is not exactly one value.
+fn parse_value(text: &str) -> Option<Value> {
+    let mut table: Table = format!("value = {text}").parse().ok()?;
+    table.remove("value").filter(|_| table.is_empty())
 }

@@ -1,8 +1,16 @@
 use std::{fs, path::Path};
 
+use pilothouse_core::{
+    access::{StepUp, StepUpAction},
+    break_glass::BreakGlassSettings,
+    second_factor::{RequireSecondFactor, SecondFactorSettings},
+    user::Username,
+};
 use pilothouse_store::Database;
 
-use super::{table::SettingType, *};
+use super::*;
+
+mod providers;
 
 const EXAMPLE: &str = include_str!("../../../../docs/pilothouse.example.toml");
 const MANUAL: &str = include_str!("../../../../docs/configure.md");
@@ -23,10 +31,16 @@ fn error_of(file: &str, environment: &[(&str, &str)]) -> String {
         .unwrap_or_else(|| panic!("accepted: {file} {environment:?}"))
 }
 
-/// The lines of the example that set a value: `#key = value`.
-fn example() -> Vec<(&'static str, &'static str)> {
-    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
-    lines.filter(|(key, _)| !key.contains(' ')).collect()
+/// The lines of the example that set a value, `#key = value`, and that begin a table, `#[[key]]`. Of two keys of which
+/// one must be set, only the file.
+fn example() -> Vec<&'static str> {
+    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#'));
+    let is_value = |line: &str| {
+        let key = line.split_once(" = ").map(|(key, _)| key);
+        let is_secret = matches!(key, Some("client_secret" | "bind_password"));
+        line.starts_with("[[") || key.is_some_and(|key| !key.contains(' ')) && !is_secret
+    };
+    lines.filter(|line| is_value(line)).collect()
 }
 
 #[test]
@@ -39,11 +53,11 @@ fn committed_settings_documentation_is_current() {
 #[test]
 fn example_file_is_valid_with_and_without_comment_marks() {
     assert!(read(EXAMPLE, &[], Flags::default()).is_ok());
-    let uncommented: String =
-        example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    let read = read(&uncommented, &[], Flags::default()).map_err(|message| panic!("{message}")).unwrap();
+    let read =
+        read(&example().join("\n"), &[], Flags::default()).map_err(|message| panic!("{message}")).unwrap();
     assert!(matches!(read.settings.database(), Ok(Database::Postgres(_))));
     assert!(crate::config::initial_password(&read.settings).is_ok());
+    assert_eq!((read.settings.oidc_providers().len(), read.settings.ldap_providers().len()), (1, 1));
 }
 
 #[test]
@@ -149,6 +163,15 @@ fn invalid_values_are_refused_with_name_and_expected_form() {
         ("audit_retention = \"876001h\"\naudit_archive_dir = \"a\"", "audit_retention"),
         ("free_space_floor_mib = \"1g\"", "free_space_floor_mib"),
         ("admin_password = 1", "admin_password"),
+        ("require_second_factor = true", "require_second_factor"),
+        ("require_second_factor = \"some\"", "require_second_factor"),
+        ("step_up = \"\"", "step_up"),
+        ("step_up = \"reveal, exec\"", "step_up"),
+        ("step_up = \"reveal, none\"", "step_up"),
+        ("step_up = [\"reveal\"]", "step_up"),
+        ("break_glass_users = \"\"", "break_glass_users"),
+        ("break_glass_users = \"ann, corp:ben\"", "break_glass_users"),
+        ("break_glass_networks = \"office\"", "break_glass_networks"),
     ] {
         let message = error_of(file, &[]);
         let expected = Setting::find(key).unwrap().value_type.expected();
@@ -188,6 +211,8 @@ fn invalid_values_are_refused_with_name_and_expected_form() {
     assert!(error_of("tls_key = \"a\"", &[]).contains("tls_certificate"));
     assert!(error_of("tls_certificate = \"a\"", &[]).contains("tls_key"));
     assert!(error_of("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("metrics_listen"));
+    assert!(error_of("break_glass_users = \"ann\"", &[]).contains("break_glass_networks"));
+    assert!(error_of("break_glass_networks = \"::1\"", &[]).contains("break_glass_users"));
     assert!(error_of("log = \"info\"\n\nlisten = ", &[]).ends_with("line 3"));
     assert!(error_of("log = \"info\"\nlog = \"info\"", &[]).ends_with("line 2"));
 }
@@ -247,4 +272,25 @@ fn config_show_output_is_a_valid_settings_file() {
         );
         assert!(!secret || shown.is_none());
     }
+}
+
+#[test]
+fn second_factor_and_break_glass_settings_are_passed_on() {
+    let settings =
+        |file: &str| read(file, &[], Flags::default()).unwrap_or_else(|message| panic!("{message}")).settings;
+    let defaults = settings("");
+    assert_eq!(defaults.second_factor(), SecondFactorSettings::default());
+    assert_eq!(defaults.break_glass(), BreakGlassSettings::default(), "nobody");
+    let file = "require_second_factor = \"admins\"\nstep_up = \"grants,tokens\"\n\
+        break_glass_users = \"ann, Ben\"\nbreak_glass_networks = \"10.0.0.0/8\"";
+    let set = settings(file);
+    let expected = SecondFactorSettings {
+        require: RequireSecondFactor::Admins,
+        step_up: StepUp::new([StepUpAction::Grants, StepUpAction::Tokens]),
+    };
+    assert_eq!(set.second_factor(), expected);
+    let users = ["ann", "ben"].map(|name| Username::new(name).unwrap());
+    let expected = BreakGlassSettings { users: users.into(), networks: vec!["10.0.0.0/8".parse().unwrap()] };
+    assert_eq!(set.break_glass(), expected);
+    assert_eq!(settings("step_up = \"none\"").second_factor().step_up, StepUp::new([]));
 }

@@ -18,9 +18,9 @@ use secrecy::SecretString;
 use super::{provider_id, refresh_token_owner};
 use crate::{
     Store,
-    db::{read, transact},
+    db::{read, transact_retried},
     error::corrupt,
-    schema::{At, api_tokens, identity_providers, provider_sessions, sessions, users},
+    schema::{At, api_tokens, identity_providers, provider_sessions, service_accounts, sessions, users},
 };
 
 /// Id and name of a user, provider, subject.
@@ -94,10 +94,14 @@ impl Store {
                     .filter(api_tokens::revoked_at.is_null())
                     .filter(api_tokens::expires_at.gt(At(at))),
             );
+            // the tokens of a service account stop, too, when its owner is not confirmed
+            let owns_account = exists(
+                service_accounts::table.filter(service_accounts::owner_user_id.eq(users::id.nullable())),
+            );
             let due_users: Vec<(Option<At>, i64)> = users::table
                 .filter(users::provider.eq_any(of_directories))
                 .filter(user_is_due())
-                .filter(has_session.or(has_token))
+                .filter(has_session.or(has_token).or(owns_account))
                 .select((users::visited_at, users::id))
                 .order_by(users::visited_at)
                 .limit(rows)
@@ -118,10 +122,10 @@ impl Store {
             due.iter().filter(|(_, is_session, _)| *is_session == sessions).map(|(.., id)| *id).collect()
         };
         let (session_ids, user_ids) = (ids(true), ids(false));
-        let claimed: Vec<(PersonRow, Option<TokenRow>)> = transact!(self.db, |conn| {
+        let claimed: Vec<(PersonRow, Option<TokenRow>)> = transact_retried!(self.db, |conn| {
             // a row that another replica has claimed meanwhile is no longer due
             let still_due = provider_sessions::table
-                .filter(provider_sessions::session_id.eq_any(session_ids))
+                .filter(provider_sessions::session_id.eq_any(session_ids.clone()))
                 .filter(session_is_due());
             let tokens: Vec<TokenRow> = diesel::update(still_due)
                 .set(provider_sessions::visited_at.eq(At(at)))
@@ -132,7 +136,7 @@ impl Store {
                 ))
                 .get_results(conn)
                 .await?;
-            let still_due = users::table.filter(users::id.eq_any(user_ids)).filter(user_is_due());
+            let still_due = users::table.filter(users::id.eq_any(user_ids.clone())).filter(user_is_due());
             let people: Vec<PersonRow> = diesel::update(still_due)
                 .set(users::visited_at.eq(At(at)))
                 .returning((users::id, users::username, users::provider, users::subject))

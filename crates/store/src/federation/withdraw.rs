@@ -63,6 +63,11 @@ impl Store {
             let ending: Vec<(i64, i64)> = ending.load(conn).await?;
             let (ids, users_of_ending): (Vec<i64>, Vec<i64>) = ending.into_iter().unzip();
             people.extend(users_of_ending);
+            // locks the users before their sessions, as a sign-in does; setting a column to itself locks the row
+            diesel::update(users::table.filter(users::id.eq_any(people.clone())))
+                .set(users::disabled.eq(users::disabled))
+                .execute(conn)
+                .await?;
             let count =
                 diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn).await?;
 

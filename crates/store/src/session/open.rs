@@ -136,5 +136,7 @@ impl Store {
             conn.record_success(entry.clone()).await?;
             Ok(Session::from(row))
         })
+        // the expired sessions may have had sealed values
+        .inspect(|_| self.scrub_later())
     }
 }

@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use diesel::{Connection as _, QueryableByName, SqliteConnection, sql_query, sql_types};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
@@ -16,11 +19,16 @@ use pilothouse_core::{
     coordinator::LEASE,
     hex::Hex,
     kind::Kind,
+    name::ProviderId,
     operation::Operation,
+    provider::{Admission, Person, ProviderSession},
+    rng::{Rng, uuid_v7},
     role::Role,
     seal::{Keyring, Keys, SealedFor, Sealer},
+    second_factor::TotpSeed,
+    session::{SecretHash, SessionRecord},
     testing::{contract::StorePorts, fake},
-    user::{PasswordHash, UserRecord, Username},
+    user::{PasswordHash, User, UserRecord, Username},
 };
 use pilothouse_store::{Database, OpenError, Store, StoreDeps};
 use pilothouse_testbed::{Postgres, shared_postgres};
@@ -266,6 +274,57 @@ pub(crate) fn user(ports: &StorePorts, name: &str) -> UserRecord {
         display_name: name.to_owned(),
         at: ports.now(),
     }
+}
+
+/// Signs in a new user of the provider `corp`, whose refresh token and seed contain the name. Returns the user.
+pub(crate) async fn sign_in(ports: &StorePorts, rng: &dyn Rng, name: &str) -> Result<User> {
+    let provider = ProviderId::new("corp").unwrap();
+    let admission = Admission {
+        provider: provider.clone(),
+        person: Person::new(name, name, None, [format!("group of {name}")]).unwrap(),
+        username: Username::federated(&provider, name),
+        other_username: Username::federated(&provider, &format!("other {name}")),
+        at: ports.now(),
+    };
+    let user = ports.federation.admit(&ports.people(), admission).await?;
+    let at = ports.now();
+    let record = SessionRecord {
+        user_id: user.id,
+        cookie: secret(rng),
+        refresh: secret(rng),
+        source_ip: None,
+        user_agent: None,
+        at,
+        expires_at: at + Duration::from_secs(8 * 3600),
+        authenticated_at: at,
+        factor_at: None,
+        throttle_key: None,
+    };
+    let origin = ProviderSession {
+        provider,
+        sid: Some(format!("session of {name}")),
+        refresh_token: Some(format!("refresh token of {name}").into()),
+        factor_at: None,
+    };
+    let login = ports.permit(AccessRequest::to(Verb::Login, Resource::Session).named(name));
+    ports.federation.open(&login, record, origin).await?;
+    let enroll = ports.permit(AccessRequest::to(Verb::Enroll, Resource::OwnSecondFactor).named(name));
+    ports.second_factors.begin(&enroll, user.id, uuid_v7(at, rng), seed_of(name)).await?;
+    Ok(user)
+}
+
+/// The seed of the user with this name: the name, filled up with `+`.
+pub(crate) fn seed_of(name: &str) -> TotpSeed {
+    let mut seed = [b'+'; TotpSeed::BYTES];
+    seed.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    TotpSeed::new(seed)
+}
+
+/// A new secret.
+pub(crate) fn secret(rng: &dyn Rng) -> SecretHash {
+    let mut bytes = [0; 32];
+    rng.fill(&mut bytes);
+    SecretHash(bytes)
 }
 
 pub(crate) trait Batch {
