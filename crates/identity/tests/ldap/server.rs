@@ -13,7 +13,7 @@ use tokio::{
 /// One BER element. Content up to 64 KiB.
 pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-    [&[tag, 0x82], &length[..], content].concat()
+    [[tag, 0x82].as_slice(), &length, content].concat()
 }
 
 fn text(value: &str) -> Vec<u8> {
