@@ -12,6 +12,7 @@ mod connections;
 mod cross_site;
 mod document;
 mod envelope;
+mod existing;
 mod faults;
 mod grants;
 mod idempotency;
