@@ -301,6 +301,6 @@ impl ListRow for TokenRow {
     }
 
     fn search_terms(&self) -> Vec<&str> {
-        vec![&self.prefix, &self.owner.name]
+        vec![&*self.prefix, &*self.owner.name]
     }
 }
