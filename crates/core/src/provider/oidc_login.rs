@@ -188,7 +188,8 @@ impl Federation {
     }
 }
 
-/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a sign-in.
+/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a
+/// sign-in.
 fn derived(browser: &SecretString, purpose: &str) -> String {
     let digest =
         Sha256::new().chain_update(purpose).chain_update([0_u8]).chain_update(browser.expose_secret());
