@@ -69,6 +69,13 @@ older version folder:
 # Test third-party clients: one generated from docs/openapi.json, and Schemathesis in each role
 clients: (ci "clients")
 
+# Test single sign-on with Keycloak; the tests with slapd and oidc-provider are black-box tests
+identity: (ci "identity")
+
+# Pin the versions of the identity servers: their lock file and digests in tests/identity
+identity-pin:
+    tests/identity/pin.sh
+
 # Run a real cluster and the server until Ctrl-C; prints curl commands to paste; or `just demo --kubeconfig FILE`
 demo *arguments:
     cargo demo -- {{ arguments }}

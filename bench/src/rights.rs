@@ -1,5 +1,6 @@
 //! B11: pages, searches and counts for a user who sees everything, and for one with a grant on 10 of 500 namespaces.
-//! With an earlier build, both builds run at the same time, and their rounds alternate.
+//! With an earlier build, both builds run at the same time, and their rounds alternate. Besides, a cheap request with a
+//! session and with an API token of the same user.
 
 use std::{
     path::Path,
@@ -33,6 +34,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(300);
 /// Targets: CPU time relative to the earlier build, or else to the user who sees everything.
 const MAX_RATIO_OF_ALL: f64 = 1.1;
 const MAX_RATIO_OF_GRANTED: f64 = 1.5;
+/// Target: CPU time of a request with an API token over that of the same request with a session, in microseconds.
+const MAX_TOKEN_MICROSECONDS: f64 = 20.0;
 
 /// Rights of a user.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -255,6 +258,21 @@ impl Build {
     }
 }
 
+/// The same cheap request of the user who sees everything, with a session and with an API token; `None` for a build
+/// without API tokens.
+fn token_subjects(build: &Build) -> Result<Option<[Subject; 2]>> {
+    let session = &build.users[0].1;
+    let Some(token) = build.server.with_token(session)? else { return Ok(None) };
+    let subject = |name: &str, target: &Target| Subject {
+        name: name.into(),
+        request: target.get("/api/auth/me"),
+        target: target.clone(),
+        clients: 1,
+        pids: vec![build.server.pid()],
+    };
+    Ok(Some([subject("own user, with a session", session), subject("own user, with an API token", &token)]))
+}
+
 /// Whether a [`Build`] has a user with a grant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WithGrant {
@@ -287,6 +305,11 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
         subjects.extend(before.subjects(&expected, ", earlier build"));
     }
     let measured = rounds(&subjects, plan.rounds, plan.window)?;
+    let credentials = match token_subjects(&build)? {
+        Some(subjects) => rounds(&subjects, plan.rounds, plan.window)?,
+        None if plan.smoke => return Err(BenchError::because("the server has no API tokens")),
+        None => Vec::new(),
+    };
 
     let title = format!("{} pods in {NAMESPACES} namespaces, for users with different rights", large.count);
     let mut section = Section::new("B11", &title);
@@ -324,6 +347,12 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
             let ratio = median(&one.cpu) / median(&base.cpu);
             section.verdict(&format!("{}, CPU relative to {what}", one.name), ratio, limit, "×");
         }
+    }
+    if let [session, token] = &credentials[..] {
+        section.paragraph("The request for one's own user, with each kind of credentials:");
+        section.table(&[head(), line(session), line(token)]);
+        let added = median(&token.cpu) - median(&session.cpu);
+        section.verdict("check of an API token, CPU over a session's", added, MAX_TOKEN_MICROSECONDS, "µs");
     }
     Ok(section)
 }

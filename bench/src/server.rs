@@ -81,6 +81,23 @@ impl Server {
             .header("Cookie", &cookie))
     }
 
+    /// Creates an API token of the user of a session. Returns the target with the token alone; `None` for a build
+    /// without API tokens.
+    pub(crate) fn with_token(&self, user: &Target) -> Result<Option<Target>> {
+        let request = user.post("/api/auth/tokens", &json!({"name": "bench"}).to_string());
+        let mut connection = user.connect()?;
+        let (status, body) = connection.exchange(&request)?;
+        if status == 404 {
+            return Ok(None);
+        }
+        let body: Value = serde_json::from_slice(body)?;
+        let secret = body["data"]["secret"].as_str();
+        let secret =
+            secret.ok_or_else(|| BenchError::because(format!("no secret of the token: status {status}")))?;
+        let target = Target::new(self.pilothouse.address(), None)?;
+        Ok(Some(target.header("Authorization", &format!("Bearer {secret}"))))
+    }
+
     /// GET; returns `data` of the response.
     pub(crate) fn data(&self, path: &str) -> Result<Value> {
         self.target.data(path)

@@ -46,6 +46,20 @@ async fn local_users_sign_in_while_all_providers_are_away() {
     assert!(!recorded.contains(SECRET) && !recorded.contains(PASSWORD));
 }
 
+/// A server on loopback can be behind a proxy that serves HTTPS.
+#[tokio::test]
+async fn cookies_are_secure_if_browsers_reach_the_server_by_https() {
+    for (public_url, is_secure) in
+        [("https://pilothouse.example.com", true), ("http://127.0.0.1:8080", false)]
+    {
+        let server = Install::new().set("PUBLIC_URL", public_url).start().await;
+        let login = server.client().try_sign_in("admin", PASSWORD).await;
+        let cookie = login.header("set-cookie").to_owned();
+        assert_eq!(cookie.split("; ").any(|attribute| attribute == "Secure"), is_secure, "{cookie}");
+        server.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn id_of_a_provider_is_bound_to_its_issuer_or_base() {
     let directory = |base| ldap(base, &format!("bind_password = \"{SECRET}\""));

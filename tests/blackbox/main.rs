@@ -18,6 +18,7 @@ mod failover;
 mod faults;
 mod fleet;
 mod idempotency;
+mod identity;
 mod identity_settings;
 mod lists;
 mod log_stream;

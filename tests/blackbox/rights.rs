@@ -1,5 +1,5 @@
-//! Roles and grants against a real cluster: the first endpoints with each kind of rights, rights that change at another
-//! replica, and requests that are decided while the server is killed.
+//! Roles and grants against a real cluster: the first endpoints with each kind of rights, by sessions and API tokens,
+//! rights that change at another replica, and requests that are decided while the server is killed.
 //!
 //! `PILOTHOUSE_TEST_KILLS_SEED` sets the seed of the kills.
 
@@ -28,7 +28,7 @@ const OTHER: &str = "bb-rights-other";
 /// Time within which a change of rights holds at another replica.
 const REPLICA_DELAY: Duration = Duration::from_secs(1);
 /// Time within which a stream ends after its rights.
-const STREAM_END_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const STREAM_END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Kills during the decisions on requests.
 const KILLS: u64 = 4;
@@ -169,24 +169,41 @@ async fn first_endpoints_answer_by_role_and_by_a_grant_in_one_namespace() {
     let admin = server.admin().await;
     let cluster = register_cluster(&admin, "shown", plane).await;
     let hidden = register_cluster(&admin, "hidden", plane).await;
-    let ann = admin.add_user("ann", "none").await;
-    grant(&admin, ann, "editor", json!({"ids": [cluster]}), OWN).await;
+    let ann_id = admin.add_user("ann", "none").await;
+    grant(&admin, ann_id, "editor", json!({"ids": [cluster]}), OWN).await;
     let ann = server.client().sign_in("ann", PASSWORD).await;
 
-    let roles = ["viewer", "ops_admin", "super_admin"];
-    for (column, caller) in roles.into_iter().chain(["ann"]).enumerate() {
+    // each caller with a session and with an API token alone, and a service account with the grant of ann
+    let mut callers = Vec::new();
+    for (column, caller) in ["viewer", "ops_admin", "super_admin", "ann"].into_iter().enumerate() {
         let client = if caller == "ann" { ann.clone() } else { server.user(&admin, caller).await };
-        let spare = if ["ops_admin", "super_admin"].contains(&caller) {
-            let spare = json!({
-                "name": format!("spare-{column}"), "auth_type": "token", "token": "of-nobody", "skip_test": true,
-                "api_server": "https://192.0.2.1:6443",
-            });
-            admin.post("/api/k8s/clusters", spare).await.data()["cluster"]["id"].as_i64().unwrap()
-        } else {
-            cluster
-        };
+        let (_, token) = client.create_token("first endpoints", json!({})).await;
         // the names of objects have no underscores
-        let calls = first_endpoints(cluster, spare, &caller.replace('_', "-"));
+        let caller = caller.replace('_', "-");
+        callers.push((column, format!("{caller}-token"), server.client().with_token(&token)));
+        callers.push((column, caller, client));
+    }
+    let robot = json!({"name": "robot", "description": "of the tests", "owner_user_id": ann_id});
+    let robot = admin.post("/api/auth/service-accounts", robot).await.data()["service_account"]["id"].take();
+    let granted = json!({
+        "subject": {"type": "service_account", "id": robot}, "role": "editor", "clusters": {"ids": [cluster]},
+        "namespaces": [OWN],
+    });
+    admin.post("/api/access/grants", granted).await.data();
+    let (_, token) = admin.create_token("robot", json!({"service_account_id": robot})).await;
+    callers.push((3, "robot".to_owned(), server.client().with_token(&token)));
+    for (column, caller, client) in callers {
+        let spare = match column {
+            1 | 2 => {
+                let spare = json!({
+                    "name": format!("spare-{caller}"), "auth_type": "token", "token": "of-nobody", "skip_test": true,
+                    "api_server": "https://192.0.2.1:6443",
+                });
+                admin.post("/api/k8s/clusters", spare).await.data()["cluster"]["id"].as_i64().unwrap()
+            }
+            _ => cluster,
+        };
+        let calls = first_endpoints(cluster, spare, &caller);
         assert_eq!(calls.len(), 27);
         for call in calls {
             // a change conflicts with one that the cluster's controllers make at the same time
@@ -196,7 +213,7 @@ async fn first_endpoints_answer_by_role_and_by_a_grant_in_one_namespace() {
             });
             let response = response.await;
             assert_eq!(response.status, call.statuses[column], "{caller}: {response}");
-            check_refusal(&response, caller);
+            check_refusal(&response, &caller);
         }
     }
 
@@ -225,7 +242,7 @@ async fn first_endpoints_answer_by_role_and_by_a_grant_in_one_namespace() {
 }
 
 /// Repeats a GET while it has this status. Returns the next status, and the start of the last request with the old one.
-async fn last_with(status: u16, client: &Client, path: &str) -> (u16, Instant) {
+pub(crate) async fn last_with(status: u16, client: &Client, path: &str) -> (u16, Instant) {
     let mut last = Instant::now();
     let next = eventually("another status", async || {
         let started_at = Instant::now();

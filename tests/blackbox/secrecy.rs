@@ -16,9 +16,12 @@ use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::support::{
-    Canaries, Client, ECHO_STATUSES, EchoServer, Install, PASSWORD, apply, control_plane, create_namespace,
-    delete_namespace, eventually, register_cluster,
+use crate::{
+    identity::secrecy as identity,
+    support::{
+        Canaries, Client, ECHO_STATUSES, EchoServer, Install, PASSWORD, apply, control_plane,
+        create_namespace, delete_namespace, eventually, register_cluster,
+    },
 };
 
 /// A secret that the test generates: long, and with characters that encodings treat differently.
@@ -136,7 +139,10 @@ async fn no_secret_is_in_files_responses_or_log() {
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
     let (webhook_secret, echo_ca) = (canary("webhook"), files.path().join("echo.crt"));
     fs::write(&echo_ca, &echo.ca).unwrap();
+    let [client_secret, bind_password] = ["client", "bind"].map(canary);
     let server = Install::new()
+        .set("PUBLIC_URL", "https://pilothouse.test")
+        .settings_file(&identity::settings(&client_secret, &bind_password))
         .set("AUDIT_WEBHOOK_URL", format!("{}/audit", echo.address))
         .set("AUDIT_WEBHOOK_CA_FILE", echo_ca.to_str().unwrap())
         .set("AUDIT_WEBHOOK_SECRET", &webhook_secret)
@@ -189,6 +195,11 @@ async fn no_secret_is_in_files_responses_or_log() {
     second.refresh_token = pair["refresh_token"].as_str().unwrap().to_owned();
     let mut admin = admin;
     admin.session = Some(second.clone());
+
+    // Identity: second factors, API tokens, and providers that do not answer.
+    let planted = identity::plant(&admin, &anonymous, &unrecorded(admin.clone())).await;
+    let provider_password = canary("provider");
+    identity::try_providers(&anonymous, &server.address, &certificate_file, &provider_password).await;
 
     // Clusters: one with a token, one with a certificate, and one that echoes what it receives.
     let echoed_token = canary("token");
@@ -292,6 +303,7 @@ async fn no_secret_is_in_files_responses_or_log() {
         admin.get(path).await;
     }
     let while_running = server.install.data();
+    identity::send_all_requests(&admin, &anonymous, &planted).await;
     let rules = json!([{"verbs": ["list"], "resources": ["secrets"]}]);
     let scope = json!({"role": "viewer", "clusters": {"all": true}, "namespaces": null});
     let with = |more: Value| {
@@ -376,12 +388,16 @@ async fn no_secret_is_in_files_responses_or_log() {
         ("the master key", &master_key),
         ("the key of HTTPS", &tls_key),
         ("the webhook's secret", &webhook_secret),
+        ("a client secret", &client_secret),
+        ("a bind password", &bind_password),
+        ("a password for a provider", &provider_password),
     ];
     secrets.extend(database.as_deref().map(|password| ("the database's password", password)));
     let bytes = |secrets: &[(&'static str, &str)]| {
         let texts = secrets.iter().map(|(name, secret)| (*name, secret.as_bytes().to_vec()));
         let derived = purpose::SECRET.map(|purpose| (purpose, derived(&master_bytes, purpose)));
-        texts.chain([("the master key's bytes", master_bytes.clone())]).chain(derived).collect::<Vec<_>>()
+        let texts = texts.chain([("the master key's bytes", master_bytes.clone())]);
+        texts.chain(planted.secrets.clone()).chain(derived).collect::<Vec<_>>()
     };
     let secrets_to_hide = Canaries::new(&bytes(&secrets));
     // a ConfigMap's value is no secret, but a stored request with an idempotency key is encrypted too

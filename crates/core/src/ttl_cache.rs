@@ -224,6 +224,25 @@ mod tests {
     }
 
     #[test]
+    fn change_invalidates_all_its_caches() {
+        let runtime = FakeRuntime::default();
+        let [one, two, other] = [(); 3].map(|()| Arc::new(TtlCache::<u8, u64>::new(runtime.clock.clone())));
+        let caches = Caches::new([one.clone() as Arc<dyn Invalidate>, two.clone()]);
+        for cache in [&one, &two, &other] {
+            assert_eq!(read(cache, 7), 7);
+        }
+        let change = caches.invalidate_after(async { 5 });
+        assert_eq!(read(&one, 8), 7, "only after the change");
+        assert_eq!(block_on(change), 5);
+        assert_eq!([&one, &two, &other].map(|cache| read(cache, 8)), [8, 8, 7]);
+        // also if the change panics
+        let fails = || -> u8 { panic!("the change fails") };
+        let panics = caches.invalidate_after(async move { fails() });
+        assert!(thread::spawn(move || block_on(panics)).join().is_err());
+        assert_eq!(read(&two, 9), 9);
+    }
+
+    #[test]
     fn absence_and_errors_are_not_cached() {
         let cache = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
         assert_eq!(block_on(cache.get(1, ready(Ok(None)))).unwrap(), None);

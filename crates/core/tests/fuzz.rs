@@ -11,6 +11,8 @@ use pilothouse_core::{
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
     operation::Entry,
+    rights::Ceiling,
+    token::{Networks, TokenKind, TokenSecret},
     user::Username,
 };
 use pilothouse_fuzz::fuzz;
@@ -60,6 +62,27 @@ fn fuzz_kubeconfig() {
                 let message = format!("{error} {error:?}");
                 assert!(!message.contains("canary"), "{message}");
             }
+        }
+    });
+}
+
+#[test]
+fn fuzz_api_tokens() {
+    let dictionary =
+        ["php_", "phs_", "0", "z", "::ffff:", "/0", "/32", "/128", "\n", "null", "[\"*\"]", "{\"ids\":[1]}"];
+    fuzz("api_tokens", &dictionary, |input| {
+        let text = String::from_utf8_lossy(input);
+        if let Some(secret) = TokenSecret::parse(&text) {
+            assert_eq!(secret.secret().expose_secret(), &*text);
+            assert!(text.len() == 40 && TokenKind::of(&text).is_some());
+        }
+        let lines: Vec<_> = text.lines().collect();
+        if let Ok(networks) = Networks::parse(&lines) {
+            assert_eq!(Networks::parse(&networks.texts()), Ok(networks));
+        }
+        if let Ok(ceiling) = serde_json::from_str::<Ceiling>(&text) {
+            let printed = serde_json::to_string(&ceiling).unwrap();
+            assert_eq!(serde_json::from_str::<Ceiling>(&printed).unwrap(), ceiling);
         }
     });
 }

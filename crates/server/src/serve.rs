@@ -74,7 +74,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
         tasks.spawn(async { drop(server.await) });
     }
     let http = HttpSettings {
-        secure_cookie: tls.is_some() || !address.ip().is_loopback(),
+        secure_cookie: tls.is_some() || !address.ip().is_loopback() || settings.is_public_https(),
         trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
         keep_alive: settings.keep_alive.unsigned_abs(),
         max_idle_connections: max_idle_connections(getrlimit(Resource::Nofile).current),

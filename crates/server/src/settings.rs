@@ -190,6 +190,12 @@ impl Settings {
         }
     }
 
+    /// Whether browsers reach the server by HTTPS, through a proxy if the server itself has no certificate.
+    pub(crate) fn is_public_https(&self) -> bool {
+        let url = self.public_url.as_ref().and_then(|url| url.parse::<http::Uri>().ok());
+        url.is_some_and(|url| url.scheme_str() == Some("https"))
+    }
+
     /// The redirect URI of an OIDC provider. `public_url` is set if there is one.
     pub(crate) fn redirect_uri(&self, provider: &str) -> String {
         format!("{}api/auth/oidc/{provider}/callback", self.post_logout_redirect_uri())

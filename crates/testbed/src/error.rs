@@ -45,6 +45,9 @@ pub enum Error {
     /// This machine cannot run PostgreSQL.
     #[error("cannot run PostgreSQL on this machine: {0}")]
     PostgresUnavailable(String),
+    /// This machine cannot run an identity server.
+    #[error("cannot run an identity server on this machine: {0}")]
+    IdentityUnavailable(String),
     /// An expected state was not reached in time.
     #[error("timeout after {waited:?} while waiting for {what}; last state: {last}")]
     Deadline {

@@ -1,5 +1,5 @@
-//! Testbed: local Kubernetes control planes and PostgreSQL servers for tests, demo and benchmarks. Not part of a
-//! release.
+//! Testbed: local Kubernetes control planes, PostgreSQL and identity servers for tests, demo and benchmarks. Not part of
+//! a release.
 //!
 //! ```no_run
 //! # async fn example() -> pilothouse_testbed::Result<()> {
@@ -30,6 +30,7 @@ mod error;
 mod fault_proxy;
 mod faulty_server;
 mod folder;
+mod identity;
 mod kubeconfig;
 mod node;
 mod pilothouse_server;
@@ -59,9 +60,13 @@ pub use self::{
     fault_proxy::{Fault, FaultProxy},
     faulty_server::{FaultyServer, ResponseFault, read_plainly},
     folder::Folder,
+    identity::{
+        CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, download_identity_servers, password_of,
+    },
     kubeconfig::read_kubeconfig,
     node::{Node, NodeProgram},
     pilothouse_server::PilothouseServer,
+    ports::Port,
     postgres::{Postgres, PostgresBuilder},
     tracing::can_trace_or_skip,
 };
@@ -78,6 +83,8 @@ pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
 pub const POSTGRES_BIN: &str = "PILOTHOUSE_TEST_POSTGRES_BIN";
 /// If set, tests fail instead of being skipped on a machine that cannot run PostgreSQL.
 pub const REQUIRE_POSTGRES: &str = "PILOTHOUSE_TEST_REQUIRE_POSTGRES";
+/// If set, tests fail instead of being skipped on a machine that cannot run an identity server.
+pub const REQUIRE_IDENTITY: &str = "PILOTHOUSE_TEST_REQUIRE_IDENTITY";
 /// If set, tests fail instead of being skipped on a machine that cannot trace system calls.
 pub const REQUIRE_STRACE: &str = "PILOTHOUSE_TEST_REQUIRE_STRACE";
 

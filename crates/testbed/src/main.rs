@@ -1,5 +1,6 @@
 //! Command line of the test bed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
 //! `… -- postgres` runs PostgreSQL with an empty database. `… -- build` only builds the binaries, which takes minutes.
+//! `… -- identity` only downloads the identity servers.
 //! Exit status 3: this machine cannot run a node or PostgreSQL.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
@@ -13,11 +14,12 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["build"] => pilothouse_testbed::build().await,
+        ["identity"] => pilothouse_testbed::download_identity_servers(),
         ["up"] => until_signal(control_plane(false)).await,
         ["up", "--node"] => until_signal(control_plane(true)).await,
         ["postgres"] => until_signal(postgres()).await,
         _ => {
-            eprintln!("usage: pilothouse-testbed build | up [--node] | postgres");
+            eprintln!("usage: pilothouse-testbed build | identity | up [--node] | postgres");
             return ExitCode::from(2);
         }
     };

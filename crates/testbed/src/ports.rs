@@ -36,16 +36,24 @@ impl Ports {
     }
 }
 
-/// A single reserved port.
-pub(crate) struct Port(Block);
+/// A reserved port of 127.0.0.1, and the port after it. No other process of the test bed uses them until this value is
+/// dropped, so that a server can be restarted at the same address, and another server can be told the address before.
+pub struct Port(Block);
 
 impl Port {
-    pub(crate) fn claim() -> Result<Self> {
-        Block::claim(1).map(Self)
+    /// Reserves two free ports.
+    pub fn claim() -> Result<Self> {
+        Block::claim(2).map(Self)
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// The number of the port.
+    pub fn number(&self) -> u16 {
         self.0.base
+    }
+
+    /// The number of the port after it.
+    pub fn next(&self) -> u16 {
+        self.0.base + 1
     }
 }
 

@@ -1,33 +1,18 @@
 //! A clock that jumps, as after a long pause of a virtual machine or with a wrong time server. libfaketime sets the
 //! server's wall clock from a file; its monotonic clock is not changed.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use pilothouse_testbed::{Folder, workloads};
+use pilothouse_testbed::workloads;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::RESPONSE_TIMEOUT;
 use crate::support::{
-    Client, Install, PASSWORD, RECOVERY_TIMEOUT, Server, apply, control_plane, register_cluster, within,
+    Client, FakeClock, Install, PASSWORD, RECOVERY_TIMEOUT, Server, apply, control_plane, register_cluster,
+    within,
 };
-
-/// The path of Debian's libfaketime; `None`, with a message, if it is not installed. CI requires it.
-fn library() -> Option<PathBuf> {
-    let library = find_file("/usr/lib", "faketime/libfaketimeMT.so.1");
-    if library.is_none() {
-        assert!(env::var_os("CI").is_none(), "CI has libfaketime");
-        eprintln!("SKIPPED a clock that jumps: needs libfaketime (Debian: libfaketime)");
-    }
-    library
-}
-
-/// Searches for a file in all direct subfolders.
-fn find_file(folder: &str, file: &str) -> Option<PathBuf> {
-    let folders = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path().join(file));
-    folders.into_iter().find(|path| path.exists())
-}
 
 async fn scale(admin: &Client, cluster: i64, replicas: u32) {
     let body = json!({
@@ -44,24 +29,10 @@ async fn signed_in(server: &Server) -> Client {
 
 #[tokio::test]
 async fn clock_jump_of_ten_minutes_loses_no_operation() {
-    let Some(library) = library() else { return };
-    let folder = Folder::create().unwrap();
-    let clock = folder.path().join("clock");
-    let set = |offset: &str| {
-        let new = clock.with_extension("new");
-        fs::write(&new, format!("{offset}\n")).unwrap();
-        fs::rename(new, &clock).unwrap();
-    };
-    set("+0");
+    let Some(clock) = FakeClock::start() else { return };
     let plane = control_plane().await;
     apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
-    let install = Install::new()
-        .set("PROBE_INTERVAL", "1s")
-        .env("LD_PRELOAD", library.to_str().unwrap())
-        .env("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    let server = install.start().await;
+    let server = Install::new().set("PROBE_INTERVAL", "1s").with_clock(&clock).start().await;
     let mut admin = server.admin().await;
     let id = register_cluster(&admin, "steady", &plane).await;
     scale(&admin, id, 1).await;
@@ -78,7 +49,7 @@ async fn clock_jump_of_ten_minutes_loses_no_operation() {
 
     for (replicas, offset) in (2..).zip(["+600", "+0", "-600", "+0"]) {
         let before = connected(&admin).await;
-        set(offset);
+        clock.set(offset);
         admin = signed_in(&server).await;
         // a grant holds between its start and its end, by the clock of that moment
         let ann = timeout(RESPONSE_TIMEOUT, server.client().sign_in("ann", PASSWORD)).await;

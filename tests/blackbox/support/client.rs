@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct Client {
     address: String,
     /// Present when signed in.
     pub(crate) session: Option<Session>,
+    /// An API token, which is sent instead of the session's access token.
+    token: Option<String>,
     /// The `Idempotency-Key` of its requests, if any.
     key: Option<String>,
     responses: Arc<Mutex<String>>,
@@ -51,7 +54,14 @@ pub(crate) struct Client {
 impl Client {
     pub(super) fn new(address: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
-        Self { http, address: address.into(), session: None, key: None, responses: Arc::default() }
+        Self {
+            http,
+            address: address.into(),
+            session: None,
+            token: None,
+            key: None,
+            responses: Arc::default(),
+        }
     }
 
     /// A copy that trusts only this certificate. It has its own connections.
@@ -85,6 +95,26 @@ impl Client {
     /// A copy with this session.
     pub(crate) fn with_session(&self, session: &Session) -> Self {
         Self { session: Some(session.clone()), ..self.clone() }
+    }
+
+    /// A copy that sends this API token, and the session's cookie if it is signed in.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// A copy whose connections have this source address, and that has its own connections.
+    pub(crate) fn from_address(&self, address: [u8; 4]) -> Self {
+        let http = reqwest::Client::builder().no_proxy().local_address(IpAddr::from(address)).build();
+        Self { http: http.expect("an HTTP client"), ..self.clone() }
+    }
+
+    /// Creates an API token. `fields` are those of the request beside the name. Returns its row and its secret.
+    pub(crate) async fn create_token(&self, name: &str, fields: Value) -> (Value, String) {
+        let mut body = json!({"name": name});
+        body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        let mut data = self.post("/api/auth/tokens", body).await.data();
+        let secret = data["secret"].as_str().expect("a secret").to_owned();
+        (data["token"].take(), secret)
     }
 
     /// A copy that sends this `Idempotency-Key`.
@@ -170,10 +200,13 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.address));
+        let bearer = self.token.as_ref().or(self.session.as_ref().map(|session| &session.access_token));
+        let request = match bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        };
         match &self.session {
-            Some(session) => request
-                .bearer_auth(&session.access_token)
-                .header(COOKIE, format!("session_id={}", session.session_id)),
+            Some(session) => request.header(COOKIE, format!("session_id={}", session.session_id)),
             None => request,
         }
     }
@@ -214,7 +247,7 @@ impl Client {
 pub(crate) struct ApiResponse {
     what: String,
     pub(crate) status: u16,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The parsed envelope; null if the body is not JSON.
     pub(crate) body: Value,
     /// The body as received.

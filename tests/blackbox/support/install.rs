@@ -6,6 +6,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -15,7 +16,7 @@ use std::{
 use pilothouse_testbed::{Folder, Postgres, shared_postgres};
 
 use super::{
-    eventually,
+    FakeClock, eventually,
     server::{Process, Server},
 };
 
@@ -39,6 +40,8 @@ pub(crate) fn postgres() -> Option<&'static Postgres> {
 pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
+    /// The settings file of all commands, if any.
+    settings_file: Option<PathBuf>,
     starts: u32,
     /// The command line that runs the binary; if it is empty, the binary runs directly.
     runner: Vec<String>,
@@ -72,6 +75,7 @@ impl Install {
         let mut replica = Self::on_sqlite();
         let data_dir = replica.settings.remove("PILOTHOUSE_DATA_DIR").expect("DATA_DIR is set");
         replica.settings = self.settings.clone();
+        replica.settings_file = self.settings_file.clone();
         let key = self.settings.get("PILOTHOUSE_KEY_FILE").cloned();
         let key = key.unwrap_or_else(|| self.file("master.key").display().to_string());
         replica.set("DATA_DIR", data_dir).set("KEY_FILE", key)
@@ -80,7 +84,8 @@ impl Install {
     /// As [`Install::new`], always with SQLite.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
-        let install = Self { folder, settings: BTreeMap::new(), starts: 0, runner: Vec::new() };
+        let install =
+            Self { folder, settings: BTreeMap::new(), settings_file: None, starts: 0, runner: Vec::new() };
         let data_dir = install.data_dir().display().to_string();
         install
             .set("DATA_DIR", data_dir)
@@ -96,15 +101,32 @@ impl Install {
         self
     }
 
+    /// Sets the text of a settings file, for settings that environment variables cannot express.
+    pub(crate) fn settings_file(mut self, text: &str) -> Self {
+        // in a folder of its own: the files beside the data folder are logs
+        let folder = self.folder.path().join("settings");
+        fs::create_dir_all(&folder).expect("a folder");
+        let file = folder.join("pilothouse.toml");
+        fs::write(&file, text).expect("the settings file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("the mode of a file");
+        self.settings_file = Some(file);
+        self
+    }
+
     /// Sets an environment variable without the prefix.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
         self
     }
 
+    /// Runs the binary with this clock.
+    pub(crate) fn with_clock(self, clock: &FakeClock) -> Self {
+        clock.variables().iter().fold(self, |install, (name, value)| install.env(name, value))
+    }
+
     /// Runs the binary as another user, with the group of the same number and with `groups`. Needs root.
     pub(crate) fn run_as_user(mut self, user: u32, groups: &[u32]) -> Self {
-        use std::os::unix::fs::{PermissionsExt, chown};
+        use std::os::unix::fs::chown;
         // Other users may not be able to read the folders above the binary, so it is copied. Another process makes the
         // copy, so that this process does not have the copy open for writing when it is executed.
         let (data, programs) = (self.data_dir(), self.folder.path().join("bin"));
@@ -193,7 +215,11 @@ impl Install {
                 command
             }
         };
-        command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
+        command.args(arguments);
+        if let Some(file) = &self.settings_file {
+            command.arg("--config").arg(file);
+        }
+        command.env_clear().env("USER", "tester").envs(&self.settings);
         command.current_dir(self.folder.path());
         command
     }
@@ -303,6 +329,5 @@ impl Drop for Install {
 
 /// The permission bits of a file.
 pub(crate) fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).expect("the file exists").permissions().mode() & 0o777
 }

@@ -1,19 +1,24 @@
 //! Test support: installed servers, an API client, control planes, and waiting with a timeout.
 
+mod browser;
 mod canary;
 mod client;
 mod clusters;
 mod echo;
+mod fake_clock;
 mod install;
+mod openid;
 mod plain;
 mod random;
 mod server;
+mod totp;
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use self::{
+    browser::Browser,
     canary::Canaries,
     client::{ApiResponse, Client, Event, Events, Session},
     clusters::{
@@ -21,10 +26,16 @@ pub(crate) use self::{
         shared_control_plane, strings,
     },
     echo::{ECHO_STATUSES, EchoServer},
+    fake_clock::FakeClock,
     install::{Install, PASSWORD, mode, postgres},
+    openid::{
+        Site, check_openid_sessions, grant_to_group, ldap_settings, oidc_settings, sees_cluster,
+        sign_in_openid, until_signed_out,
+    },
     plain::StubApiServer,
     random::{Random, env_number},
     server::Server,
+    totp::{Totp, login_with},
 };
 
 /// Timeout of [`eventually`]. Long enough for asynchronous effects such as the start of many pods on a machine under

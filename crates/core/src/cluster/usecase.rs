@@ -21,7 +21,7 @@ use crate::{
     kubeconfig::Kubeconfig,
     name::is_invisible,
     object::{Labels, check_labels},
-    rights::{RightResource, RightVerb},
+    rights::{Extent, RightResource, RightVerb},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
     spawn::computed,
@@ -446,8 +446,10 @@ impl Clusters {
         if insecure && !self.allow_insecure_tls {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
-        if insecure && granted.caller().role != Some(Role::SuperAdmin) {
-            // a rule of its own: the right to manage users is one that super admins alone have
+        // a rule of its own: the right to manage users is one that super admins alone have
+        let manages_users =
+            granted.caller().rights.extent(RightVerb::Update, &RightResource::Users) != Extent::None;
+        if insecure && !manages_users {
             let missing = MissingRight {
                 verb: RightVerb::Update.to_string(),
                 resource: RightResource::Users.to_string(),

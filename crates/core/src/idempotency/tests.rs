@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    ids::{ServiceAccountId, UserId},
     spawn::Computation,
     testing::fake::{Fake, FakeRuntime, MemoryStore, ThreadSpawner},
 };
@@ -157,9 +158,13 @@ fn other_request_with_same_key_is_a_conflict_naming_the_first() {
         (Cause::IdempotencyKeyReused, Some("request-1"))
     );
     let bob = Caller { user_id: Some(UserId(8)), ..caller };
-    let other = fixture.idempotency.execute(&bob, key, digest(2), work.clone().returns(Ok(6)), reply_to);
+    let other =
+        fixture.idempotency.execute(&bob, key.clone(), digest(2), work.clone().returns(Ok(6)), reply_to);
     assert_eq!(block_on(other), Ok(Execution::Executed(6)), "keys are per user");
-    assert_eq!(work.count(), 2);
+    let bot = Caller { user_id: None, service_account: Some(ServiceAccountId(8)), ..bob };
+    let other = fixture.idempotency.execute(&bot, key, digest(2), work.clone().returns(Ok(7)), reply_to);
+    assert_eq!(block_on(other), Ok(Execution::Executed(7)), "a service account has keys of its own");
+    assert_eq!(work.count(), 3);
 }
 
 #[test]
@@ -321,6 +326,7 @@ fn keys_are_visible_ascii_of_limited_length() {
 #[test]
 fn request_digest_ignores_formatting_and_covers_content() {
     let body = |text: &str| serde_json::from_str(text).unwrap();
+    let with = |token, text| RequestDigest::of("POST /a", "ops_admin", token, body(text));
     let of = |route, right, text| RequestDigest::of(route, right, None, body(text));
     let first = of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#);
     assert_eq!(first, of("POST /a", "ops_admin", r#" { "b": "\u0063", "a": {"y": [1, 2], "x": 1} } "#));
@@ -330,6 +336,7 @@ fn request_digest_ignores_formatting_and_covers_content() {
         of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[2,1]},"b":"c"}"#),
         of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]},"b":null}"#),
         of("POST /a", "ops_admin", r#"{"a":{"x":1,"y":[1,2]}}"#),
+        with(Some(TokenId(1)), r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#),
     ] {
         assert_ne!(first, other);
     }

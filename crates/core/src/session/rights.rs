@@ -151,9 +151,10 @@ mod tests {
     use super::*;
     use crate::{
         grant::{MockRightsSource, MockRoleRegistry, OwnRole},
-        ids::{ClusterId, GrantId, SessionId, UserId},
+        ids::{ClusterId, GrantId, ServiceAccountId, SessionId, UserId},
         rights::{
-            ClusterLabels, ClusterScope, GrantRef, Labels, Reach, RightResource, RightVerb, RoleName, preset,
+            ClusterLabels, ClusterScope, Extent, GrantRef, Labels, Reach, RightResource, RightVerb, RoleName,
+            preset,
         },
         session::Session,
         testing::fake::FakeRuntime,
@@ -217,6 +218,66 @@ mod tests {
             let rights = block_on(user_rights.of(&found(role, 1, now))).unwrap();
             assert_eq!((rights.sees(ClusterId(1)), rights.sees(ClusterId(2))), (true, sees_both), "{role:?}");
         }
+    }
+
+    #[test]
+    fn rights_of_a_token_are_cut_by_its_ceiling_and_cached_for_it() {
+        let runtime = FakeRuntime::default();
+        let now = runtime.clock.now();
+        let mut source = MockRightsSource::new();
+        source.expect_rights().times(3).returning(|_, _| {
+            let labels = ClusterLabels::from([1, 2].map(|id| (ClusterId(id), Labels::new())));
+            Ok(RightsRows { stamp: RightsStamp(1), grants: Vec::new(), labels })
+        });
+        let lister = RoleName::new("lister").unwrap();
+        let rules = serde_json::json!([{"verbs": ["list"], "resources": ["workloads"]}]);
+        let own = OwnRole {
+            name: lister.clone(),
+            description: String::new(),
+            rules: RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap(),
+            created_at: now,
+            created_by: "system".to_owned(),
+            updated_at: now,
+        };
+        let mut roles = MockRoleRegistry::new();
+        roles.expect_list().times(1).returning(move || Ok(vec![own.clone()]));
+        let user_rights = UserRights::new(Arc::new(source), Arc::new(roles), runtime.clock.clone());
+        let session = found(Role::Viewer, 1, now);
+        let (principal, role, stamp) = (Principal::User(session.user.id), Role::Viewer, RightsStamp(1));
+        let of = |rights: Arc<Rights>| {
+            let lists = |resource| rights.extent(RightVerb::List, &resource) != Extent::None;
+            let [one, two] = [1, 2].map(|id| rights.sees(ClusterId(id)));
+            (one, two, lists(RightResource::Workloads), lists(RightResource::Config))
+        };
+        let of_token = |token, ceiling: &Ceiling| {
+            let ceiling = Some((TokenId(token), ceiling));
+            of(block_on(user_rights.of_principal(RightsOf { principal, role, stamp, ceiling })).unwrap())
+        };
+        assert_eq!(of(block_on(user_rights.of(&session)).unwrap()), (true, true, true, true));
+        assert_eq!(of_token(1, &Ceiling::default()), (true, true, true, true), "as of the session");
+        let in_one = Ceiling { clusters: ClusterScope::Ids([ClusterId(1)].into()), ..Ceiling::default() };
+        let own = Ceiling { role: Some(lister), ..Ceiling::default() };
+        for _ in 0..2 {
+            assert_eq!(of_token(2, &in_one), (true, false, true, true));
+            assert_eq!(of_token(3, &own), (true, true, true, false));
+        }
+    }
+
+    #[test]
+    fn rights_of_a_service_account_are_those_of_its_grants() {
+        let runtime = FakeRuntime::default();
+        let mut source = MockRightsSource::new();
+        source.expect_rights().times(1).returning(|subjects, _| {
+            assert_eq!(subjects, [Subject::ServiceAccount(ServiceAccountId(7))]);
+            let labels = ClusterLabels::from([1, 2].map(|id| (ClusterId(id), Labels::new())));
+            Ok(RightsRows { stamp: RightsStamp(1), grants: vec![grant(None)], labels })
+        });
+        let roles = Arc::new(MockRoleRegistry::new());
+        let user_rights = UserRights::new(Arc::new(source), roles, runtime.clock.clone());
+        let principal = Principal::ServiceAccount(ServiceAccountId(7));
+        let asked = RightsOf { principal, role: Role::None, stamp: RightsStamp(1), ceiling: None };
+        let rights = block_on(user_rights.of_principal(asked)).unwrap();
+        assert!(rights.sees(ClusterId(1)) && !rights.sees(ClusterId(2)));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl LiveTokens {
     /// # Errors
     /// `StoreUnavailable`.
     pub(super) async fn rights_of(&self, found: &FoundToken) -> Result<Arc<Rights>> {
-        let FoundToken { token, owner, rights: stamp } = found;
+        let FoundToken { token, owner, rights: stamp, .. } = found;
         let ceiling = Some((token.id, &token.ceiling));
         let asked = RightsOf { principal: token.owner, role: owner.role(), stamp: *stamp, ceiling };
         self.rights.of_principal(asked).await

@@ -132,6 +132,7 @@ mod tests {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
         assert_eq!(crc32(b""), 0);
         assert_eq!(&checksum(""), b"000000");
+        assert!(TokenSecret::parse("php_0123456789ABCDEFGHIJKLMNOPQRST23H5m1").is_some());
     }
 
     #[test]

@@ -19,12 +19,17 @@ use pilothouse_core::{
     clock::Clock as _,
     ids::{TokenId, UserId},
     kind::Kind,
+    name::ProviderId,
+    provider::{Admission, Binding, FederationStore as _, Person, ProviderKind},
     role::Role,
     rows::ListQuery,
     session::SecretHash,
-    testing::fake::{Fake, MemoryStore},
+    testing::{
+        fake::{Fake, MemoryStore},
+        permit,
+    },
     token::{ApiToken, FoundOwner, FoundToken, Networks, NewToken, TokenRecord, TokenStore},
-    user::{NewPassword, UserPatch},
+    user::{NewPassword, UserPatch, Username},
 };
 
 use crate::{Fixture, Made, cause, everything, new_token, session_of};
@@ -210,6 +215,38 @@ fn token_ends_at_every_replica_within_a_second() {
         fixture.advance(Duration::from_millis(800));
         assert_eq!(cause(replica.authenticate(&token.secret)), "token_invalid", "{name}");
     }
+}
+
+/// The user may not be known to the provider any more, and nobody asks the provider while the user has no session.
+#[test]
+fn token_of_a_federated_user_needs_a_confirmation_of_the_last_day() {
+    let fixture = Fixture::new();
+    let corp = ProviderId::new("corp").unwrap();
+    let authority = "ldaps://ldap.example.com".to_owned();
+    let binding = Binding { provider: corp.clone(), kind: ProviderKind::Ldap, authority };
+    assert!(block_on(fixture.fake.store.bind(&binding)).unwrap());
+    let sign_in = || {
+        let admission = Admission {
+            provider: corp.clone(),
+            person: Person::new("1", "mei", None, Vec::new()).unwrap(),
+            username: Username::federated(&corp, "mei"),
+            other_username: Username::federated(&corp, "mei-1"),
+            at: fixture.fake.runtime.clock.now(),
+        };
+        let permit = permit(&Caller::system(), AccessRequest::to(Verb::Create, Resource::User));
+        block_on(fixture.fake.store.admit(&permit, admission)).unwrap()
+    };
+    let mei = sign_in();
+    let bot = fixture.account("bot", mei.id);
+    let tokens = [fixture.token(&mei, everything()), fixture.token_of(&bot)];
+    let causes = || tokens.each_ref().map(|token| cause(fixture.authenticate(&token.secret)));
+    fixture.advance(DAY - Duration::from_secs(1));
+    assert_eq!(causes(), ["ok"; 2]);
+    fixture.advance(Duration::from_secs(1));
+    assert_eq!(causes(), ["token_invalid"; 2]);
+    sign_in();
+    fixture.advance(Duration::from_secs(1));
+    assert_eq!(causes(), ["ok"; 2]);
 }
 
 #[test]

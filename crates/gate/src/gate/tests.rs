@@ -6,7 +6,7 @@ use futures_channel::oneshot;
 use futures_executor::block_on;
 use mockall::predicate::always;
 use pilothouse_types::{
-    ids::ClusterId,
+    ids::{ClusterId, ServiceAccountId, TokenId, UserId},
     kind::Kind,
     name::Namespace,
     namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
@@ -310,6 +310,43 @@ fn operation_names_the_grant_that_allows_it() {
     let in_team = || scale().in_namespace(&Namespace::new("team-a").unwrap());
     for caller in [editor_of_team(), caller(Role::OpsAdmin)] {
         block_on(gate.change(&caller, in_team(), async |_| Ok(Changed::from(())))).unwrap();
+    }
+}
+
+#[test]
+fn operation_names_the_token_and_the_service_account() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_begin().once().returning(|operation| {
+        assert_eq!((operation.token_id, operation.user_id), (Some(TokenId(9)), None));
+        assert_eq!((&*operation.username, operation.role), ("sa:bot", None));
+        Ok(())
+    });
+    trail.expect_finish().returning(|_, _| Ok(()));
+    let bot = Caller {
+        user_id: None,
+        service_account: Some(ServiceAccountId(3)),
+        username: "sa:bot".to_owned(),
+        token: Some(TokenId(9)),
+        ..editor_of_team()
+    };
+    let in_team = scale().in_namespace(&Namespace::new("team-a").unwrap());
+    block_on(gate(trail).change(&bot, in_team, async |_| Ok(Changed::from(())))).unwrap();
+}
+
+#[test]
+fn refusals_of_a_service_account_are_rate_limited() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().returning(|_, _| Ok(()));
+    let gate = gate(trail);
+    let bot = Caller {
+        user_id: None,
+        service_account: Some(ServiceAccountId(3)),
+        token: Some(TokenId(9)),
+        ..editor_of_team()
+    };
+    for _ in 0..3 {
+        let shop = pods(NamespaceScope::One(Namespace::new("shop").unwrap())).in_cluster(ClusterId(1));
+        assert_eq!(block_on(gate.allow(&bot, shop)).unwrap_err().cause, Cause::RoleTooLow);
     }
 }
 

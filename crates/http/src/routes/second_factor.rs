@@ -20,8 +20,12 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EnrolmentResponse {
     /// The seed of the one-time codes in base32, for an authenticator app without a camera.
+    #[schema(example = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")]
     secret: String,
     /// The seed as an `otpauth` URI, for a QR code.
+    #[schema(
+        example = "otpauth://totp/Pilothouse:ops?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Pilothouse"
+    )]
     otpauth_uri: String,
 }
 
@@ -40,7 +44,7 @@ pub(crate) async fn enroll(
 #[serde(deny_unknown_fields)]
 pub(crate) struct CodeBody {
     /// The one-time code of the authenticator app: six digits. To verify or disable also a recovery code.
-    #[schema(value_type = String, format = Password)]
+    #[schema(value_type = String, format = Password, example = "123456")]
     code: SecretString,
 }
 
@@ -48,6 +52,7 @@ pub(crate) struct CodeBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RecoveryCodesResponse {
     /// Ten codes, each of which replaces a one-time code once.
+    #[schema(example = json!(["ABCD-EFGH-IJKL-MNOP"]))]
     recovery_codes: Vec<String>,
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct CreatedTokenResponse {
     /// The token.
     token: TokenRow,
     /// Its secret, for the header `Authorization: Bearer`. It is shown once.
+    #[schema(example = "php_0a1B…")]
     secret: String,
 }
 

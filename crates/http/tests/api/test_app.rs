@@ -13,18 +13,13 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use pilothouse_conformance::Exchange;
 use pilothouse_core::{
     Result,
-    access::{Caller, Origin},
+    access::Caller,
     app::{App, AppSettings},
-    grant::{GrantRecord, NewRequest, RoleRecord},
-    ids::{ClusterId, UserId},
+    ids::ClusterId,
     kind::Kind,
-    rights::{Ceiling, ClusterScope, Reach, RoleName, RoleRules, Subject},
     role::Role,
     rows::ListQuery,
-    service_account::{ServiceAccountName, ServiceAccountRecord},
-    session::Activity,
     testing::{fake::Fake, new_cluster},
-    token::{Networks, NewToken},
     user::{NewPassword, NewUser},
 };
 use pilothouse_http::{Hooks, HttpSettings, NoopObserver, Observer, Readiness, application};
@@ -160,7 +155,18 @@ impl TestApp {
         ready: Ready,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let (app, cluster) = seeded(&fake).await;
+        Self::with_app_settings(fake, AppSettings::default(), settings, ready, observer).await
+    }
+
+    /// As [`TestApp::over`], with these settings of the use cases.
+    pub(crate) async fn with_app_settings(
+        fake: Fake,
+        app_settings: AppSettings,
+        settings: HttpSettings,
+        ready: Ready,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (app, cluster) = seeded(&fake, app_settings).await;
         let hooks = Hooks { readiness: Arc::new(ready), observer };
         let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
         let call = move |request: TestRequest| {
@@ -239,88 +245,6 @@ impl TestApp {
         serde_json::from_str::<Value>(row.json()).unwrap()["id"].as_i64()
     }
 
-    /// Creates the own role `first-aid`, unless it exists. Returns its name.
-    pub(crate) async fn own_role(&self) -> &'static str {
-        const NAME: &str = "first-aid";
-        let rules = serde_json::from_value(json!([{"verbs": ["list"], "resources": ["workloads"]}])).unwrap();
-        let record = RoleRecord {
-            name: RoleName::new(NAME).unwrap(),
-            description: String::new(),
-            rules: RoleRules::new(rules).unwrap(),
-        };
-        let created = self.app.grants.create_role(&Caller::system(), record).await;
-        assert!(created.is_ok_and(|role| role.name.as_str() == NAME) || self.has_role(NAME).await);
-        NAME
-    }
-
-    async fn has_role(&self, name: &str) -> bool {
-        let rows = self.app.grants.roles(&Caller::system(), &ListQuery::default()).await.unwrap().0;
-        rows.iter().any(|row| row.name() == name)
-    }
-
-    /// Makes a grant of the role viewer to a user. Returns its id.
-    pub(crate) async fn grant(&self, user: &str) -> i64 {
-        let grant = GrantRecord {
-            subject: Subject::User(UserId(self.user(user).await)),
-            role: RoleName::new("viewer").unwrap(),
-            clusters: ClusterScope::All,
-            reach: Reach::Cluster,
-            from: None,
-            until: None,
-            reason: None,
-        };
-        self.app.grants.create(&Caller::system(), grant).await.unwrap().value.id.0
-    }
-
-    /// Asks for the role viewer for a user. Returns the id of the request.
-    pub(crate) async fn access_request(&self, user: &str) -> i64 {
-        let user_id = Some(UserId(self.user(user).await));
-        let caller = Caller { user_id, username: user.to_owned(), ..Caller::system() };
-        let request = NewRequest {
-            role: RoleName::new("viewer").unwrap(),
-            clusters: ClusterScope::All,
-            reach: Reach::Cluster,
-            duration_seconds: 3600,
-            reason: "maintenance".to_owned(),
-        };
-        self.app.grants.request(&caller, request).await.unwrap().id.0
-    }
-
-    /// Makes an API token of a user. Returns its id.
-    pub(crate) async fn token(&self, user: &str) -> i64 {
-        let user_id = Some(UserId(self.user(user).await));
-        let caller = Caller { user_id, username: user.to_owned(), ..Caller::system() };
-        let new = NewToken {
-            name: "ci".to_owned(),
-            expires_in_days: None,
-            ceiling: Ceiling::default(),
-            networks: Networks::default(),
-            owner: None,
-        };
-        self.app.tokens.create(&caller, new).await.unwrap().token.id.0
-    }
-
-    /// Creates the service account `operator` of a user. Returns its id.
-    pub(crate) async fn service_account(&self, owner: &str) -> i64 {
-        let record = ServiceAccountRecord {
-            name: ServiceAccountName::new("operator").unwrap(),
-            description: String::new(),
-            owner_user_id: UserId(self.user(owner).await),
-        };
-        self.app.service_accounts.create(&Caller::system(), record).await.unwrap().id.0
-    }
-
-    /// Begins the enrolment of a user's second factor. Returns the user's id.
-    pub(crate) async fn enrolled(&self, user: &str) -> i64 {
-        let Credentials { bearer, cookie } = self.login(user).await.credentials;
-        let (bearer, cookie) = (bearer.unwrap(), cookie.unwrap());
-        let sessions = &self.app.sessions;
-        let signed_in =
-            sessions.authenticate(&bearer, &cookie, Origin::default(), Activity::User).await.unwrap();
-        self.app.second_factors.enroll(&signed_in).await.unwrap();
-        signed_in.user.id.0
-    }
-
     pub(crate) fn advance(&self, by: Duration) {
         self.fake.runtime.clock.advance(by);
     }
@@ -329,13 +253,13 @@ impl TestApp {
 /// The in-memory ports with users, a cluster and its objects.
 pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     let fake = Fake::default();
-    let (app, cluster) = seeded(&fake).await;
+    let (app, cluster) = seeded(&fake, AppSettings::default()).await;
     (fake, app, cluster)
 }
 
 /// The use cases over these ports, with users, a cluster and its objects.
-async fn seeded(fake: &Fake) -> (App, ClusterId) {
-    let app = App::new(fake.ports(), AppSettings::default());
+async fn seeded(fake: &Fake, settings: AppSettings) -> (App, ClusterId) {
+    let app = App::new(fake.ports(), settings);
     for (name, role) in [
         ("super", Role::SuperAdmin),
         ("ops", Role::OpsAdmin),

@@ -166,7 +166,8 @@ settings! {
         /// header is ignored.
         trusted_proxies: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
         /// URL at which browsers reach Pilothouse, without a path. The redirect URIs of [single
-        /// sign-on](single-sign-on.md) begin with it. Required with an OIDC provider.
+        /// sign-on](single-sign-on.md) begin with it; with https, cookies are sent over HTTPS only. Required with an OIDC
+        /// provider.
         public_url: Option<String> = Origin, example "https://pilothouse.example.com";
         /// Idle time after which a client connection is closed. Must exceed the idle timeout of the load balancer.
         keep_alive: SignedDuration = Duration, default "75s";

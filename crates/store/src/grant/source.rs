@@ -29,13 +29,13 @@ use crate::{
 
 impl Store {
     async fn rights_rows(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
-        let users: Vec<i64> = subjects.iter().filter_map(user_id).collect();
+        let user_ids: Vec<i64> = subjects.iter().filter_map(user_id).collect();
         let subjects: Vec<String> = subjects.iter().map(ToString::to_string).collect();
         read!(self.db, |conn| {
             loop {
                 let before: i64 = rights_stamp::table.find(1).select(rights_stamp::stamp).first(conn).await?;
                 let groups: Vec<(Option<String>, Option<String>)> = users::table
-                    .filter(users::id.eq_any(users.clone()))
+                    .filter(users::id.eq_any(user_ids.clone()))
                     .filter(users::group_names.is_not_null())
                     .select((users::provider, users::group_names))
                     .load(conn)

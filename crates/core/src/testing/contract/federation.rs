@@ -23,7 +23,7 @@ fn corp() -> ProviderId {
     ProviderId::new("corp").unwrap()
 }
 
-fn person(subject: &str, name: &str, groups: &[&str]) -> Person {
+pub(super) fn person(subject: &str, name: &str, groups: &[&str]) -> Person {
     let groups = groups.iter().map(|group| (*group).to_owned());
     Person::new(subject, name, Some(format!("{name} 先生")), groups).unwrap()
 }
@@ -39,12 +39,12 @@ fn admission(person: Person, at: Timestamp) -> Admission {
 }
 
 impl StorePorts {
-    async fn bind_corp(&self, kind: ProviderKind) {
+    pub(super) async fn bind_corp(&self, kind: ProviderKind) {
         let binding = Binding { provider: corp(), kind, authority: "https://id.example.com".to_owned() };
         assert!(self.federation.bind(&binding).await.unwrap());
     }
 
-    async fn admit(&self, person: Person) -> User {
+    pub(super) async fn admit(&self, person: Person) -> User {
         self.federation.admit(&self.people(), admission(person, self.now())).await.unwrap()
     }
 
@@ -72,7 +72,7 @@ impl StorePorts {
         (self.federation.open(&permit, record, origin).await.unwrap(), cookie)
     }
 
-    async fn withdraw(&self, ended: EndedSessions) -> usize {
+    pub(super) async fn withdraw(&self, ended: EndedSessions) -> usize {
         let permit = self.permit(AccessRequest::to(Verb::Revoke, Resource::Session).named("corp"));
         self.federation.withdraw(&permit, ended, self.now()).await.unwrap()
     }

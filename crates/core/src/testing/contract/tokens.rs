@@ -2,12 +2,13 @@ use std::{net::IpAddr, time::Duration};
 
 use futures_util::future::{join, join_all};
 
-use super::{StorePorts, grants::role};
+use super::{StorePorts, federation::person, grants::role};
 use crate::{
     access::Principal,
     error::{Cause, Result},
     ids::{ServiceAccountId, TokenId, UserId},
     namespaces::NamespacePattern,
+    provider::{EndedSessions, ProviderKind},
     rights::{Ceiling, ClusterScope, LabelTerms, Reach},
     role::Role,
     session::SecretHash,
@@ -94,6 +95,21 @@ pub(super) async fn token_of_a_service_account_has_the_account_and_its_owner(por
         ports.users.update(&ports.people(), ann.id, disable(disabled), ports.now()).await.unwrap();
         let owner = ports.found(SECRETS[0]).await.unwrap().owner;
         assert_eq!(owner.is_enabled(), !disabled);
+    }
+}
+
+pub(super) async fn token_has_the_confirmation_of_its_federated_owner(ports: &StorePorts) {
+    ports.bind_corp(ProviderKind::Oidc).await;
+    let mei = ports.admit(person("1", "mei", &[])).await;
+    let bot = ports.account("bot", mei.id).await;
+    let owners = [Principal::User(mei.id), Principal::ServiceAccount(bot.id)];
+    for (owner, secret) in owners.into_iter().zip(SECRETS) {
+        ports.token(new_token(ports, owner, secret)).await.unwrap();
+        assert_eq!(ports.found(secret).await.unwrap().confirmed_at, Some(ports.now()), "{owner}");
+    }
+    ports.withdraw(EndedSessions::OfUser(mei.id)).await;
+    for secret in &SECRETS[..2] {
+        assert_eq!(ports.found(*secret).await.unwrap().confirmed_at, None);
     }
 }
 

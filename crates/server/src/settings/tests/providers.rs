@@ -161,5 +161,5 @@ fn provider_may_be_on_loopback_only_if_its_url_names_it() {
         );
     }
     let uri = "https://pilothouse.example.com/api/auth/oidc/corp/callback";
-    assert_eq!(settings.redirect_uri("corp"), uri);
+    assert_eq!((settings.redirect_uri("corp").as_str(), settings.is_public_https()), (uri, true));
 }
