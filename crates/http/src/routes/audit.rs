@@ -54,7 +54,10 @@ pub(crate) async fn export(
     Authenticated(signed_in, Params(params)): Authenticated<Params<ExportParams>>,
 ) -> Result<ExportStream> {
     let ExportParams { format, from, to } = params;
-    Ok(ExportStream(api.app.audit.export(signed_in.caller(), ExportQuery { format, from, to }).await?, format))
+    Ok(ExportStream(
+        api.app.audit.export(signed_in.caller(), ExportQuery { format, from, to }).await?,
+        format,
+    ))
 }
 
 /// A streamed export, without the envelope. If reading fails, the connection is aborted, so that a client does not

@@ -35,7 +35,10 @@ async fn session_cookie_has_its_attributes() {
         let session = Credentials { bearer: None, cookie: Some(value) };
         let reply = api.call(&session, "POST", "/api/auth/logout", "").await;
         let cleared = format!("session_id=; HttpOnly; SameSite=Strict; Path=/{secure}; Max-Age=0");
-        assert_eq!((reply.header("set-cookie"), &reply.data()), (Some(cleared.as_str()), &json!({"end_session_url": null})));
+        assert_eq!(
+            (reply.header("set-cookie"), &reply.data()),
+            (Some(cleared.as_str()), &json!({"end_session_url": null}))
+        );
         assert_eq!(api.call(&session, "POST", "/api/auth/logout", "").await.error().2, "session_ended");
     }
 }
