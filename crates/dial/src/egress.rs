@@ -1,6 +1,6 @@
-//! Egress rules: which addresses a cluster or an identity provider may have. Private networks are allowed, because clusters run there. Denied
-//! are this machine, link-local addresses, Pilothouse's own sockets, and cloud metadata services, which return
-//! credentials to any client. An operator may restrict clusters to a list of networks.
+//! Egress rules: which addresses a cluster or an identity provider may have. Private networks are allowed, because
+//! clusters run there. Denied are this machine, link-local addresses, Pilothouse's own sockets, and cloud metadata
+//! services, which return credentials to any client. An operator may restrict clusters to a list of networks.
 
 use std::{
     fmt,

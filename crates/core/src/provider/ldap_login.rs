@@ -37,8 +37,8 @@ impl Federation {
     /// # Errors
     /// `NotFound` for an unknown provider; `BadCredentials` for an unknown or disabled person or a wrong or empty
     /// password or a wrong code, without distinction; `SecondFactorRequired` if the password is right and there is no
-    /// code, unless the provider's second factor is trusted; `TooManyLogins`; `GroupsMissing`; `ProviderUnavailable`; `StoreUnavailable`;
-    /// `AuditUnavailable`.
+    /// code, unless the provider's second factor is trusted; `TooManyLogins`; `GroupsMissing`; `ProviderUnavailable`;
+    /// `StoreUnavailable`; `AuditUnavailable`.
     pub async fn ldap_login(&self, login: LdapLogin) -> Result<(Tokens, Identity)> {
         let LdapLogin { provider, username, password, code, user_agent, origin } = login;
         let provider = self.provider(&provider, ProviderKind::Ldap)?;

@@ -301,8 +301,9 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `FederatedUser` for a user of an identity provider; `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
-    /// the password was changed meanwhile; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
+    /// `FederatedUser` for a user of an identity provider; `InvalidInput` naming `old_password` if it is wrong;
+    /// `SessionEnded`, without a change, if the session ended or the password was changed meanwhile; `TooManyLogins`;
+    /// `Overloaded`; `StoreUnavailable`.
     pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
         if signed_in.user.username.is_federated() {
             return Err(Error::new(Cause::FederatedUser));

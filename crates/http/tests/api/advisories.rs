@@ -18,11 +18,12 @@ use crate::{
 };
 
 /// Routes that do not require a bearer token.
-pub(crate) const PUBLIC_PATHS: [&str; 7] = [
+pub(crate) const PUBLIC_PATHS: [&str; 8] = [
     "/livez",
     "/readyz",
     "/api/version",
     "/api/openapi.json",
+    "/api/auth/providers",
     "/api/auth/login",
     "/api/auth/refresh",
     "/api/auth/logout",

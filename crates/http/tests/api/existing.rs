@@ -76,10 +76,14 @@ impl TestApp {
         self.app.tokens.create(&caller, new).await.unwrap().token.id.0
     }
 
-    /// Creates the service account `operator` of a user. Returns its id.
+    /// Creates the service account `operator` of a user, unless it exists. Returns its id.
     pub(crate) async fn service_account(&self, owner: &str) -> i64 {
+        const NAME: &str = "operator";
+        if let Ok(account) = self.app.service_accounts.find(NAME).await {
+            return account.id.0;
+        }
         let record = ServiceAccountRecord {
-            name: ServiceAccountName::new("operator").unwrap(),
+            name: ServiceAccountName::new(NAME).unwrap(),
             description: String::new(),
             owner_user_id: UserId(self.user(owner).await),
         };

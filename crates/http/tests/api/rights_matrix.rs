@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 
 use crate::{
     table::{Line, good_inputs, lines},
-    test_app::{SignedIn, TestApp, seed},
+    test_app::{Credentials, SignedIn, TestApp, seed},
 };
 
 /// The kinds of rights, in the order of the columns. `viewer`, `ops` and `super` are users with a role and no grant;
-/// the others are the user ann of the role `none` with one grant, as the file says.
-const KINDS: [&str; 17] = [
+/// the others are the user ann of the role `none` with one grant, or an API token, as the file says.
+const KINDS: [&str; 22] = [
     "none", "viewer", "ops", "super", "view", "oper", "edit", "admin", "other", "prefix", "label", "whole",
-    "far", "expired", "future", "revoked", "group",
+    "far", "expired", "future", "revoked", "group", "token", "ceiling", "account", "dead", "network",
 ];
 
 /// The users with a role, and their roles, the lowest first.
@@ -59,6 +59,11 @@ async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn
         return (api.login(kind).await, kind);
     }
     let signed_in = api.ann().await;
+    match kind {
+        "token" | "ceiling" | "dead" | "network" => return (token(api, kind).await, "super"),
+        "account" => return (account(api).await, "ann"),
+        _ => {}
+    }
     let demo = json!({"ids": [api.cluster]});
     let own = json!([NAMESPACE]);
     let (role, clusters, namespaces) = match kind {
@@ -94,6 +99,43 @@ async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn
         _ => {}
     }
     (signed_in, "ann")
+}
+
+/// A super admin's API token of this kind.
+async fn token(api: &TestApp, kind: &str) -> SignedIn {
+    let admin = api.login("super").await;
+    let body = match kind {
+        "ceiling" => {
+            json!({"name": "ci", "role": "viewer", "clusters": {"ids": [api.cluster]}, "namespaces": [NAMESPACE]})
+        }
+        "network" => json!({"name": "ci", "networks": ["10.0.0.0/8"]}),
+        _ => json!({"name": "ci"}),
+    };
+    let data = api.post(&admin, "/api/auth/tokens", body).await.data();
+    if kind == "dead" {
+        api.post(&admin, "/api/auth/tokens/revoke", json!({"id": data["token"]["id"]})).await.data();
+    }
+    with_token(admin, &data)
+}
+
+/// A token of a service account that has the role admin in [`NAMESPACE`].
+async fn account(api: &TestApp) -> SignedIn {
+    let admin = api.login("super").await;
+    let body = json!({"name": "matrix", "owner_user_id": api.user("super").await});
+    let account =
+        api.post(&admin, "/api/auth/service-accounts", body).await.data()["service_account"]["id"].take();
+    let grant = json!({"subject": {"type": "service_account", "id": account}, "role": "admin",
+        "clusters": {"ids": [api.cluster]}, "namespaces": [NAMESPACE]});
+    api.post(&admin, "/api/access/grants", grant).await.data();
+    let body = json!({"name": "ci", "service_account_id": account});
+    let data = api.post(&admin, "/api/auth/tokens", body).await.data();
+    with_token(admin, &data)
+}
+
+/// The credentials of a new token instead of the session's.
+fn with_token(signed_in: SignedIn, data: &Value) -> SignedIn {
+    let credentials = Credentials { bearer: data["secret"].as_str().map(str::to_owned), cookie: None };
+    SignedIn { credentials, ..signed_in }
 }
 
 /// A line with the namespace of this table.

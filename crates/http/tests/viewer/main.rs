@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap fails the test")]
 
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../api/existing.rs"]
+mod existing;
 #[path = "../api/large.rs"]
 mod large;
 #[allow(dead_code, reason = "shared with other tests")]

@@ -1,0 +1,506 @@
+//! Sign-in through identity providers, on the in-memory ports and scripted providers: who gets in, what their groups
+//! give, and when that ends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    app::{App, AppSettings},
+    clock::Clock as _,
+    grant::{GrantRecord, GrantRegistry as _},
+    ids::ClusterId,
+    name::ProviderId,
+    operation::Status,
+    provider::{
+        AuthorizationAnswer, AuthorizationRequest, Binding, Directory, LdapLogin, LogoutNotice, OidcFinish,
+        OidcFinished, OidcRenewal, OidcSignIn, OidcStarted, OpenIdProvider, Person, Provider, ProviderKind,
+        ProviderPort,
+    },
+    rights::{ClusterScope, Reach, RoleName, Subject},
+    role::Role,
+    session::{Activity, Login, PasswordChange, SignedIn, Tokens},
+    testing::{fake::Fake, new_cluster, permit},
+    user::{NewPassword, UserPatch},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// A provider of both kinds, with one person, or none, or out of order.
+struct Scripted {
+    person: Mutex<Result<Option<Person>, Cause>>,
+    /// Whether sign-ins get a refresh token.
+    refreshes: bool,
+    /// What was asked of the provider.
+    asked: Mutex<Vec<String>>,
+}
+
+impl Scripted {
+    fn new(refreshes: bool) -> Arc<Self> {
+        let person = Mutex::new(Ok(Some(mei(&["ops"]))));
+        Arc::new(Self { person, refreshes, asked: Mutex::default() })
+    }
+
+    fn set(&self, person: Result<Option<Person>, Cause>) {
+        *self.person.lock().unwrap() = person;
+    }
+
+    fn answer(&self, question: String) -> Result<Option<Person>> {
+        self.asked.lock().unwrap().push(question);
+        self.person.lock().unwrap().clone().map_err(Error::new)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Directory for Scripted {
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>> {
+        let found = self.answer(format!("bind {username}"))?;
+        Ok(found.filter(|_| password.expose_secret() == PASSWORD))
+    }
+
+    async fn find(&self, subject: &str) -> Result<Option<Person>> {
+        self.answer(format!("find {subject}"))
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OpenIdProvider for Scripted {
+    async fn authorization_url(&self, request: &AuthorizationRequest) -> Result<String> {
+        assert_eq!((request.nonce.len(), request.verifier.expose_secret().len()), (43, 43));
+        assert_ne!(request.nonce, request.verifier.expose_secret());
+        self.answer("start".to_owned())?;
+        Ok(format!("https://id.example.com/authorize?state={}&nonce={}", request.state, request.nonce))
+    }
+
+    async fn redeem(&self, answer: &AuthorizationAnswer) -> Result<OidcSignIn> {
+        let person = self.answer(format!("redeem {} {}", answer.code.expose_secret(), answer.nonce))?;
+        Ok(OidcSignIn {
+            person: person.ok_or_else(|| Error::new(Cause::SignInRejected))?,
+            authenticated_at: None,
+            sid: Some("sid-1".to_owned()),
+            refresh_token: self.refreshes.then(|| "canary-refresh-1".into()),
+        })
+    }
+
+    async fn renew(&self, subject: &str, refresh_token: &SecretString) -> Result<Option<OidcRenewal>> {
+        let person = self.answer(format!("renew {subject} {}", refresh_token.expose_secret()))?;
+        Ok(person.map(|person| OidcRenewal { person, refresh_token: Some("canary-refresh-2".into()) }))
+    }
+
+    async fn verify_logout(&self, logout_token: &str) -> Result<LogoutNotice> {
+        let Some(sid) = logout_token.strip_prefix("end ") else {
+            return Err(Error::new(Cause::SignInRejected));
+        };
+        let valid_until = "2030-01-01T00:00:00Z".parse().unwrap();
+        Ok(LogoutNotice {
+            jti: logout_token.to_owned(),
+            valid_until,
+            subject: None,
+            sid: Some(sid.to_owned()),
+        })
+    }
+
+    async fn end_session_url(&self) -> Result<Option<String>> {
+        self.answer("end".to_owned())?;
+        Ok(Some("https://id.example.com/end".to_owned()))
+    }
+
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn mei(groups: &[&str]) -> Person {
+    Person::new("subject-1", "Mei", None, groups.iter().map(|group| (*group).to_owned())).unwrap()
+}
+
+struct Fixture {
+    fake: Fake,
+    app: App,
+    cluster: ClusterId,
+    oidc: Arc<Scripted>,
+    ldap: Arc<Scripted>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::with(true)
+    }
+
+    /// A fixture with the providers `corp` (OpenID) and `dir` (LDAP), of which the groups `ops` may view the cluster.
+    fn with(refreshes: bool) -> Self {
+        let (oidc, ldap) = (Scripted::new(refreshes), Scripted::new(refreshes));
+        let ports = [
+            ("corp", ProviderKind::Oidc, ProviderPort::Oidc(oidc.clone())),
+            ("dir", ProviderKind::Ldap, ProviderPort::Ldap(ldap.clone())),
+        ];
+        let mut fake = Fake::default();
+        let mut bindings = Vec::new();
+        for (id, kind, port) in ports {
+            let id = ProviderId::new(id).unwrap();
+            bindings.push(Binding { provider: id.clone(), kind, authority: format!("authority of {id}") });
+            let provider =
+                Provider { id: id.clone(), label: id.to_string(), trusts_second_factor: false, port };
+            fake.providers.insert(id, provider);
+        }
+        let app = App::new(fake.ports(), AppSettings::default());
+        for binding in &bindings {
+            block_on(app.federation.bind(binding)).unwrap();
+        }
+        let first = NewPassword::new(&PASSWORD.into()).unwrap();
+        block_on(app.users.bootstrap(Some(first))).unwrap();
+        let root = Caller::command_line("root");
+        let cluster = block_on(app.clusters.create(&root, new_cluster("prod"))).unwrap().value.id;
+        for provider in ["corp", "dir"] {
+            let record = GrantRecord {
+                subject: Subject::group(provider, "ops").unwrap(),
+                role: RoleName::new("viewer").unwrap(),
+                clusters: ClusterScope::Ids([cluster].into()),
+                reach: Reach::Cluster,
+                from: None,
+                until: None,
+                reason: None,
+            };
+            let change = permit(&root, AccessRequest::to(Verb::Grant, Resource::Grant));
+            block_on(fake.store.create(&change, record, None)).unwrap();
+        }
+        Self { fake, app, cluster, oidc, ldap }
+    }
+
+    fn advance(&self, seconds: u64) {
+        self.fake.runtime.clock.advance(Duration::from_secs(seconds));
+    }
+
+    fn start(&self) -> OidcStarted {
+        block_on(self.app.federation.oidc_start("corp", Some("/clusters"), &Origin::default())).unwrap()
+    }
+
+    fn finish(&self, started: &OidcStarted) -> Result<OidcFinished> {
+        let state = started.location.split(['=', '&']).nth(1).unwrap();
+        self.finish_with(state, started.browser.clone())
+    }
+
+    fn finish_with(&self, state: &str, browser: SecretString) -> Result<OidcFinished> {
+        let finish = OidcFinish {
+            provider: "corp".to_owned(),
+            code: "canary-code".into(),
+            state: state.into(),
+            issuer: None,
+            browser,
+            user_agent: None,
+            origin: Origin::default(),
+        };
+        block_on(self.app.federation.oidc_finish(finish))
+    }
+
+    fn sign_in(&self) -> Tokens {
+        self.finish(&self.start()).unwrap().tokens
+    }
+
+    fn ldap_login(&self, username: &str, password: &str) -> Result<Tokens> {
+        let login = LdapLogin {
+            provider: "dir".to_owned(),
+            username: username.to_owned(),
+            password: password.into(),
+            code: None,
+            user_agent: None,
+            origin: Origin { source_ip: Some([10, 0, 0, 1].into()), request_id: None },
+        };
+        block_on(self.app.federation.ldap_login(login)).map(|(tokens, _)| tokens)
+    }
+
+    fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn> {
+        let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
+        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User))
+    }
+
+    /// The cookie's session, past the lifetime of an access token.
+    fn is_live(&self, tokens: &Tokens) -> bool {
+        block_on(self.app.sessions.check_cookie(tokens.session_id.expose_secret())).is_ok()
+    }
+
+    fn refresh(&self, tokens: &Tokens) -> Tokens {
+        let Tokens { refresh_token, session_id, .. } = tokens;
+        block_on(self.app.sessions.refresh(refresh_token, session_id, Origin::default(), Activity::User))
+            .unwrap()
+    }
+
+    fn sees_cluster(&self, tokens: &Tokens) -> bool {
+        self.signed_in(tokens).unwrap().caller.rights.sees(self.cluster)
+    }
+
+    fn confirm(&self) -> usize {
+        block_on(self.app.federation.confirm_due(10)).unwrap()
+    }
+
+    /// The newest operation: type, name, status.
+    fn last(&self) -> (String, Option<String>, Status) {
+        let row = self.fake.store.all_operations().pop().unwrap();
+        (row.operation_type, row.resource_name, row.status)
+    }
+}
+
+fn cause<T>(result: Result<T>) -> Cause {
+    result.map(drop).expect_err("an error").cause
+}
+
+#[test]
+fn ways_to_sign_in_are_local_users_and_providers() {
+    let rows = Fixture::new().app.federation.list();
+    let rows: Vec<_> = rows.iter().map(|row| (&*row.id, row.kind, row.start_url.as_deref())).collect();
+    assert_eq!(
+        rows,
+        [
+            ("local", "local", None),
+            ("corp", "oidc", Some("/api/auth/oidc/corp/start")),
+            ("dir", "ldap", None)
+        ]
+    );
+}
+
+#[test]
+fn person_becomes_a_user_without_a_role() {
+    let fixture = Fixture::new();
+    let finished = fixture.finish(&fixture.start()).unwrap();
+    assert_eq!(finished.to, "/clusters");
+    let user = fixture.signed_in(&finished.tokens).unwrap().user;
+    assert_eq!((user.username.as_str(), user.role, &*user.display_name), ("corp:mei", Role::None, "Mei"));
+    assert_eq!(fixture.last(), ("login".to_owned(), Some("corp:mei".to_owned()), Status::Success));
+    assert_eq!(fixture.signed_in(&fixture.sign_in()).unwrap().user.id, user.id, "the same person again");
+    let from_directory = fixture.ldap_login("mei", PASSWORD).unwrap();
+    let other = fixture.signed_in(&from_directory).unwrap().user;
+    assert_eq!(other.username.as_str(), "dir:mei");
+    assert_ne!(other.id, user.id, "the same subject of another provider");
+}
+
+#[test]
+fn sign_in_ends_once_in_its_browser_within_ten_minutes() {
+    let fixture = Fixture::new();
+    let (started, other) = (fixture.start(), fixture.start());
+    let state = started.location.split(['=', '&']).nth(1).unwrap().to_owned();
+    assert_eq!(cause(fixture.finish_with(&state, other.browser.clone())), Cause::SignInExpired);
+    assert_eq!(cause(fixture.finish_with("forged", started.browser.clone())), Cause::SignInExpired);
+    fixture.finish(&started).unwrap();
+    assert_eq!(cause(fixture.finish(&started)), Cause::SignInExpired, "a second time");
+    fixture.advance(600);
+    assert_eq!(cause(fixture.finish(&other)), Cause::SignInExpired, "after ten minutes");
+    let redeemed = fixture.oidc.asked().iter().filter(|asked| asked.starts_with("redeem")).count();
+    assert_eq!(redeemed, 1, "nothing is sent to the provider without a state");
+}
+
+#[test]
+fn refused_answer_is_recorded_and_opens_no_session() {
+    let fixture = Fixture::new();
+    for refusal in [Cause::SignInRejected, Cause::GroupsMissing, Cause::ProviderUnavailable] {
+        let started = fixture.start();
+        fixture.oidc.set(Err(refusal));
+        assert_eq!(cause(fixture.finish(&started)), refusal);
+        assert_eq!(fixture.last(), ("login".to_owned(), Some("corp:-".to_owned()), Status::Failed));
+        fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+        assert_eq!(cause(fixture.finish(&started)), Cause::SignInExpired, "the state is used up");
+    }
+    let unknown = block_on(fixture.app.federation.oidc_start("dir", None, &Origin::default()));
+    assert_eq!(cause(unknown), Cause::NotFound, "of another kind");
+}
+
+#[test]
+fn groups_give_rights_until_the_provider_takes_them() {
+    let fixture = Fixture::new();
+    let mut tokens = fixture.sign_in();
+    assert!(fixture.sees_cluster(&tokens));
+    assert_eq!(fixture.confirm(), 0, "just confirmed");
+
+    fixture.oidc.set(Ok(Some(mei(&["dev"]))));
+    fixture.advance(541);
+    tokens = fixture.refresh(&tokens);
+    assert!(fixture.sees_cluster(&tokens));
+    fixture.oidc.asked();
+    assert_eq!(fixture.confirm(), 1);
+    assert_eq!(fixture.oidc.asked(), ["renew subject-1 canary-refresh-1"]);
+    assert!(!fixture.sees_cluster(&tokens), "at the next request");
+
+    fixture.oidc.set(Ok(None));
+    fixture.advance(541);
+    assert_eq!(fixture.confirm(), 1);
+    assert_eq!(fixture.oidc.asked(), ["renew subject-1 canary-refresh-2"], "the newest refresh token");
+    assert!(!fixture.is_live(&tokens), "the provider does not know the person any more");
+    assert_eq!(fixture.last(), ("revoke".to_owned(), Some("corp:mei".to_owned()), Status::Success));
+}
+
+#[test]
+fn provider_that_does_not_answer_changes_nothing() {
+    let fixture = Fixture::new();
+    let mut tokens = [fixture.sign_in(), fixture.ldap_login("mei", PASSWORD).unwrap()];
+    for port in [&fixture.oidc, &fixture.ldap] {
+        port.set(Err(Cause::ProviderUnavailable));
+    }
+    for _ in 0..5 {
+        fixture.advance(541);
+        tokens = tokens.map(|tokens| fixture.refresh(&tokens));
+        assert_eq!(fixture.confirm(), 2);
+        assert!(tokens.iter().all(|tokens| fixture.sees_cluster(tokens)));
+    }
+    let start = block_on(fixture.app.federation.oidc_start("corp", None, &Origin::default()));
+    assert_eq!(cause(start), Cause::ProviderUnavailable);
+    assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::ProviderUnavailable);
+    let local = Login {
+        username: "admin".to_owned(),
+        password: PASSWORD.into(),
+        code: None,
+        user_agent: None,
+        origin: Origin::default(),
+    };
+    assert!(block_on(fixture.app.sessions.login(local)).is_ok(), "local users sign in");
+    assert!(
+        block_on(fixture.app.federation.logout(tokens[0].session_id.expose_secret(), Origin::default()))
+            .is_ok()
+    );
+}
+
+#[test]
+fn session_without_a_refresh_token_lasts_an_hour() {
+    let fixture = Fixture::with(false);
+    let mut tokens = fixture.sign_in();
+    for _ in 0..5 {
+        fixture.advance(590);
+        tokens = fixture.refresh(&tokens);
+    }
+    assert_eq!(fixture.confirm(), 0);
+    assert!(fixture.is_live(&tokens));
+    fixture.advance(650);
+    assert!(!fixture.is_live(&tokens));
+}
+
+#[test]
+fn person_who_left_the_directory_loses_all_sessions() {
+    let fixture = Fixture::new();
+    let tokens = [(); 2].map(|()| fixture.ldap_login("mei", PASSWORD).unwrap());
+    fixture.advance(541);
+    fixture.ldap.asked();
+    fixture.ldap.set(Ok(None));
+    assert_eq!(fixture.confirm(), 1);
+    assert_eq!(fixture.ldap.asked(), ["find subject-1"], "once for both sessions");
+    assert!(tokens.iter().all(|tokens| !fixture.is_live(tokens)));
+}
+
+#[test]
+fn wrong_passwords_of_a_directory_are_throttled_in_every_spelling() {
+    let fixture = Fixture::new();
+    for username in ["mei", "Mei", " MEI ", "ｍｅｉ", "mei"] {
+        assert_eq!(cause(fixture.ldap_login(username, "wrong")), Cause::BadCredentials, "{username}");
+        assert_eq!(fixture.last(), ("login".to_owned(), Some("dir:mei".to_owned()), Status::Failed));
+    }
+    fixture.ldap.asked();
+    assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::TooManyLogins);
+    assert!(fixture.ldap.asked().is_empty(), "nothing is sent to the directory");
+    fixture.advance(31);
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+}
+
+#[test]
+fn user_who_is_disabled_here_does_not_sign_in() {
+    let fixture = Fixture::new();
+    let tokens = [fixture.sign_in(), fixture.ldap_login("mei", PASSWORD).unwrap()];
+    let root = Caller::command_line("root");
+    for tokens in &tokens {
+        let id = fixture.signed_in(tokens).unwrap().user.id;
+        let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+        block_on(fixture.app.users.update(&root, id, patch)).unwrap();
+    }
+    assert!(tokens.iter().all(|tokens| !fixture.is_live(tokens)));
+    assert_eq!(cause(fixture.finish(&fixture.start())), Cause::BadCredentials);
+    assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::BadCredentials);
+}
+
+#[test]
+fn backchannel_logout_ends_the_session_at_once_and_is_used_once() {
+    let fixture = Fixture::new();
+    let logout = |token: &str| block_on(fixture.app.federation.backchannel_logout("corp", token));
+    let tokens = fixture.sign_in();
+    assert_eq!(cause(logout("forged")), Cause::InvalidInput);
+    logout("end sid-2").unwrap();
+    assert!(fixture.is_live(&tokens), "another session");
+    logout("end sid-1").unwrap();
+    assert_eq!(cause(fixture.signed_in(&tokens)), Cause::SessionEnded);
+    assert_eq!(cause(logout("end sid-1")), Cause::InvalidInput, "used before");
+    assert_eq!(
+        cause(block_on(fixture.app.federation.backchannel_logout("dir", "end sid-1"))),
+        Cause::NotFound
+    );
+}
+
+#[test]
+fn sign_out_leads_to_the_provider() {
+    let fixture = Fixture::new();
+    let logout = |tokens: &Tokens| {
+        block_on(fixture.app.federation.logout(tokens.session_id.expose_secret(), Origin::default())).unwrap()
+    };
+    assert_eq!(logout(&fixture.sign_in()).as_deref(), Some("https://id.example.com/end"));
+    assert_eq!(logout(&fixture.ldap_login("mei", PASSWORD).unwrap()), None);
+}
+
+#[test]
+fn federated_user_has_no_password() {
+    let fixture = Fixture::new();
+    let signed_in = fixture.signed_in(&fixture.sign_in()).unwrap();
+    let new = || NewPassword::new(&"another long password".into()).unwrap();
+    let own = PasswordChange { old: PASSWORD.into(), new: new() };
+    assert_eq!(cause(block_on(fixture.app.sessions.change_password(&signed_in, own))), Cause::FederatedUser);
+    let root = Caller::command_line("root");
+    let reset = block_on(fixture.app.users.reset_password(&root, signed_in.user.id, new()));
+    assert_eq!(cause(reset), Cause::FederatedUser);
+    let local = |username: &str, password: &str| Login {
+        username: username.to_owned(),
+        password: password.into(),
+        code: None,
+        user_agent: None,
+        origin: Origin::default(),
+    };
+    for password in ["", PASSWORD] {
+        let login = block_on(fixture.app.sessions.login(local("corp:mei", password)));
+        assert_eq!(cause(login), Cause::BadCredentials);
+    }
+}
+
+#[test]
+fn provider_is_bound_for_ever() {
+    let fixture = Fixture::new();
+    let rebound = Binding {
+        provider: ProviderId::new("corp").unwrap(),
+        kind: ProviderKind::Oidc,
+        authority: "another".to_owned(),
+    };
+    assert_eq!(cause(block_on(fixture.app.federation.bind(&rebound))), Cause::ProviderRebound);
+}
+
+#[test]
+fn trail_and_database_rows_contain_no_secret() {
+    let fixture = Fixture::new();
+    let started = fixture.start();
+    let tokens = fixture.finish(&started).unwrap().tokens;
+    fixture.advance(541);
+    fixture.confirm();
+    cause(fixture.ldap_login("mei", "canary-password"));
+    let trail = format!("{:?} {:?}", fixture.fake.store.entries(), fixture.fake.store.all_operations());
+    let secrets = [&started.browser, &tokens.session_id, &tokens.access_token];
+    assert!(
+        !trail.contains("canary") && secrets.iter().all(|secret| !trail.contains(secret.expose_secret()))
+    );
+    assert!(!format!("{started:?} {tokens:?}").contains(started.browser.expose_secret()));
+    assert!(fixture.fake.runtime.clock.now() > "2026-01-01T00:00:00Z".parse().unwrap());
+}
