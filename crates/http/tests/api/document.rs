@@ -24,6 +24,12 @@ fn document_has_exactly_the_routes_of_the_table() {
         documented
             .extend(methods.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())));
     }
+    // `endpoints` leaves out routes with a parameter in their path
+    documented.retain(|(_, path)| {
+        let has_parameter = path.contains('{');
+        assert!(!has_parameter || path.starts_with("/api/auth/oidc/{provider}/"), "{path}");
+        !has_parameter
+    });
     let real: BTreeSet<_> = endpoints().into_iter().map(|(method, path)| (method, path.to_owned())).collect();
     assert_eq!(documented, real);
 }
