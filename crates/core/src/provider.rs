@@ -229,8 +229,8 @@ pub struct LogoutNotice {
 
 /// Port to one OpenID provider.
 ///
-/// Every method: `ProviderUnavailable` if the provider cannot be reached, fails, or publishes no usable configuration or
-/// keys.
+/// Every method: `ProviderUnavailable` if the provider cannot be reached, fails, or publishes no usable configuration
+/// or keys.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait OpenIdProvider: Send + Sync {

@@ -1,5 +1,5 @@
-//! Adapter for identity providers: implements the core's ports to OpenID providers ([`OidcProvider`]) and LDAP directories
-//! ([`LdapDirectory`]).
+//! Adapter for identity providers: implements the core's ports to OpenID providers ([`OidcProvider`]) and LDAP
+//! directories ([`LdapDirectory`]).
 //!
 //! All connections go through the guarded dialer, which applies the egress rules to the configured address and to every
 //! address that a provider's configuration names. TLS is required but towards loopback, redirects are not followed, and

@@ -188,9 +188,11 @@ impl Federation {
     }
 }
 
-/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a sign-in.
+/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a
+/// sign-in.
 fn derived(browser: &SecretString, purpose: &str) -> String {
-    let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(browser.expose_secret());
+    let digest =
+        Sha256::new().chain_update(purpose).chain_update([0_u8]).chain_update(browser.expose_secret());
     URL_SAFE_NO_PAD.encode(digest.finalize())
 }
 
@@ -213,7 +215,7 @@ mod tests {
     #[test]
     fn browser_returns_only_to_a_path_of_the_console() {
         for path in ["/", "/clusters/1?ns=shop#logs", "/apps"] {
-            assert_eq!(path_of_the_console(Some(path)), if path == "/apps" { "/apps" } else { path });
+            assert_eq!(path_of_the_console(Some(path)), path);
         }
         let long = format!("/{}", "a".repeat(MAX_PATH_BYTES));
         for other in [

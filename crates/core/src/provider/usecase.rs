@@ -74,8 +74,8 @@ impl Federation {
             .ok_or_else(|| Error::new(Cause::NotFound).resource("provider").name(id))
     }
 
-    /// Where the browser goes to end the session at its provider: `None` for a local session, and if the provider has no
-    /// such page or does not answer. To be called before the session ends.
+    /// Where the browser goes to end the session at its provider: `None` for a local session, and if the provider has
+    /// no such page or does not answer. To be called before the session ends.
     ///
     /// # Errors
     /// `StoreUnavailable`.

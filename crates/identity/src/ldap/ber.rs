@@ -60,8 +60,8 @@ pub(super) fn message_length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     Ok(Some(message.header + message.content))
 }
 
-/// Checks a whole message: a sequence that begins with an id and a response, with elements that fill each other, and not
-/// too deep.
+/// Checks a whole message: a sequence that begins with an id and a response, with elements that fill each other, and
+/// not too deep.
 pub(super) fn check(message: &[u8]) -> Result<(), Malformed> {
     let (id, response) = parts(message)?;
     if !(1..=4).contains(&id.len()) || !RESPONSES.contains(&response.0) {

@@ -1,5 +1,5 @@
-//! Connections to an LDAP server: guarded dialer, TLS or StartTLS, and a check of every message before the library reads
-//! it. The library talks to one end of a socket pair.
+//! Connections to an LDAP server: guarded dialer, TLS or StartTLS, and a check of every message before the library
+//! reads it. The library talks to one end of a socket pair.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 

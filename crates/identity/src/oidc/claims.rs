@@ -129,8 +129,8 @@ impl Claims {
         Timestamp::from_second(self.0.get("auth_time")?.as_i64()?).ok()
     }
 
-    /// The person, with name and groups from these claims. Without the claim of the name the subject is the name. Without
-    /// a name of the claim for groups nobody has groups.
+    /// The person, with name and groups from these claims. Without the claim of the name the subject is the name.
+    /// Without a name of the claim for groups nobody has groups.
     ///
     /// # Errors
     /// `SignInRejected`; `GroupsMissing` if the claim of the groups is missing or is no list of texts. Entra ID leaves

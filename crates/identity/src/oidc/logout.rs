@@ -1,5 +1,5 @@
-//! Logout tokens of back-channel logout (OpenID Connect Back-Channel Logout 1.0). The library does not read them: one that
-//! names a session alone has no `sub`. Its keys verify them.
+//! Logout tokens of back-channel logout (OpenID Connect Back-Channel Logout 1.0). The library does not read them: one
+//! that names a session alone has no `sub`. Its keys verify them.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};

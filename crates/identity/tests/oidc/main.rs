@@ -1,5 +1,5 @@
-//! The adapter against an OpenID provider that lies, fails or hangs: none of its answers opens a session, and none leads
-//! to an address that the egress rules refuse.
+//! The adapter against an OpenID provider that lies, fails or hangs: none of its answers opens a session, and none
+//! leads to an address that the egress rules refuse.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod provider;
@@ -347,7 +347,7 @@ async fn failing_providers_are_unavailable() {
         (Answer::error(401, "invalid_client"), Cause::ProviderUnavailable),
         (Answer::error(500, "invalid_grant"), Cause::ProviderUnavailable),
         (moved(), Cause::ProviderUnavailable),
-        (html(), Cause::SignInRejected),
+        (html(), Cause::ProviderUnavailable),
         (Answer::Endless, Cause::ProviderUnavailable),
         (Answer::Close, Cause::ProviderUnavailable),
     ];
