@@ -86,7 +86,7 @@ impl Inner {
 /// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
-    _slot: LimiterSlot<Option<UserId>>,
+    _slot: LimiterSlot<Option<Principal>>,
 }
 
 impl StreamSlot {
