@@ -1,6 +1,6 @@
 //! OpenID providers: code flow with PKCE, refresh, logout.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -38,6 +38,9 @@ mod claims;
 mod configuration;
 mod logout;
 
+/// Age of a sign-in at the provider above which it asks for the password again. A year changes nothing for people, but a
+/// provider that is sent an age tells the time of the sign-in (`auth_time`).
+const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How much the clocks of a provider and of this machine may differ.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 
@@ -188,6 +191,7 @@ impl OpenIdProvider for OidcProvider {
                 move || Nonce::new(nonce),
             )
             .add_scopes(scopes.map(Scope::new))
+            .set_max_age(MAX_AGE)
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
             .url();
         Ok(url.to_string())

@@ -146,6 +146,7 @@ async fn browser_is_sent_with_state_nonce_and_pkce() {
         "nonce=nonce-1",
         "code_challenge_method=S256",
         "scope=openid+profile",
+        "max_age=31536000",
         "redirect_uri=https%3A%2F%2Fops.example.com%2Fapi%2Fauth%2Foidc%2Fcorp%2Fcallback",
     ] {
         assert!(url.contains(part), "{part}: {url}");

@@ -256,7 +256,7 @@ impl State {
             person
                 .groups
                 .iter()
-                .map(|name| Subject::Group { provider: person.provider.to_string(), name: name.clone() })
+                .map(move |name| Subject::Group { provider: person.provider.to_string(), name: name.clone() })
         });
         groups.collect()
     }
