@@ -430,7 +430,8 @@ fn user_who_is_disabled_here_does_not_sign_in() {
 #[test]
 fn backchannel_logout_ends_the_session_at_once_and_is_used_once() {
     let fixture = Fixture::new();
-    let logout = |token: &str| block_on(fixture.app.federation.backchannel_logout("corp", token));
+    let federation = &fixture.app.federation;
+    let logout = |token: &str| block_on(federation.backchannel_logout("corp", token, &Origin::default()));
     let tokens = fixture.sign_in();
     assert_eq!(cause(logout("forged")), Cause::InvalidInput);
     logout("end sid-2").unwrap();
@@ -438,10 +439,22 @@ fn backchannel_logout_ends_the_session_at_once_and_is_used_once() {
     logout("end sid-1").unwrap();
     assert_eq!(cause(fixture.signed_in(&tokens)), Cause::SessionEnded);
     assert_eq!(cause(logout("end sid-1")), Cause::InvalidInput, "used before");
-    assert_eq!(
-        cause(block_on(fixture.app.federation.backchannel_logout("dir", "end sid-1"))),
-        Cause::NotFound
-    );
+    let refused = block_on(federation.backchannel_logout("dir", "end sid-1", &Origin::default()));
+    assert_eq!(cause(refused), Cause::NotFound);
+}
+
+#[test]
+fn forged_logout_tokens_of_an_address_are_throttled() {
+    let fixture = Fixture::new();
+    let from = |ip: [u8; 4], token: &str| {
+        let origin = Origin { source_ip: Some(ip.into()), request_id: None };
+        block_on(fixture.app.federation.backchannel_logout("corp", token, &origin))
+    };
+    for _ in 0..100 {
+        assert_eq!(cause(from([10, 0, 0, 9], "forged")), Cause::InvalidInput);
+    }
+    assert_eq!(cause(from([10, 0, 0, 9], "end sid-2")), Cause::TooManyLogins);
+    from([10, 0, 0, 8], "end sid-2").unwrap();
 }
 
 #[test]

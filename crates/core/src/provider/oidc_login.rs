@@ -15,7 +15,7 @@ use super::{
 use crate::{
     access::{AccessRequest, Caller, Origin, Resource, Verb},
     error::{Cause, Error, Reason, Result},
-    session::{ClientAddress, Identity, SecretHash, Tokens},
+    session::{ClientAddress, Identity, SecretHash, ThrottleKey, Tokens},
 };
 
 /// Time in which a sign-in must end that has begun.
@@ -158,12 +158,32 @@ impl Federation {
         self.open(user, how, renewal, client).await
     }
 
-    /// Ends the sessions that a logout token of the provider names. A token is accepted once.
+    /// Ends the sessions that a logout token of the provider names. A token is accepted once. Refused ones count as failed
+    /// logins of their address.
     ///
     /// # Errors
     /// `NotFound` for an unknown provider; `InvalidInput` naming `logout_token` if it does not verify or was used
-    /// before; `ProviderUnavailable`; `StoreUnavailable`.
-    pub async fn backchannel_logout(&self, provider: &str, logout_token: &str) -> Result<()> {
+    /// before; `TooManyLogins`; `ProviderUnavailable`; `StoreUnavailable`.
+    pub async fn backchannel_logout(
+        &self,
+        provider: &str,
+        logout_token: &str,
+        origin: &Origin,
+    ) -> Result<()> {
+        let (throttle, clock) = (&self.sessions.ports.throttle, &self.sessions.clock);
+        let address = origin.source_ip.map(ClientAddress::of);
+        let keys: Vec<_> = address.as_ref().map(ThrottleKey::address).into_iter().collect();
+        if let Some(pause) = throttle.blocked_for(&keys, clock.now()).await? {
+            return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
+        }
+        let ended = self.end_named(provider, logout_token).await;
+        if ended.as_ref().is_err_and(|error| error.cause == Cause::InvalidInput) {
+            throttle.failed(&keys, clock.now()).await?;
+        }
+        ended
+    }
+
+    async fn end_named(&self, provider: &str, logout_token: &str) -> Result<()> {
         let (provider, port) = self.open_id(provider)?;
         let malformed = || Error::invalid("logout_token", Reason::Malformed);
         let notice = port.verify_logout(logout_token).await.map_err(|error| match error.cause {

@@ -179,8 +179,10 @@ pub(crate) async fn finish(
 
 pub(crate) async fn backchannel(
     api: Data<Api>,
-    Public { input: AtProvider { provider, input: LogoutToken(token) }, .. }: Public<AtProvider<LogoutToken>>,
+    Public { origin, input: AtProvider { provider, input: LogoutToken(token) }, .. }: Public<
+        AtProvider<LogoutToken>,
+    >,
 ) -> Result<Response<Empty>> {
-    api.app.federation.backchannel_logout(provider.as_str(), &token).await?;
+    api.app.federation.backchannel_logout(provider.as_str(), &token, &origin).await?;
     Ok(Response::of(Empty {}).with_message(Message::LoggedOut))
 }
