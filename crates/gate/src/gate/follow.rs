@@ -49,11 +49,12 @@ impl Gate {
         }
     }
 
-    /// Checks that the caller's session or token is live, that the cluster is registered, and that the caller's rights reach the
-    /// same part of the request as when the stream was opened.
+    /// Checks that the caller's session or token is live, that the cluster is registered, and that the caller's rights
+    /// reach the same part of the request as when the stream was opened.
     async fn recheck(&self, caller: &Caller, asked: &AccessRequest, held: &Allowed) -> Result<()> {
-        let without =
-            |what| Error::internal(format!("the caller has a {what}, but no store of them is configured"));
+        let without = |what: &str| {
+            Error::internal(format!("the caller has a {what}, but no store of them is configured"))
+        };
         let current = match (caller.session, caller.token) {
             (None, None) => None,
             (Some(session), _) => {
