@@ -173,9 +173,8 @@ impl AuditQuery for Store {
     }
 }
 
-#[async_trait]
-impl AuditMaintenance for Store {
-    async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
+impl Store {
+    async fn close_orphaned_operations(&self, at: Timestamp) -> Result<u64> {
         let (context, lease) = (self.trail_context.clone(), self.lease.clone());
         let closed = transact!(self.db, |conn| {
             let At(now) = conn.lease_time(at).await?;
@@ -199,7 +198,7 @@ impl AuditMaintenance for Store {
         closed.map_err(audit_error)
     }
 
-    async fn checkpoint(&self, age: Duration) -> Result<()> {
+    async fn sign_trail_if_due(&self, age: Duration) -> Result<()> {
         // the active key must be current before any signature is checked
         self.refresh_active_key().await?;
         let context = TrailContext { age, ..self.trail_context.clone() };
@@ -215,5 +214,16 @@ impl AuditMaintenance for Store {
             None => Ok(()),
             Some(reason) => Err(Error::internal(format!("the audit trail is not signed: {reason}"))),
         }
+    }
+}
+
+#[async_trait]
+impl AuditMaintenance for Store {
+    async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
+        self.close_orphaned_operations(at).await
+    }
+
+    async fn checkpoint(&self, age: Duration) -> Result<()> {
+        self.sign_trail_if_due(age).await
     }
 }

@@ -61,9 +61,8 @@ fn name_taken(name: Option<&ClusterName>) -> impl FnOnce(diesel::result::Error) 
     }
 }
 
-#[async_trait]
-impl ClusterRegistry for Store {
-    async fn list(&self) -> Result<Vec<Cluster>> {
+impl Store {
+    async fn list_clusters(&self) -> Result<Vec<Cluster>> {
         read!(self.db, |conn| {
             let rows: Vec<Row> =
                 clusters::table.select(Row::as_select()).order_by(clusters::id).load(conn).await?;
@@ -71,7 +70,7 @@ impl ClusterRegistry for Store {
         })
     }
 
-    async fn find(&self, id: ClusterId) -> Result<Option<Cluster>> {
+    async fn find_cluster(&self, id: ClusterId) -> Result<Option<Cluster>> {
         read!(self.db, |conn| {
             let row: Option<Row> =
                 clusters::table.find(id.0).select(Row::as_select()).first(conn).await.optional()?;
@@ -79,7 +78,7 @@ impl ClusterRegistry for Store {
         })
     }
 
-    async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
+    async fn cluster_name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
         read!(self.db, |conn| {
             let name: Option<String> =
                 clusters::table.find(id.0).select(clusters::name).first(conn).await.optional()?;
@@ -88,7 +87,7 @@ impl ClusterRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
+    async fn create_cluster(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let entry = self.pending_entry(permit)?;
         let uuid = uuid_v7(record.at, &*self.deps.rng);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
@@ -128,7 +127,7 @@ impl ClusterRegistry for Store {
         })
     }
 
-    async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
+    async fn update_cluster(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
         let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
         let changeset = (patch.connection.is_some() || patch.probe_result.is_some())
@@ -184,7 +183,7 @@ impl ClusterRegistry for Store {
         Ok(updated)
     }
 
-    async fn delete(&self, permit: &Permit) -> Result<()> {
+    async fn delete_cluster(&self, permit: &Permit) -> Result<()> {
         let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
         let stamp = self.new_rights_stamp();
         transact!(self.db, |conn| {
@@ -198,7 +197,12 @@ impl ClusterRegistry for Store {
         Ok(())
     }
 
-    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
+    async fn record_probe_result(
+        &self,
+        id: ClusterId,
+        version: i64,
+        probe_result: ProbeResult,
+    ) -> Result<()> {
         // most probes change nothing: they do not use the writer connection
         let stored: Option<Row> = read!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
@@ -217,6 +221,37 @@ impl ClusterRegistry for Store {
     }
 }
 
+#[async_trait]
+impl ClusterRegistry for Store {
+    async fn list(&self) -> Result<Vec<Cluster>> {
+        self.list_clusters().await
+    }
+
+    async fn find(&self, id: ClusterId) -> Result<Option<Cluster>> {
+        self.find_cluster(id).await
+    }
+
+    async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
+        self.cluster_name(id).await
+    }
+
+    async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
+        self.create_cluster(permit, record).await
+    }
+
+    async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
+        self.update_cluster(permit, patch, at).await
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        self.delete_cluster(permit).await
+    }
+
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
+        self.record_probe_result(id, version, probe_result).await
+    }
+}
+
 /// Whether a probe result changes nothing but `last_connected_at`, and that by less than
 /// [`LAST_CONNECTED_PRECISION`].
 fn is_unchanged(stored: &Cluster, probe_result: &ProbeResult) -> bool {
@@ -230,9 +265,8 @@ fn is_unchanged(stored: &Cluster, probe_result: &ProbeResult) -> bool {
     updated == *stored
 }
 
-#[async_trait]
-impl Connections for Store {
-    async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
+impl Store {
+    async fn stored_connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
         let columns = (
             clusters::uuid,
             clusters::connection_version,
@@ -261,10 +295,21 @@ impl Connections for Store {
         Ok(Some(StoredConnection { connection, version }))
     }
 
-    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+    async fn connection_versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
         let found: Vec<(i64, i64)> = read!(self.db, |conn| {
             Ok(clusters::table.select((clusters::id, clusters::connection_version)).load(conn).await?)
         })?;
         Ok(found.into_iter().map(|(id, version)| (ClusterId(id), version)).collect())
+    }
+}
+
+#[async_trait]
+impl Connections for Store {
+    async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
+        self.stored_connection(id).await
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        self.connection_versions().await
     }
 }

@@ -21,9 +21,8 @@ use crate::{
     schema::{At, audit_receivers, clusters, install, leases},
 };
 
-#[async_trait]
-impl Coordinator for Store {
-    async fn take_lease(&self, at: Timestamp) -> Result<bool> {
+impl Store {
+    async fn take_server_lease(&self, at: Timestamp) -> Result<bool> {
         if let Database::Sqlite(path) = self.lease.database() {
             if !self.lease.try_lock(path)? {
                 return Ok(false);
@@ -34,11 +33,11 @@ impl Coordinator for Store {
                 Ok(())
             })?;
         }
-        self.renew_lease(at).await?;
+        self.renew_server_lease(at).await?;
         Ok(true)
     }
 
-    async fn renew_lease(&self, at: Timestamp) -> Result<()> {
+    async fn renew_server_lease(&self, at: Timestamp) -> Result<()> {
         self.retry_scrub().await;
         let (instance, keyring) = (self.lease.instance().to_owned(), self.deps.keyring.clone());
         transact!(self.db, |conn| {
@@ -63,7 +62,7 @@ impl Coordinator for Store {
         })
     }
 
-    async fn end_lease(&self) -> Result<()> {
+    async fn end_server_lease(&self) -> Result<()> {
         let instance = self.lease.instance().to_owned();
         change!(self.db, |conn| {
             diesel::delete(leases::table.find(instance)).execute(conn).await?;
@@ -71,7 +70,12 @@ impl Coordinator for Store {
         })
     }
 
-    async fn claim_probes(&self, interval: Duration, limit: usize, at: Timestamp) -> Result<Vec<ClusterId>> {
+    async fn claim_due_probes(
+        &self,
+        interval: Duration,
+        limit: usize,
+        at: Timestamp,
+    ) -> Result<Vec<ClusterId>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let due =
             move || clusters::visited_at.le(At(at - interval)).or(clusters::visited_at.gt(At(at + interval)));
@@ -96,7 +100,7 @@ impl Coordinator for Store {
         Ok(claimed.into_iter().map(ClusterId).collect())
     }
 
-    async fn claim_delivery(&self, receiver: &str, at: Timestamp) -> Result<Option<Cursor>> {
+    async fn claim_delivery_to(&self, receiver: &str, at: Timestamp) -> Result<Option<Cursor>> {
         let (receiver, instance) = (receiver.to_owned(), self.trail_context.instance.clone());
         let row: Option<(i64, i64)> = transact!(self.db, |conn| {
             let At(now) = conn.lease_time(at).await?;
@@ -124,7 +128,7 @@ impl Coordinator for Store {
         Ok(row.map(|(sequence, checkpoint)| Cursor { sequence, checkpoint }))
     }
 
-    async fn save_cursor(&self, receiver: &str, cursor: Cursor) -> Result<bool> {
+    async fn save_delivery_cursor(&self, receiver: &str, cursor: Cursor) -> Result<bool> {
         let (receiver, instance) = (receiver.to_owned(), self.trail_context.instance.clone());
         let updated = change!(self.db, |conn| {
             let row = audit_receivers::table.find(receiver).filter(audit_receivers::instance.eq(&*instance));
@@ -139,7 +143,7 @@ impl Coordinator for Store {
         Ok(updated > 0)
     }
 
-    async fn cursor(&self, receiver: &str) -> Result<Cursor> {
+    async fn delivery_cursor(&self, receiver: &str) -> Result<Cursor> {
         let receiver = receiver.to_owned();
         let row: Option<(i64, i64)> = read!(self.db, |conn| {
             let row = audit_receivers::table.find(receiver);
@@ -147,5 +151,36 @@ impl Coordinator for Store {
             Ok(row.select(columns).first(conn).await.optional()?)
         })?;
         Ok(row.map_or_else(Cursor::default, |(sequence, checkpoint)| Cursor { sequence, checkpoint }))
+    }
+}
+
+#[async_trait]
+impl Coordinator for Store {
+    async fn take_lease(&self, at: Timestamp) -> Result<bool> {
+        self.take_server_lease(at).await
+    }
+
+    async fn renew_lease(&self, at: Timestamp) -> Result<()> {
+        self.renew_server_lease(at).await
+    }
+
+    async fn end_lease(&self) -> Result<()> {
+        self.end_server_lease().await
+    }
+
+    async fn claim_probes(&self, interval: Duration, limit: usize, at: Timestamp) -> Result<Vec<ClusterId>> {
+        self.claim_due_probes(interval, limit, at).await
+    }
+
+    async fn claim_delivery(&self, receiver: &str, at: Timestamp) -> Result<Option<Cursor>> {
+        self.claim_delivery_to(receiver, at).await
+    }
+
+    async fn save_cursor(&self, receiver: &str, cursor: Cursor) -> Result<bool> {
+        self.save_delivery_cursor(receiver, cursor).await
+    }
+
+    async fn cursor(&self, receiver: &str) -> Result<Cursor> {
+        self.delivery_cursor(receiver).await
     }
 }

@@ -131,9 +131,8 @@ fn role_error(cause: Cause, name: &RoleName) -> Error {
     Error::new(cause).resource("role").name(name.as_str())
 }
 
-#[async_trait]
-impl GrantRegistry for Store {
-    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+impl Store {
+    async fn list_grants(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
         read!(self.db, |conn| {
             let mut query = grants::table.select(GrantColumns::as_select()).order_by(grants::id).into_boxed();
             if let Some(subject) = subject {
@@ -147,7 +146,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+    async fn find_grant(&self, id: GrantId) -> Result<Option<Grant>> {
         read!(self.db, |conn| {
             let row: Option<GrantColumns> =
                 grants::table.find(id.0).select(GrantColumns::as_select()).first(conn).await.optional()?;
@@ -155,7 +154,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn create(
+    async fn create_grant(
         &self,
         permit: &Permit,
         grant: GrantRecord,
@@ -173,7 +172,7 @@ impl GrantRegistry for Store {
         })
     }
 
-    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+    async fn revoke_grant(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -189,5 +188,29 @@ impl GrantRegistry for Store {
             conn.record_success(entry).await?;
             Ok(grant)
         })
+    }
+}
+
+#[async_trait]
+impl GrantRegistry for Store {
+    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+        self.list_grants(subject, live_at).await
+    }
+
+    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+        self.find_grant(id).await
+    }
+
+    async fn create(
+        &self,
+        permit: &Permit,
+        grant: GrantRecord,
+        judged: Option<RightsStamp>,
+    ) -> Result<Grant> {
+        self.create_grant(permit, grant, judged).await
+    }
+
+    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+        self.revoke_grant(permit, id).await
     }
 }

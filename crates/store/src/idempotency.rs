@@ -70,9 +70,8 @@ fn decode_reply(bytes: &[u8]) -> Result<Reply> {
     Ok(Reply { status: u16::from_be_bytes(*status), body: body.to_vec() })
 }
 
-#[async_trait]
-impl IdempotencyStore for Store {
-    async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
+impl Store {
+    async fn claim_key(&self, claim: &NewClaim) -> Result<Claim> {
         let (user, key, at) = (claim.user.0, claim.key.as_str().to_owned(), claim.at);
         let instance = self.lease.instance().to_owned();
         let (owner, request) = (request_owner(claim.id), claim.request);
@@ -130,7 +129,7 @@ impl IdempotencyStore for Store {
         })
     }
 
-    async fn end(&self, id: Uuid, end: &End) -> Result<()> {
+    async fn end_claim(&self, id: Uuid, end: &End) -> Result<()> {
         let reply = match end {
             End::Answered(reply) => Some(encode_reply(reply)),
             End::NotDone | End::Unknown => None,
@@ -150,5 +149,16 @@ impl IdempotencyStore for Store {
             }
             Ok(())
         })
+    }
+}
+
+#[async_trait]
+impl IdempotencyStore for Store {
+    async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
+        self.claim_key(claim).await
+    }
+
+    async fn end(&self, id: Uuid, end: &End) -> Result<()> {
+        self.end_claim(id, end).await
     }
 }

@@ -6,6 +6,9 @@
 //! [`RightsSource`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
 //! Each query is written once and compiled for both databases (see `db`).
 //!
+//! Queries are in functions without where clauses and generic parameters, and the methods of ports call them: rustc
+//! then proves each bound of Diesel once per crate instead of once per method (`#[async_trait]` adds where clauses).
+//!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
 //!

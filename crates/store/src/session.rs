@@ -88,11 +88,13 @@ impl Store {
             found.map(read).transpose().map_err(StoreError::Refused)
         })
     }
-}
 
-#[async_trait]
-impl SessionStore for Store {
-    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+    async fn open_session(
+        &self,
+        permit: &Permit,
+        record: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
         let (entry, verified) = (self.pending_entry(permit)?, verified.clone());
         transact_retried!(self.db, |conn| {
             let as_verified = users::table
@@ -158,15 +160,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Cookie(cookie)).await
-    }
-
-    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
-        self.session(SessionKey::Id(id)).await
-    }
-
-    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+    async fn touch_session(&self, id: SessionId, at: Timestamp) -> Result<()> {
         change!(self.db, |conn| {
             let older = sessions::table.find(id.0).filter(sessions::last_seen_at.lt(At(at)));
             diesel::update(older).set(sessions::last_seen_at.eq(At(at))).execute(conn).await?;
@@ -174,7 +168,12 @@ impl SessionStore for Store {
         })
     }
 
-    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+    async fn rotate_refresh_token(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        exchange: RefreshExchange,
+    ) -> Result<Rotation> {
         let RefreshExchange { presented, fresh, at, grace, activity } = exchange;
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
@@ -219,7 +218,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+    async fn end_session(&self, permit: &Permit, id: SessionId) -> Result<bool> {
         let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
@@ -230,7 +229,7 @@ impl SessionStore for Store {
         })
     }
 
-    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+    async fn list_sessions(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
         read!(self.db, |conn| {
             let mut query = sessions::table.inner_join(users::table).into_boxed();
             if let Some(user) = user {
@@ -244,5 +243,36 @@ impl SessionStore for Store {
             };
             Ok(rows.into_iter().map(read).collect::<Result<_>>()?)
         })
+    }
+}
+
+#[async_trait]
+impl SessionStore for Store {
+    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+        self.open_session(permit, record, verified).await
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Cookie(cookie)).await
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
+        self.session(SessionKey::Id(id)).await
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        self.touch_session(id, at).await
+    }
+
+    async fn rotate(&self, permit: &Permit, id: SessionId, exchange: RefreshExchange) -> Result<Rotation> {
+        self.rotate_refresh_token(permit, id, exchange).await
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        self.end_session(permit, id).await
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        self.list_sessions(user).await
     }
 }

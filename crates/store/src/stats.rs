@@ -21,9 +21,8 @@ use crate::{
     schema::{At, audit_head, clusters, sessions},
 };
 
-#[async_trait]
-impl StoreMonitor for Store {
-    async fn stats(&self, now: Timestamp) -> Result<StoreStats> {
+impl Store {
+    async fn store_stats(&self, now: Timestamp) -> Result<StoreStats> {
         let last = self.trail_context.verified_state.last_checkpoint();
         read!(self.db, |conn| {
             let health: Vec<(i64, String)> =
@@ -46,6 +45,13 @@ impl StoreMonitor for Store {
                 audit_unsigned: waiting.map_or(Duration::ZERO, since),
             })
         })
+    }
+}
+
+#[async_trait]
+impl StoreMonitor for Store {
+    async fn stats(&self, now: Timestamp) -> Result<StoreStats> {
+        self.store_stats(now).await
     }
 
     fn pools(&self) -> Vec<PoolStats> {

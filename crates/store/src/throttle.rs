@@ -127,9 +127,8 @@ macro_rules! locked {
     }};
 }
 
-#[async_trait]
-impl LoginThrottle for Store {
-    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+impl Store {
+    async fn login_blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
         let keys: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
         read!(self.db, |conn| {
             let longest: Option<Option<At>> = throttles::table
@@ -144,7 +143,7 @@ impl LoginThrottle for Store {
         })
     }
 
-    async fn is_known_address(
+    async fn is_known_login_address(
         &self,
         username: &Username,
         address: &ClientAddress,
@@ -161,7 +160,7 @@ impl LoginThrottle for Store {
         })
     }
 
-    async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
+    async fn count_failed_login(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
         let keys = keys.to_vec();
         transact_retried!(self.db, |conn| {
             for key in &keys {
@@ -179,7 +178,7 @@ impl LoginThrottle for Store {
         })
     }
 
-    async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
+    async fn count_refused_login(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
         let (key, minute) = (key.key.clone(), minute(at));
         let Some(unwritten) = self.refused_logins.count(&key, minute) else { return Ok(None) };
         let name = key.clone();
@@ -190,5 +189,29 @@ impl LoginThrottle for Store {
             Ok(before.map(i64::unsigned_abs))
         });
         written.inspect_err(|_| self.refused_logins.restore(&name, unwritten))
+    }
+}
+
+#[async_trait]
+impl LoginThrottle for Store {
+    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+        self.login_blocked_for(keys, at).await
+    }
+
+    async fn is_known_address(
+        &self,
+        username: &Username,
+        address: &ClientAddress,
+        since: Timestamp,
+    ) -> Result<bool> {
+        self.is_known_login_address(username, address, since).await
+    }
+
+    async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
+        self.count_failed_login(keys, at).await
+    }
+
+    async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
+        self.count_refused_login(key, at).await
     }
 }

@@ -116,16 +116,15 @@ struct UserChangeset {
     updated_at: At,
 }
 
-#[async_trait]
-impl UserRegistry for Store {
-    async fn list(&self) -> Result<Vec<User>> {
+impl Store {
+    async fn list_users(&self) -> Result<Vec<User>> {
         read!(self.db, |conn| {
             let rows: Vec<Row> = users::table.select(Row::as_select()).order_by(users::id).load(conn).await?;
             Ok(rows.into_iter().map(User::try_from).collect::<Result<_>>()?)
         })
     }
 
-    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+    async fn user_credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
         let username = username.to_string();
         read!(self.db, |conn| {
             let found: Option<(Row, String)> = users::table
@@ -141,7 +140,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+    async fn create_user(&self, permit: &Permit, record: UserRecord) -> Result<User> {
         let taken = Error::new(Cause::NameTaken).resource("user").name(record.username.as_str());
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
@@ -152,7 +151,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+    async fn create_first_user(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
             // locks `install`, so that one replica at a time checks and inserts
@@ -170,7 +169,13 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
+    async fn update_user(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        patch: UserPatch,
+        at: Timestamp,
+    ) -> Result<User> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -199,7 +204,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+    async fn delete_user(&self, permit: &Permit, id: UserId) -> Result<()> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
             conn.replace_rights_stamp(stamp).await?;
@@ -212,7 +217,7 @@ impl UserRegistry for Store {
         })
     }
 
-    async fn set_password(
+    async fn set_user_password(
         &self,
         permit: &Permit,
         id: UserId,
@@ -253,5 +258,43 @@ impl UserRegistry for Store {
             diesel::delete(others).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
+    }
+}
+
+#[async_trait]
+impl UserRegistry for Store {
+    async fn list(&self) -> Result<Vec<User>> {
+        self.list_users().await
+    }
+
+    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+        self.user_credentials(username).await
+    }
+
+    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+        self.create_user(permit, record).await
+    }
+
+    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+        self.create_first_user(permit, record).await
+    }
+
+    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
+        self.update_user(permit, id, patch, at).await
+    }
+
+    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+        self.delete_user(permit, id).await
+    }
+
+    async fn set_password(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        password: PasswordHash,
+        by: SetBy,
+        at: Timestamp,
+    ) -> Result<()> {
+        self.set_user_password(permit, id, password, by, at).await
     }
 }

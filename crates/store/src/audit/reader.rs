@@ -151,9 +151,8 @@ impl From<Row> for StoredRow {
     }
 }
 
-#[async_trait]
-impl TrailReader for Store {
-    async fn head(&self) -> Result<(String, Head)> {
+impl Store {
+    async fn trail_head(&self) -> Result<(String, Head)> {
         let (Raw(trail), sequence, hash): (Raw, i64, Vec<u8>) = read!(self.db, |conn| Ok(audit_head::table
             .find(1)
             .select((audit_head::trail, audit_head::seq, audit_head::hash))
@@ -165,14 +164,14 @@ impl TrailReader for Store {
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }
 
-    async fn trail_start(&self) -> Result<Option<String>> {
+    async fn trail_start_line(&self) -> Result<Option<String>> {
         let line: Option<Raw> = read!(self.db, |conn| {
             Ok(audit_beginning::table.find(1).select(audit_beginning::line).first(conn).await.optional()?)
         })?;
         Ok(line.map(|Raw(line)| line))
     }
 
-    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+    async fn trail_entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
         let rows: Vec<Entry> = read!(self.db, |conn| Ok(audit_log::table
             .filter(audit_log::seq.gt(after))
             .order_by(audit_log::seq)
@@ -183,7 +182,7 @@ impl TrailReader for Store {
         Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 
-    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+    async fn intent_of(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
         let row: Option<Entry> = read!(self.db, |conn| Ok(audit_log::table
             .filter(audit_log::operation_id.eq(operation.to_string()))
             .order_by(audit_log::seq)
@@ -194,7 +193,7 @@ impl TrailReader for Store {
         Ok(row.map(StoredEntry::from))
     }
 
-    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
+    async fn operation_rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
         let rows: Vec<Row> = read!(self.db, |conn| Ok(operations::table
             .filter(operations::id.gt(after))
             .order_by(operations::id)
@@ -205,7 +204,7 @@ impl TrailReader for Store {
         Ok(rows.into_iter().map(StoredRow::from).collect())
     }
 
-    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+    async fn trail_checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
         let rows: Vec<(i64, Raw)> = read!(self.db, |conn| Ok(audit_checkpoints::table
             .filter(audit_checkpoints::seq.gt(after))
             .order_by(audit_checkpoints::seq)
@@ -216,7 +215,7 @@ impl TrailReader for Store {
         Ok(rows.into_iter().map(|(sequence, Raw(line))| StoredCheckpoint { sequence, line }).collect())
     }
 
-    async fn between(
+    async fn entries_between(
         &self,
         from: Option<Timestamp>,
         to: Option<Timestamp>,
@@ -231,13 +230,52 @@ impl TrailReader for Store {
         })
     }
 
-    async fn key_rotations(&self) -> Result<Vec<String>> {
+    async fn key_rotation_lines(&self) -> Result<Vec<String>> {
         let lines: Vec<Raw> = read!(self.db, |conn| Ok(audit_handovers::table
             .order_by(audit_handovers::seq)
             .select(audit_handovers::line)
             .load(conn)
             .await?))?;
         Ok(lines.into_iter().map(|Raw(line)| line).collect())
+    }
+}
+
+#[async_trait]
+impl TrailReader for Store {
+    async fn head(&self) -> Result<(String, Head)> {
+        self.trail_head().await
+    }
+
+    async fn trail_start(&self) -> Result<Option<String>> {
+        self.trail_start_line().await
+    }
+
+    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+        self.trail_entries(after, limit).await
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+        self.intent_of(operation).await
+    }
+
+    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
+        self.operation_rows(after, limit).await
+    }
+
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+        self.trail_checkpoints(after, limit).await
+    }
+
+    async fn between(
+        &self,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>)> {
+        self.entries_between(from, to).await
+    }
+
+    async fn key_rotations(&self) -> Result<Vec<String>> {
+        self.key_rotation_lines().await
     }
 
     fn verified_heads(&self) -> Vec<Head> {

@@ -18,9 +18,8 @@ use crate::{
     schema::{audit_beginning, audit_checkpoints, audit_handovers, audit_head, audit_log, operations},
 };
 
-#[async_trait]
-impl TrailPruner for Store {
-    async fn oldest_pending(&self) -> Result<Option<i64>> {
+impl Store {
+    async fn oldest_pending_intent(&self) -> Result<Option<i64>> {
         read!(self.db, |conn| {
             let pending = operations::table
                 .filter(operations::status.eq(Status::Pending.as_str()))
@@ -30,7 +29,7 @@ impl TrailPruner for Store {
         })
     }
 
-    async fn remove(&self, permit: &Permit, start: &TrailStart) -> Result<u64> {
+    async fn remove_through(&self, permit: &Permit, start: &TrailStart) -> Result<u64> {
         let entry = self.pending_entry(permit)?;
         let Head { sequence: through, hash } = start.head();
         let line = start.line()?;
@@ -81,5 +80,16 @@ impl TrailPruner for Store {
             Ok(removed as u64)
         });
         removed.map_err(audit_error)
+    }
+}
+
+#[async_trait]
+impl TrailPruner for Store {
+    async fn oldest_pending(&self) -> Result<Option<i64>> {
+        self.oldest_pending_intent().await
+    }
+
+    async fn remove(&self, permit: &Permit, start: &TrailStart) -> Result<u64> {
+        self.remove_through(permit, start).await
     }
 }

@@ -29,9 +29,8 @@ fn request_at(row: RequestColumns, now: Timestamp) -> Result<GrantRequest> {
     Ok(GrantRequest::try_from(row)?.at(now))
 }
 
-#[async_trait]
-impl RequestRegistry for Store {
-    async fn list(&self, user: Option<UserId>, now: Timestamp) -> Result<Vec<GrantRequest>> {
+impl Store {
+    async fn list_requests(&self, user: Option<UserId>, now: Timestamp) -> Result<Vec<GrantRequest>> {
         read!(self.db, |conn| {
             let mut query = grant_requests::table
                 .select(RequestColumns::as_select())
@@ -45,7 +44,7 @@ impl RequestRegistry for Store {
         })
     }
 
-    async fn find(&self, id: GrantRequestId, now: Timestamp) -> Result<Option<GrantRequest>> {
+    async fn find_request(&self, id: GrantRequestId, now: Timestamp) -> Result<Option<GrantRequest>> {
         read!(self.db, |conn| {
             let row: Option<RequestColumns> = grant_requests::table
                 .find(id.0)
@@ -57,7 +56,7 @@ impl RequestRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
+    async fn create_request(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
         let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
             // the role is not deleted before this transaction ends, and no other request of the user is stored
@@ -93,7 +92,7 @@ impl RequestRegistry for Store {
         })
     }
 
-    async fn decide(
+    async fn decide_request(
         &self,
         permit: &Permit,
         id: GrantRequestId,
@@ -149,5 +148,31 @@ impl RequestRegistry for Store {
             conn.record_success(entry).await?;
             Ok(GrantRequest::try_from(row)?)
         })
+    }
+}
+
+#[async_trait]
+impl RequestRegistry for Store {
+    async fn list(&self, user: Option<UserId>, now: Timestamp) -> Result<Vec<GrantRequest>> {
+        self.list_requests(user, now).await
+    }
+
+    async fn find(&self, id: GrantRequestId, now: Timestamp) -> Result<Option<GrantRequest>> {
+        self.find_request(id, now).await
+    }
+
+    async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
+        self.create_request(permit, request).await
+    }
+
+    async fn decide(
+        &self,
+        permit: &Permit,
+        id: GrantRequestId,
+        decision: Decision,
+        reason: Option<String>,
+        judged: Option<RightsStamp>,
+    ) -> Result<GrantRequest> {
+        self.decide_request(permit, id, decision, reason, judged).await
     }
 }

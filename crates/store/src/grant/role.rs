@@ -22,9 +22,8 @@ use crate::{
     schema::{At, grant_requests, grants, roles},
 };
 
-#[async_trait]
-impl RoleRegistry for Store {
-    async fn list(&self) -> Result<Vec<OwnRole>> {
+impl Store {
+    async fn list_roles(&self) -> Result<Vec<OwnRole>> {
         read!(self.db, |conn| {
             let rows: Vec<RoleColumns> = roles::table
                 .filter(roles::deleted_at.is_null())
@@ -36,7 +35,7 @@ impl RoleRegistry for Store {
         })
     }
 
-    async fn create(&self, permit: &Permit, role: RoleRecord) -> Result<OwnRole> {
+    async fn create_role(&self, permit: &Permit, role: RoleRecord) -> Result<OwnRole> {
         if BuiltInRole::parse(role.name.as_str()).is_some() {
             return Err(role_error(Cause::NameTaken, &role.name));
         }
@@ -72,7 +71,7 @@ impl RoleRegistry for Store {
         })
     }
 
-    async fn update(&self, permit: &Permit, name: &RoleName, patch: RolePatch) -> Result<OwnRole> {
+    async fn update_role(&self, permit: &Permit, name: &RoleName, patch: RolePatch) -> Result<OwnRole> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         let rules = patch.rules.map(|rules| to_json(&rules.rules())).transpose()?;
         let change = RoleChangeset { description: patch.description, rules, updated_at: At(entry.at()) };
@@ -92,7 +91,7 @@ impl RoleRegistry for Store {
         })
     }
 
-    async fn delete(&self, permit: &Permit, name: &RoleName) -> Result<()> {
+    async fn delete_role(&self, permit: &Permit, name: &RoleName) -> Result<()> {
         let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         let name = name.clone();
         transact!(self.db, |conn| {
@@ -114,5 +113,24 @@ impl RoleRegistry for Store {
             }
             conn.record_success(entry).await
         })
+    }
+}
+
+#[async_trait]
+impl RoleRegistry for Store {
+    async fn list(&self) -> Result<Vec<OwnRole>> {
+        self.list_roles().await
+    }
+
+    async fn create(&self, permit: &Permit, role: RoleRecord) -> Result<OwnRole> {
+        self.create_role(permit, role).await
+    }
+
+    async fn update(&self, permit: &Permit, name: &RoleName, patch: RolePatch) -> Result<OwnRole> {
+        self.update_role(permit, name, patch).await
+    }
+
+    async fn delete(&self, permit: &Permit, name: &RoleName) -> Result<()> {
+        self.delete_role(permit, name).await
     }
 }

@@ -27,9 +27,8 @@ use crate::{
     schema::{clusters, grants, rights_stamp, roles},
 };
 
-#[async_trait]
-impl RightsSource for Store {
-    async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
+impl Store {
+    async fn rights_rows(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
         let subjects: Vec<String> = subjects.iter().map(ToString::to_string).collect();
         read!(self.db, |conn| {
             loop {
@@ -57,6 +56,13 @@ impl RightsSource for Store {
                 }
             }
         })
+    }
+}
+
+#[async_trait]
+impl RightsSource for Store {
+    async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows> {
+        self.rights_rows(subjects, now).await
     }
 }
 
