@@ -313,22 +313,19 @@ macro_rules! transact_retried {
                 $crate::db::end($conn, outcome).await
             },
             {
-                let first = $conn
-                    .transaction(
-                        async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
-                            $body
-                        },
-                    )
-                    .await;
-                match first {
-                    Err(error) if error.is_deadlock() => $conn
+                let mut is_retry = false;
+                loop {
+                    let ended = $conn
                         .transaction(
                             async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
                                 $body
                             },
                         )
-                        .await,
-                    ended => ended,
+                        .await;
+                    match ended {
+                        Err(error) if error.is_deadlock() && !is_retry => is_retry = true,
+                        ended => break ended,
+                    }
                 }
             }
         )
