@@ -242,13 +242,17 @@ mod tests {
             assert!(
                 scopes.iter().all(|part| part.one().is_some_and(|name| scope.contains(Some(name.as_str()))))
             );
-            assert_eq!(calls(Kind::Namespace, &scope), [scope.clone()], "namespaces have no namespace");
+            assert_eq!(
+                calls(Kind::Namespace, &scope),
+                std::slice::from_ref(&scope),
+                "namespaces have no namespace"
+            );
         }
         let with_prefix = [names(2), vec!["shop-*".to_owned()]].concat();
         let whole =
             [set(&names(MAX_NAMES + 1)), set(&with_prefix), NamespaceScope::All, NamespaceScope::Unscoped];
         for scope in whole {
-            assert_eq!(calls(Kind::Pod, &scope), [scope.clone()]);
+            assert_eq!(calls(Kind::Pod, &scope), std::slice::from_ref(&scope));
         }
     }
 }

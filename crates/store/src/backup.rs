@@ -29,10 +29,10 @@ impl Store {
         // VACUUM INTO accepts an empty file and keeps its mode
         create_file(file).map_err(|error| Error::internal(error.to_string()))?;
         let mut connection = crate::db::acquire(readers.get()).await?;
-        let copy = async move {
+        let copy = Box::pin(async move {
             sql_query("VACUUM INTO ?").bind::<sql_types::Text, _>(path).execute(&mut *connection).await?;
             Ok::<_, StoreError>(())
-        };
+        });
         run_blocking(runtime, copy).await
     }
 

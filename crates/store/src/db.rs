@@ -221,20 +221,22 @@ pub(crate) async fn acquire<T>(
     Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, connection).await.map_err(|_| StoreError::Busy)??)
 }
 
-/// Runs a whole operation on one blocking thread.
+/// Runs a whole operation on one blocking thread. The operation is boxed, so that this function and Tokio's are compiled
+/// once per result type instead of once per query.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     runtime: &Handle,
-    operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    operation: BoxFuture<'static, Result<T, StoreError>>,
 ) -> Result<T> {
     let handle = runtime.clone();
     let done = runtime.spawn_blocking(move || handle.block_on(operation)).await;
     Ok(done.map_err(StoreError::from)??)
 }
 
-/// Runs an operation as a task on the runtime that drives the connections.
+/// Runs an operation as a task on the runtime that drives the connections. The operation is boxed as in
+/// [`run_blocking`].
 pub(crate) async fn run_detached<T: Send + 'static>(
     runtime: &Handle,
-    operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    operation: BoxFuture<'static, Result<T, StoreError>>,
 ) -> Result<T> {
     let operation =
         async { tokio::time::timeout(OPERATION_TIMEOUT, operation).await.unwrap_or(Err(StoreError::Busy)) };
@@ -313,22 +315,19 @@ macro_rules! transact_retried {
                 $crate::db::end($conn, outcome).await
             },
             {
-                let first = $conn
-                    .transaction(
-                        async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
-                            $body
-                        },
-                    )
-                    .await;
-                match first {
-                    Err(error) if error.is_deadlock() => $conn
+                let mut is_retry = false;
+                loop {
+                    let ended = $conn
                         .transaction(
                             async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
                                 $body
                             },
                         )
-                        .await,
-                    ended => ended,
+                        .await;
+                    match ended {
+                        Err(error) if error.is_deadlock() && !is_retry => is_retry = true,
+                        ended => break ended,
+                    }
                 }
             }
         )
@@ -342,21 +341,21 @@ macro_rules! on_backend {
             $crate::db::Db::Sqlite { runtime, $role: pool, .. } => {
                 // outside the operation, so that a cancelled caller leaves the queue
                 let mut connection = $crate::db::acquire(pool.get()).await?;
-                let operation = async move {
+                let operation = Box::pin(async move {
                     let $conn = &mut *connection;
                     $sqlite
-                };
+                });
                 $crate::db::run_blocking(runtime, operation).await
             }
             $crate::db::Db::Postgres { runtime, pool } => {
                 let pool = pool.clone();
-                let operation = async move {
+                let operation = Box::pin(async move {
                     // inside the operation, so that a new connection is driven by `runtime`, not by the caller's
                     // runtime
                     let mut connection = $crate::db::acquire(pool.get()).await?;
                     let $conn = &mut *connection;
                     $postgres
-                };
+                });
                 $crate::db::run_detached(runtime, operation).await
             }
         }

@@ -208,8 +208,11 @@ pub(crate) fn targets() -> Vec<String> {
     targets
 }
 
+/// Names and values of headers.
+type Headers = BTreeSet<(String, Vec<u8>)>;
+
 /// Status, headers and body of a response.
-pub(crate) fn seen(reply: &Reply) -> (u16, BTreeSet<(String, Vec<u8>)>, &[u8]) {
+pub(crate) fn seen(reply: &Reply) -> (u16, Headers, &[u8]) {
     let headers = reply.headers.iter().filter(|(name, _)| name.as_str() != "date");
     let headers = headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     (reply.status.as_u16(), headers.collect(), &reply.bytes)
