@@ -23,7 +23,7 @@ use crate::{error::Error, spawn::Spawner};
 
 mod limiter;
 
-pub(crate) use limiter::StreamSlot;
+pub(crate) use limiter::{LogConnection, StreamSlot};
 pub use limiter::{StreamLimits, Streams};
 
 /// Item of an event stream.
@@ -77,9 +77,6 @@ impl StreamEnd {
     }
 }
 
-/// Maximum number of events buffered for a reader.
-const MAX_BUFFERED_EVENTS: usize = 8;
-
 /// Event stream, reader side. Its last item is [`StreamEvent::End`]. Dropping it cancels the producer task, which
 /// releases the connection to the cluster.
 #[derive(Debug)]
@@ -111,7 +108,7 @@ impl<T: Send + 'static> EventStream<T> {
         F: FnOnce(Reader<T>) -> Fut,
         Fut: Future<Output = StreamEnd> + Send + 'static,
     {
-        let (sender, events) = mpsc::channel(MAX_BUFFERED_EVENTS);
+        let (sender, events) = mpsc::channel(guard.slot.buffered_events());
         let (reader_gone, reader_alive) = oneshot::channel();
         let end_sender = sender.clone();
         let stall_timeout = guard.slot.limits().stall_timeout;
