@@ -17,6 +17,7 @@ use futures_util::{
     FutureExt, Stream, StreamExt,
     future::{BoxFuture, Either, select},
     select_biased,
+    stream::BoxStream,
 };
 
 use crate::{error::Error, spawn::Spawner};
@@ -161,6 +162,21 @@ async fn run<T>(
 }
 
 impl<T> Reader<T> {
+    /// Sends events to the reader up to the end among them, and returns that end; `TooSlow` if the reader stalls.
+    pub(crate) async fn send_all(mut self, mut events: BoxStream<'static, StreamEvent<T>>) -> StreamEnd {
+        while let Some(event) = events.next().await {
+            match event {
+                StreamEvent::Next(event) => {
+                    if !self.send(event).await {
+                        return StreamEnd::TooSlow;
+                    }
+                }
+                StreamEvent::End(end) => return end,
+            }
+        }
+        StreamEnd::ConnectionChanged
+    }
+
     /// Sends an event. Returns false if the reader is gone or stalls for [`StreamLimits::stall_timeout`].
     pub(crate) async fn send(&mut self, event: T) -> bool {
         let Self { sender, stall_timeout, spawner } = self;
