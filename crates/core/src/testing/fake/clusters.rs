@@ -24,10 +24,13 @@ use crate::{
     ids::ClusterId,
     inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
     kind::Kind,
-    name::ObjectName,
+    name::{ContainerName, ObjectName},
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
-    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs, PodRow},
+    pod::{
+        Follow, LogChunks, LogFile, LogOptions, PodApi, PodContainers, PodLogs, PodObject, PodRow,
+        ReadOptions,
+    },
     rows::{ListQuery, Row, Table, select},
     streams::StreamEnd,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
@@ -380,5 +383,31 @@ impl PodApi for FakeClusters {
         let log = lock(&self.logs).pop_front();
         let log = log.map_or_else(|| stream::once(line).boxed(), StreamExt::boxed);
         Ok(log.map(|chunk| chunk.map_err(StreamEnd::from)).boxed())
+    }
+
+    async fn read(&self, permit: &Permit, pod: &ObjectName, options: &ReadOptions) -> Result<LogFile> {
+        self.call(permit, pod.as_str())?;
+        let key = Self::key(permit, pod)?;
+        if !lock(&self.objects).contains_key(&key) {
+            return Err(not_found(&key));
+        }
+        let container = options.container.as_ref().map_or("app", |name| name.as_str()).to_owned();
+        let time = if options.timestamps { "2026-01-01T00:00:00Z " } else { "" };
+        let line = format!("{time}a line\n").into_bytes();
+        let log = lock(&self.logs).pop_front();
+        let log = log.map_or_else(|| stream::once(future::ready(Ok(line))).boxed(), StreamExt::boxed);
+        Ok(LogFile { container, chunks: log.map(|chunk| chunk.map_err(StreamEnd::from)).boxed() })
+    }
+
+    async fn containers(&self, permit: &Permit, pod: &ObjectName) -> Result<PodContainers> {
+        self.call(permit, pod.as_str())?;
+        let key = Self::key(permit, pod)?;
+        let object = self.find(&key)?.ok_or_else(|| not_found(&key))?;
+        let PodObject { spec, .. } = parse(&object)?;
+        let names = spec.init_containers.iter().chain(&spec.containers);
+        let names: Vec<_> = names.filter_map(|one| ContainerName::new(&*one.name).ok()).collect();
+        let first = spec.containers.first().map_or("app", |one| &*one.name);
+        let default = ContainerName::new(first).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
+        Ok(PodContainers { names: if names.is_empty() { vec![default.clone()] } else { names }, default })
     }
 }
