@@ -62,6 +62,7 @@ pub mod streams;
 pub mod testing;
 pub mod token;
 mod ttl_cache;
+pub mod usage;
 pub mod user;
 pub mod workload;
 
