@@ -33,6 +33,7 @@ use crate::{
     streams::{StreamLimits, Streams},
     token::{CachedTokens, LiveTokens, TokenStore, Tokens},
     ttl_cache::{Caches, Invalidate, TtlCache},
+    usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -98,6 +99,7 @@ pub struct FederationPorts {
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
+    pub usage: Arc<dyn UsageApi>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
     pub pods: Arc<dyn PodApi>,
@@ -140,6 +142,7 @@ pub struct App {
     pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
+    pub usage: UsageHistory,
     pub fleet: Fleet,
     pub watches: Watches,
     pub namespaces: Namespaces,
@@ -307,7 +310,8 @@ impl App {
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
             clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
                 .with_rights(rights),
-            lists: Lists::new(gate.clone(), objects.inventory.clone()),
+            lists: Lists::new(gate.clone(), objects.inventory.clone()).with_usage(objects.usage.clone()),
+            usage: UsageHistory::new(gate.clone(), objects.usage, clock.clone()),
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),

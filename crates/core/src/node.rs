@@ -10,6 +10,7 @@ use crate::{
     object::{Labels, Metadata, or_default},
     pod::OCCUPIES_NODE,
     rows::{Cell, Field, Filter, ListRow, Table},
+    usage::Usage,
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -119,6 +120,8 @@ pub struct NodeRow {
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
 }
 
 const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
@@ -155,6 +158,7 @@ impl NodeRow {
             name: metadata.name,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
         }
     }
 }
@@ -182,6 +186,8 @@ impl ListRow for NodeRow {
         Field::new("pods", |row| Cell::from(row.pods)),
         Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
     ];
 
     fn name(&self) -> &str {

@@ -26,6 +26,7 @@ mod status;
 
 pub use detail::{Condition, ContainerDetail, ContainerPort, Probes, WorkloadDetail, WorkloadParts};
 pub use revision::Revision;
+pub(crate) use row::TYPE;
 pub use row::WorkloadRow;
 pub use status::WorkloadStatus;
 

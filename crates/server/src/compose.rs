@@ -186,6 +186,7 @@ async fn compose(
         },
         objects: ObjectPorts {
             inventory: clusters.clone(),
+            usage: clusters.clone(),
             namespaces: clusters.clone(),
             workloads: clusters.clone(),
             pods: clusters.clone(),

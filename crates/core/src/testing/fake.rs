@@ -87,6 +87,7 @@ impl Fake {
             },
             objects: ObjectPorts {
                 inventory: clusters.clone(),
+                usage: clusters.clone(),
                 namespaces: clusters.clone(),
                 workloads: clusters.clone(),
                 pods: clusters.clone(),

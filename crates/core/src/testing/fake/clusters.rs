@@ -1,6 +1,7 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -30,6 +31,7 @@ use crate::{
     pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs, PodRow},
     rows::{ListQuery, Row, Table, select},
     streams::StreamEnd,
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -45,6 +47,7 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
