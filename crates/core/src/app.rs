@@ -10,6 +10,7 @@ use crate::{
     break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
+    compare::{Compare, CompareApi},
     config::{ConfigApi, Configs},
     gate::Gate,
     grant::{Grants, RightsPorts},
@@ -102,6 +103,7 @@ pub struct ObjectPorts {
     pub usage: Arc<dyn UsageApi>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
+    pub compare: Arc<dyn CompareApi>,
     pub pods: Arc<dyn PodApi>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
@@ -147,6 +149,7 @@ pub struct App {
     pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
+    pub compare: Compare,
     pub pods: Pods,
     pub configs: Configs,
     pub secrets: Secrets,
@@ -320,6 +323,14 @@ impl App {
                 streams: streams.clone(),
             },
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            compare: Compare::new(
+                gate.clone(),
+                objects.compare,
+                objects.configs.clone(),
+                objects.digest.clone(),
+                spawner.clone(),
+            )
+            .with_masked_fields(masked_fields.clone()),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },

@@ -28,6 +28,7 @@ pub mod audit;
 pub mod autoscaler;
 pub mod break_glass;
 pub mod cluster;
+pub mod compare;
 pub mod config;
 pub mod connection;
 pub mod coordinator;

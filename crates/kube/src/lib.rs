@@ -32,6 +32,7 @@ mod budget;
 mod cache;
 mod client;
 mod client_pool;
+mod compare;
 mod config;
 mod error;
 mod inventory;

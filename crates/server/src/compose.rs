@@ -189,6 +189,7 @@ async fn compose(
             usage: clusters.clone(),
             namespaces: clusters.clone(),
             workloads: clusters.clone(),
+            compare: clusters.clone(),
             pods: clusters.clone(),
             configs: clusters.clone(),
             secrets: clusters,

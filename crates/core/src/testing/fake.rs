@@ -90,6 +90,7 @@ impl Fake {
                 usage: clusters.clone(),
                 namespaces: clusters.clone(),
                 workloads: clusters.clone(),
+                compare: clusters.clone(),
                 pods: clusters.clone(),
                 configs: clusters.clone(),
                 secrets: clusters.clone(),

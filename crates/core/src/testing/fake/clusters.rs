@@ -1,5 +1,6 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
 mod usage;
 
