@@ -8,7 +8,7 @@ use crate::{
     access::Permit,
     error::Result,
     pod::{PodRow, WORKLOAD},
-    rows::{FieldInfo, ListQuery, ListRow, Pagination, Row, Table},
+    rows::{FieldInfo, ListQuery, ListRow, Pagination, Row},
     spawn::{Spawner, computed},
     usage::{KnownUsage, Subject, Usage, UsageApi, UsageTable},
     workload::{TYPE, WorkloadRow},
@@ -121,11 +121,11 @@ pub(super) fn of_workload(row: &Row) -> Subject<'_> {
     }
 }
 
-/// Adds the usage of workloads to a table of pods, by the workloads in the rows of the list [`List::Pods`].
-pub fn with_workloads(usage: UsageTable, pods: &Table) -> UsageTable {
+/// Adds the usage of workloads to a table of pods, by the workloads in these rows of the list [`List::Pods`].
+pub fn with_workloads(usage: UsageTable, pods: &[Row]) -> UsageTable {
     let Some(workload) = field::<PodRow>(WORKLOAD) else { return usage };
     usage.with_workloads(
-        pods.rows().filter_map(|row| Some((row.namespace()?, row.name(), row.text(workload)?))),
+        pods.iter().filter_map(|row| Some((row.namespace()?, row.name(), row.text(workload)?))),
     )
 }
 
@@ -184,8 +184,7 @@ mod tests {
     #[test]
     fn workloads_have_the_usage_of_the_pods_that_their_rows_name() {
         let owner = json!({"kind": "ReplicaSet", "name": "web-5d9f", "controller": true});
-        let rows = vec![pod("web-1", &owner), pod("web-2", &owner), pod("alone", &json!({}))];
-        let (pods, _) = Table::new(&(List::Pods.info().fields)()).replace_all(0, rows);
+        let pods = [pod("web-1", &owner), pod("web-2", &owner), pod("alone", &json!({}))];
         let mut builder = UsageTableBuilder::default();
         for (name, cpu) in [("web-1", 1), ("web-2", 2), ("alone", 4)] {
             builder.add(Subject::Pod { namespace: "shop", name }, usage(cpu, 1024));
