@@ -130,9 +130,10 @@ impl Usages {
         }
         if clusters.get(&usage.cluster).is_some_and(|current| Arc::ptr_eq(current, usage)) {
             clusters.remove(&usage.cluster);
-            if !usage.is_open() {
-                self.rings().retain(|key| key.cluster != usage.cluster);
-            }
+        }
+        if !usage.is_open() {
+            // another connection may lead to another cluster
+            self.rings().retain(|key| key.cluster != usage.cluster);
         }
         true
     }

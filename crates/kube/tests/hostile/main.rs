@@ -22,6 +22,7 @@ mod probe;
 mod probes;
 mod rebinding;
 mod refusals;
+mod usage;
 mod watch_server;
 mod workloads;
 mod worlds;
