@@ -12,6 +12,7 @@ mod access;
 mod audit;
 mod auth;
 mod clusters;
+mod compare;
 mod configmaps;
 mod fleet;
 mod health;
@@ -26,6 +27,7 @@ mod secrets;
 mod service_accounts;
 mod sessions;
 mod tokens;
+mod usage;
 mod users;
 mod workloads;
 
@@ -160,6 +162,9 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, as server-sent events"),
+
+        get( "/api/k8s/compare",                 SignedIn,                  CLUSTER, compare::compare,       "A workload compared across clusters: images, replicas, resources, environment, probes, ConfigMaps"),
+        get( "/api/k8s/metrics/series",          Right(Get, Workloads),     CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
         get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),
