@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use pilothouse_types::{ids::ClusterId, kind::Kind, name::Namespace, namespaces::NamespaceScope, role::Role};
+use pilothouse_types::{
+    change_reason::ChangeReason, ids::ClusterId, kind::Kind, name::Namespace, namespaces::NamespaceScope,
+    role::Role,
+};
 
 mod caller;
 mod judge;
@@ -51,6 +54,17 @@ pub enum Verb {
     Review,
     Enroll,
     Disable,
+    Undo,
+    Pause,
+    Resume,
+    SetImage,
+    Suspend,
+    Run,
+    Rerun,
+    Evict,
+    Resize,
+    Cordon,
+    Uncordon,
 }
 
 impl Verb {
@@ -88,6 +102,17 @@ impl Verb {
             Self::Review => "review",
             Self::Enroll => "enroll",
             Self::Disable => "disable",
+            Self::Undo => "undo",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::SetImage => "set_image",
+            Self::Suspend => "suspend",
+            Self::Run => "run",
+            Self::Rerun => "rerun",
+            Self::Evict => "evict",
+            Self::Resize => "resize",
+            Self::Cordon => "cordon",
+            Self::Uncordon => "uncordon",
         }
     }
 
@@ -234,6 +259,7 @@ pub struct AccessRequest {
     pub(crate) cluster_name: Option<String>,
     pub(crate) namespaces: NamespaceScope,
     pub(crate) name: Option<String>,
+    pub(crate) reason: Option<ChangeReason>,
     pub(crate) params: BTreeMap<&'static str, serde_json::Value>,
 }
 
@@ -247,6 +273,7 @@ impl AccessRequest {
             cluster_name: None,
             namespaces: NamespaceScope::Unscoped,
             name: None,
+            reason: None,
             params: BTreeMap::new(),
         }
     }
@@ -282,6 +309,12 @@ impl AccessRequest {
     /// Sets the name of the object.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the reason that the caller gives for the change, for the audit trail.
+    pub fn because(mut self, reason: Option<ChangeReason>) -> Self {
+        self.reason = reason;
         self
     }
 

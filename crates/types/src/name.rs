@@ -3,7 +3,7 @@
 //! kube-rs neither escapes nor checks names, and an API server interprets `kube-system/secrets/x?y=` as a path and a
 //! query. Adapters therefore accept only these types.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,22 @@ pub const MAX_NORMALISED_BYTES: usize = 4096;
 /// the same.
 pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Checks a free text of a person, which may have several lines: its length in characters, without white space around
+/// it, and that it has no invisible characters and no control characters except line breaks and tabs.
+///
+/// # Errors
+/// [`Reason::TooLong`], [`Reason::Malformed`], [`Reason::Required`] if empty, [`Reason::TooShort`].
+pub fn check_free_text(text: &str, length: &RangeInclusive<usize>) -> Result<(), Reason> {
+    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
+    match text.trim().chars().count() {
+        n if n > *length.end() => Err(Reason::TooLong),
+        _ if text.chars().any(refused) => Err(Reason::Malformed),
+        0 if *length.start() > 0 => Err(Reason::Required),
+        n if n < *length.start() => Err(Reason::TooShort),
+        _ => Ok(()),
+    }
 }
 
 macro_rules! name {

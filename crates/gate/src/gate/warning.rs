@@ -23,11 +23,17 @@ pub enum Warning {
     DerivedPower(DerivedPower),
     /// The owner of the service account has the use of the granted rights, by making tokens of it.
     UsedByOwner,
+    /// Nothing was changed, and nothing was sent to the cluster: the object already is as requested.
+    Unchanged,
+    /// The rollout is paused, so the change takes effect when it is resumed.
+    RolloutPaused,
+    /// The pod template refers to this object, as `configmap/settings`, which does not exist in the namespace.
+    MissingReference(String),
 }
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 9] = [
+    pub const KEYS: [&'static str; 12] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
@@ -37,6 +43,9 @@ impl Warning {
         "secrets_through_pods",
         "cluster_admin",
         "used_by_owner",
+        "unchanged",
+        "rollout_paused",
+        "missing_reference",
     ];
 
     /// String form, the key of the messages.
@@ -50,15 +59,23 @@ impl Warning {
             Self::NotCached(_) => "not_cached",
             Self::DerivedPower(power) => power.as_str(),
             Self::UsedByOwner => "used_by_owner",
+            Self::Unchanged => "unchanged",
+            Self::RolloutPaused => "rollout_paused",
+            Self::MissingReference(_) => "missing_reference",
         }
     }
 
     /// Subject of the warning, for the placeholder in the message.
     pub fn subject(&self) -> &str {
         match self {
-            Self::Autoscaled(name) => name,
+            Self::Autoscaled(name) | Self::MissingReference(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
-            Self::OutcomeNotStored | Self::NotTested | Self::DerivedPower(_) | Self::UsedByOwner => "",
+            Self::OutcomeNotStored
+            | Self::NotTested
+            | Self::DerivedPower(_)
+            | Self::UsedByOwner
+            | Self::Unchanged
+            | Self::RolloutPaused => "",
         }
     }
 }

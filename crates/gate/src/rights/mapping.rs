@@ -87,7 +87,18 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::BreakGlass
         | Verb::Review
         | Verb::Enroll
-        | Verb::Disable => RightVerb::Update,
+        | Verb::Disable
+        | Verb::Undo
+        | Verb::Pause
+        | Verb::Resume
+        | Verb::SetImage
+        | Verb::Suspend
+        | Verb::Run
+        | Verb::Rerun
+        | Verb::Evict
+        | Verb::Resize
+        | Verb::Cordon
+        | Verb::Uncordon => RightVerb::Update,
     }
 }
 
@@ -96,7 +107,8 @@ fn verb_of_kind(verb: Verb, resource: &RightResource) -> RightVerb {
     let same = match verb {
         Verb::Logs => RightVerb::Logs,
         Verb::Scale => RightVerb::Scale,
-        Verb::Restart => RightVerb::Restart,
+        // replacing what runs, without changing what is wanted
+        Verb::Restart | Verb::Run | Verb::Rerun | Verb::Evict => RightVerb::Restart,
         Verb::Reveal => RightVerb::Reveal,
         other => common_verb(other),
     };
@@ -189,7 +201,7 @@ mod tests {
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 27] = [
+    const VERBS: [Verb; 42] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
@@ -221,6 +233,17 @@ mod tests {
         Verb::Review,
         Verb::Enroll,
         Verb::Disable,
+        Verb::Undo,
+        Verb::Pause,
+        Verb::Resume,
+        Verb::SetImage,
+        Verb::Suspend,
+        Verb::Run,
+        Verb::Rerun,
+        Verb::Evict,
+        Verb::Resize,
+        Verb::Cordon,
+        Verb::Uncordon,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -283,6 +306,15 @@ mod tests {
             (Verb::Logs, Resource::Kind(Kind::Pod), "logs workloads"),
             (Verb::Scale, Resource::Kind(Kind::Deployment), "scale workloads"),
             (Verb::Restart, Resource::Kind(Kind::StatefulSet), "restart workloads"),
+            (Verb::Undo, Resource::Kind(Kind::DaemonSet), "update workloads"),
+            (Verb::SetImage, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Pause, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Run, Resource::Kind(Kind::CronJob), "restart workloads"),
+            (Verb::Rerun, Resource::Kind(Kind::Job), "restart workloads"),
+            (Verb::Evict, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::Resize, Resource::Kind(Kind::Pod), "update workloads"),
+            (Verb::Suspend, Resource::Kind(Kind::CronJob), "update workloads"),
+            (Verb::Cordon, Resource::Kind(Kind::Node), "update nodes"),
             (Verb::Get, Resource::Kind(Kind::Secret), "get secrets"),
             (Verb::Reveal, Resource::Kind(Kind::Secret), "reveal secrets"),
             (Verb::List, Resource::Kind(Kind::EndpointSlice), "list network"),
