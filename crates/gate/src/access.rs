@@ -100,7 +100,7 @@ impl Verb {
 /// Resource of an operation: the `resource_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// An object in a cluster.
+    /// An object in a cluster, of a kind of the table or of any other kind that the cluster serves.
     Kind(Kind),
     /// A registered cluster.
     Cluster,

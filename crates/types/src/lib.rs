@@ -3,6 +3,7 @@
 //! input or output.
 
 pub mod clock;
+pub mod dynamic_kind;
 pub mod error;
 pub mod hex;
 pub mod ids;

@@ -1,7 +1,7 @@
 //! Mapping of kinds, API resources and audited operations to rights. Every match is exhaustive: a new kind or resource
 //! does not compile before it has a right.
 
-use pilothouse_types::kind::Kind;
+use pilothouse_types::kind::{Kind, KindInfo};
 
 use super::{ApiGroup, RightResource, RightVerb};
 use crate::access::{Resource, Verb};
@@ -126,6 +126,10 @@ pub fn resource_of_kind(kind: Kind, writes: bool) -> RightResource {
         Kind::Namespace => RightResource::Namespaces,
         Kind::Node => RightResource::Nodes,
         Kind::PersistentVolume | Kind::StorageClass => RightResource::Volumes,
+        Kind::Dynamic(dynamic) => {
+            let KindInfo { group, plural, .. } = dynamic.info();
+            resource_of(group, plural, None, writes, dynamic.is_custom())
+        }
     }
 }
 
@@ -184,7 +188,11 @@ pub fn resource_of(
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_types::{kind::KINDS, role::Role};
+    use pilothouse_types::{
+        dynamic_kind::{DynamicKind, KindNames},
+        kind::KINDS,
+        role::Role,
+    };
 
     use super::*;
     use crate::{access::required_role, rights::preset};
@@ -326,6 +334,34 @@ mod tests {
             for writes in [false, true] {
                 let by_name = resource_of(info.group, info.plural, None, writes, false);
                 assert_eq!(resource_of_kind(kind, writes), by_name, "{kind}, writes: {writes}");
+            }
+        }
+    }
+
+    #[test]
+    fn dynamic_kind_has_the_right_of_its_group_and_plural() {
+        let kind = |group, plural, custom| {
+            let names = KindNames { group, version: "v1", plural, kind: "Any", namespaced: true, custom };
+            Kind::Dynamic(DynamicKind::new(names).unwrap())
+        };
+        let cases = [
+            (kind("day2.example.org", "boats", true), "custom:day2.example.org", "custom:day2.example.org"),
+            (kind("day2.example.org", "boats", false), "platform", "platform"),
+            (kind("autoscaling.k8s.io", "verticalpodautoscalers", true), "platform", "platform"),
+            (kind("policy", "poddisruptionbudgets", false), "workloads", "workloads"),
+            (kind("", "limitranges", false), "quotas", "quotas"),
+            (kind("events.k8s.io", "events", false), "events", "platform"),
+            (kind("", "serviceaccounts", false), "access", "access"),
+        ];
+        for (kind, read, write) in cases {
+            let found = [false, true].map(|writes| resource_of_kind(kind, writes).to_string());
+            assert_eq!(found, [read, write], "{kind}");
+            for verb in [Verb::List, Verb::Get] {
+                assert_eq!(required_role(verb, Resource::Kind(kind)), Role::Viewer);
+                let Needs::Right(verb, resource) = needs(verb, Resource::Kind(kind)) else {
+                    panic!("{kind}")
+                };
+                assert!(preset(Role::Viewer).verbs(&resource, true).contains(verb), "{verb} {resource}");
             }
         }
     }
