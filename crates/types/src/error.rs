@@ -207,7 +207,7 @@ causes! {
 
     /// Another Pilothouse object has this name.
     NameTaken = "name_taken", ConflictError, Server;
-    /// The row was changed since the caller read it.
+    /// The row, or the object in a cluster, was changed since it was read.
     Modified = "modified", ConflictError, Server;
     /// The user has a second factor already.
     AlreadyEnrolled = "already_enrolled", ConflictError, Server;
