@@ -69,7 +69,7 @@ pub mod workload;
 pub use pilothouse_gate::{access, gate, operation, rights};
 pub use pilothouse_rows as rows;
 pub use pilothouse_types::{
-    change_reason, clock, error,
+    change_reason, clock, dynamic_kind, error,
     error::{Cause, Code, Error, Result},
     hex, ids, kind, name, namespaces, rng, role, spawn,
 };

@@ -65,6 +65,8 @@ pub enum Verb {
     Resize,
     Cordon,
     Uncordon,
+    /// Deletion of a pod that its controller replaces. In the audit trail it is `delete`; its right is `restart`.
+    DeleteReplaced,
 }
 
 impl Verb {
@@ -76,7 +78,7 @@ impl Verb {
             Self::Logs => "logs",
             Self::Create => "create",
             Self::Update => "update",
-            Self::Delete => "delete",
+            Self::Delete | Self::DeleteReplaced => "delete",
             Self::Test => "test",
             Self::Scale => "scale",
             Self::Restart => "restart",
@@ -125,7 +127,7 @@ impl Verb {
 /// Resource of an operation: the `resource_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// An object in a cluster.
+    /// An object in a cluster, of a kind of the table or of any other kind that the cluster serves.
     Kind(Kind),
     /// A registered cluster.
     Cluster,
@@ -247,6 +249,15 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
         (Verb::Scale, Resource::Kind(_)) => &[HorizontalPodAutoscaler],
         (_, Resource::Cluster | Resource::NewCluster) => &[Node, Pod, Kind::Namespace],
         _ => &[],
+    }
+}
+
+/// The kind of the object that a change creates, where it is another kind than that of the request: a run of a CronJob
+/// creates a Job.
+const fn created(verb: Verb, resource: Resource) -> Option<Kind> {
+    match (verb, resource) {
+        (Verb::Run, Resource::Kind(Kind::CronJob)) => Some(Kind::Job),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod change_reason;
 pub mod clock;
+pub mod dynamic_kind;
 pub mod error;
 pub mod hex;
 pub mod ids;

@@ -11,7 +11,7 @@ use crate::error::Reason;
 
 /// Whether a text is an RFC 1123 label: lower-case letters, digits and inner hyphens, as `IsDNS1123Label` of
 /// `k8s.io/apimachinery` checks it.
-fn is_label(text: &str, max_bytes: usize) -> bool {
+pub(crate) fn is_label(text: &str, max_bytes: usize) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
     (1..=max_bytes).contains(&bytes.len())
@@ -21,7 +21,7 @@ fn is_label(text: &str, max_bytes: usize) -> bool {
 }
 
 /// Whether a text is an RFC 1123 subdomain: labels joined by dots, at most 253 characters (`IsDNS1123Subdomain`).
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 

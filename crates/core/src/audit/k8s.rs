@@ -115,7 +115,7 @@ struct ObjectRef<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
-    api_group: &'static str,
+    api_group: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     api_version: &'static str,
 }
@@ -133,11 +133,19 @@ struct ResponseStatus<'a> {
 /// Event for one stage of an operation: request received, or response complete.
 fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcome>) -> Event<'a> {
     let kind = KINDS.iter().map(|kind| kind.info()).find(|info| info.singular == operation.resource_type);
-    let object_ref = ObjectRef {
+    let (resource, api_group, api_version) = match (kind, operation.resource_type.split_once('.')) {
+        (Some(kind), _) => (kind.plural.to_owned(), kind.group, kind.version),
+        // a kind that is not in the table has its resource name, such as `boats.example.org`; of the core group it is a
+        // plural, which no resource of Pilothouse is
+        (None, Some((plural, group))) => (plural.to_owned(), group, ""),
+        (None, None) if operation.resource_type.ends_with('s') => (operation.resource_type.clone(), "", "v1"),
         // Pilothouse's own resources have their own API group, so that they are not mistaken for cluster resources
-        resource: kind.map_or_else(|| format!("{}s", operation.resource_type), |kind| kind.plural.to_owned()),
-        api_group: kind.map_or("pilothouse", |kind| kind.group),
-        api_version: kind.map_or("", |kind| kind.version),
+        (None, None) => (format!("{}s", operation.resource_type), "pilothouse", ""),
+    };
+    let object_ref = ObjectRef {
+        resource,
+        api_group,
+        api_version,
         namespace: operation.namespace.as_deref(),
         name: operation.resource_name.as_deref(),
     };

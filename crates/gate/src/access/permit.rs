@@ -10,7 +10,7 @@ use pilothouse_types::{
     namespaces::NamespaceScope,
 };
 
-use super::{AccessRequest, Allowed, Resource, Verb, judge::RelatedKind, related};
+use super::{AccessRequest, Allowed, Resource, Verb, created, judge::RelatedKind, related};
 use crate::operation::Operation;
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
@@ -96,8 +96,8 @@ impl Permit {
         error
     }
 
-    /// Checks that the permit is about objects of `kind`: the kind itself or one related to it. What may be read of a
-    /// related kind is in [`Permit::namespaces_of`].
+    /// Checks that the permit is about objects of `kind`: the kind itself, the kind that the change creates, or one related
+    /// to it. What may be read of a related kind is in [`Permit::namespaces_of`].
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind.
@@ -131,7 +131,8 @@ impl Permit {
     }
 
     fn is_of(&self, kind: Kind) -> bool {
-        self.access.resource == Resource::Kind(kind)
+        let AccessRequest { verb, resource, .. } = self.access;
+        resource == Resource::Kind(kind) || created(verb, resource) == Some(kind)
     }
 
     fn related_kind(&self, kind: Kind) -> Option<&RelatedKind> {
@@ -190,6 +191,20 @@ mod tests {
         assert_eq!(workload.namespaces_of(Kind::Pod).unwrap(), unscoped);
         let namespaces = permit(Verb::List, Kind::Namespace, None);
         assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), unscoped);
+    }
+
+    #[test]
+    fn run_of_a_cron_job_permits_the_job_in_the_same_namespace() {
+        let shop = NamespaceScope::One(Namespace::new("shop").unwrap());
+        let access = AccessRequest::to(Verb::Run, Resource::Kind(Kind::CronJob)).in_cluster(ClusterId(1));
+        let access = access.within(shop.clone());
+        let mut allowed = Allowed::whole(&access);
+        // the right to list jobs is not needed
+        allowed.related.clear();
+        let run = Permit::new(access, allowed, None);
+        assert_eq!(run.namespaces_of(Kind::Job).unwrap(), Some(&shop));
+        assert!(run.namespaces_of(Kind::Pod).is_err());
+        assert!(permit(Verb::Suspend, Kind::CronJob, Some(shop)).namespaces_of(Kind::Job).is_err());
     }
 
     #[test]

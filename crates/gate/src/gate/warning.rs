@@ -29,11 +29,15 @@ pub enum Warning {
     RolloutPaused,
     /// The pod template refers to this object, as `configmap/settings`, which does not exist in the namespace.
     MissingReference(String),
+    /// The Job of this name still runs, beside the new one.
+    RunsBeside(String),
+    /// The resources of a pod's container hold until the pod is replaced.
+    UntilReplaced,
 }
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 12] = [
+    pub const KEYS: [&'static str; 14] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
@@ -46,6 +50,8 @@ impl Warning {
         "unchanged",
         "rollout_paused",
         "missing_reference",
+        "runs_beside",
+        "until_replaced",
     ];
 
     /// String form, the key of the messages.
@@ -62,20 +68,23 @@ impl Warning {
             Self::Unchanged => "unchanged",
             Self::RolloutPaused => "rollout_paused",
             Self::MissingReference(_) => "missing_reference",
+            Self::RunsBeside(_) => "runs_beside",
+            Self::UntilReplaced => "until_replaced",
         }
     }
 
     /// Subject of the warning, for the placeholder in the message.
     pub fn subject(&self) -> &str {
         match self {
-            Self::Autoscaled(name) | Self::MissingReference(name) => name,
+            Self::Autoscaled(name) | Self::MissingReference(name) | Self::RunsBeside(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
             Self::OutcomeNotStored
             | Self::NotTested
             | Self::DerivedPower(_)
             | Self::UsedByOwner
             | Self::Unchanged
-            | Self::RolloutPaused => "",
+            | Self::RolloutPaused
+            | Self::UntilReplaced => "",
         }
     }
 }
