@@ -36,6 +36,7 @@ pub mod event;
 pub mod grant;
 pub mod idempotency;
 pub mod inventory;
+pub mod json_patch;
 pub mod kubeconfig;
 mod limiter;
 mod manifest;

@@ -119,7 +119,9 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
     let cluster_message = match call.kind {
         // the message may quote the values that were sent
         Some(Kind::Secret) => "",
-        _ => status.map(|status| status.message.as_str()).unwrap_or_default(),
+        _ => status
+            .map(|status| apiserver_messages::without_patched_object(&status.message))
+            .unwrap_or_default(),
     };
     match code {
         StatusCode::UNAUTHORIZED => Error::new(Cause::CredentialRejected),
@@ -148,6 +150,12 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
                 if namespace_terminating { Cause::NamespaceTerminating } else { Cause::AlreadyExists },
                 call,
             )
+        }
+        StatusCode::UNPROCESSABLE_ENTITY
+            if call.verb == "patch"
+                && status.is_some_and(|status| apiserver_messages::is_patch_not_applied(&status.message)) =>
+        {
+            about(Cause::Modified, call)
         }
         StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(cluster_message),
         _ => {

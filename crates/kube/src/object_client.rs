@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
+    json_patch::JsonPatch,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::{Labels, parse},
@@ -92,6 +93,14 @@ impl<'a> ObjectClient<'a> {
     /// As every change in a cluster.
     pub(crate) async fn patch(&self, patch: &Value) -> Result<Box<RawValue>> {
         self.change(Call::patch(self.kind, self.namespace, self.name, patch)?).await
+    }
+
+    /// Sends a JSON patch and returns the patched object.
+    ///
+    /// # Errors
+    /// `Modified` if a condition of the patch does not hold; otherwise as every change in a cluster.
+    pub(crate) async fn json_patch(&self, patch: &JsonPatch) -> Result<Box<RawValue>> {
+        self.change(Call::json_patch(self.kind, self.namespace, self.name, patch)?).await
     }
 
     /// Replaces the contents of the object, unless the object changes between the read and the write. Returns the new

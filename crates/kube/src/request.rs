@@ -12,6 +12,7 @@ use kube::core::{
 };
 use pilothouse_core::{
     Error, Result,
+    json_patch::JsonPatch,
     kind::{Kind, KindInfo},
     name::{Namespace, ObjectName},
     namespaces::NamespaceScope,
@@ -106,6 +107,13 @@ impl Call {
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
     }
 
+    /// GET of an object's metadata alone: the response has no values of a Secret.
+    pub(crate) fn get_metadata(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
+        let builder = Builder::new(collection(kind, namespace));
+        let request = builder.get_metadata(name.as_str(), &GetParams::default());
+        Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
+    }
+
     /// GET of a container's log. Of a longer log, the last `max_bytes` bytes are read.
     pub(crate) fn logs(
         namespace: &Namespace,
@@ -144,6 +152,20 @@ impl Call {
         };
         let request =
             Builder::new(collection(kind, namespace)).patch(name.as_str(), &params, &Patch::Merge(patch));
+        Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
+    }
+
+    /// A JSON patch. The server rejects unknown fields. kube-rs would need another library for it, so the URI is built
+    /// here.
+    pub(crate) fn json_patch(
+        kind: Kind,
+        namespace: Option<&Namespace>,
+        name: &ObjectName,
+        patch: &JsonPatch,
+    ) -> Result<Self> {
+        let path = collection(kind, namespace);
+        let uri = format!("{path}/{name}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict");
+        let request = with_json(Request::patch(uri), "application/json-patch+json", patch);
         Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
     }
 
@@ -194,15 +216,19 @@ fn collection(kind: Kind, namespace: Option<&Namespace>) -> String {
 }
 
 fn post(uri: &str, body: &impl Serialize) -> RequestResult {
+    with_json(Request::post(uri), "application/json", body)
+}
+
+fn with_json(request: http::request::Builder, media_type: &str, body: &impl Serialize) -> RequestResult {
     let body = serde_json::to_vec(body).map_err(kube::core::request::Error::SerializeBody)?;
-    let request = Request::post(uri).header(http::header::CONTENT_TYPE, "application/json").body(body);
+    let request = request.header(http::header::CONTENT_TYPE, media_type).body(body);
     request.map_err(kube::core::request::Error::BuildRequest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilothouse_core::kind::KINDS;
+    use pilothouse_core::{kind::KINDS, object::Metadata};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -211,7 +237,9 @@ mod tests {
         let within = kind.info().namespaced.then_some(namespace);
         let mut calls = vec![
             (Call::get(kind, within, name).unwrap(), 0),
+            (Call::get_metadata(kind, within, name).unwrap(), 0),
             (Call::patch(kind, within, name, &json!({})).unwrap(), 0),
+            (Call::json_patch(kind, within, name, &JsonPatch::of(&Metadata::default())).unwrap(), 0),
             (Call::delete(kind, within, name).unwrap(), 0),
         ];
         if kind == Kind::Pod {
@@ -267,6 +295,23 @@ mod tests {
         assert_eq!(
             patch.request.uri(),
             "/apis/apps/v1/namespaces/shop/deployments/web?&fieldManager=pilothouse&fieldValidation=Strict"
+        );
+        let metadata = Metadata { uid: "u".to_owned(), generation: Some(3), ..Metadata::default() };
+        let patch = JsonPatch::of(&metadata).add("/spec/paused", true);
+        let patch = Call::json_patch(Kind::Deployment, Some(&namespace), &name, &patch).unwrap();
+        assert_eq!(
+            patch.request.uri(),
+            "/apis/apps/v1/namespaces/shop/deployments/web?fieldManager=pilothouse&fieldValidation=Strict"
+        );
+        assert_eq!(patch.request.headers()["content-type"], "application/json-patch+json");
+        let sent: serde_json::Value = serde_json::from_slice(patch.request.body()).unwrap();
+        assert_eq!(
+            sent,
+            json!([
+                {"op": "test", "path": "/metadata/uid", "value": "u"},
+                {"op": "test", "path": "/metadata/generation", "value": 3},
+                {"op": "add", "path": "/spec/paused", "value": true},
+            ])
         );
     }
 }
