@@ -75,8 +75,7 @@ impl Amounts {
 
     /// The given amounts in one line, for the audit trail: `cpu=250m memory=64Mi`.
     fn summary(&self) -> String {
-        let parts: Vec<_> =
-            self.iter().map(|(name, amount)| format!("{name}={}", amount.as_str())).collect();
+        let parts: Vec<_> = self.iter().map(|(name, amount)| format!("{name}={}", amount.as_str())).collect();
         parts.join(" ")
     }
 }
@@ -272,7 +271,8 @@ mod tests {
 
     #[test]
     fn only_pods_with_a_controller_other_than_their_node_are_replaced() {
-        let owner = |kind: &str, controller: bool| json!([{"kind": kind, "name": "x", "controller": controller}]);
+        let owner =
+            |kind: &str, controller: bool| json!([{"kind": kind, "name": "x", "controller": controller}]);
         let cases = [
             (json!(null), false),
             (owner("ReplicaSet", true), true),

@@ -243,7 +243,10 @@ mod tests {
     fn copy_of_a_job_belongs_to_its_cron_job_and_to_no_other_owner() {
         let owner = |kind: &str| json!([{"kind": kind, "name": "report", "uid": "c1", "controller": true}]);
         let of_cron_job = NewJob::of_job(&raw(&job(owner("CronJob"), json!(0))), &name("again")).unwrap();
-        assert_eq!(of_cron_job.manifest["metadata"]["ownerReferences"], json!([owner_reference("report", "c1")]));
+        assert_eq!(
+            of_cron_job.manifest["metadata"]["ownerReferences"],
+            json!([owner_reference("report", "c1")])
+        );
         assert_eq!(of_cron_job.manifest["metadata"]["annotations"][INSTANTIATE], "manual");
         let of_another = NewJob::of_job(&raw(&job(owner("Workflow"), json!(0))), &name("again")).unwrap();
         assert_eq!(of_another.manifest["metadata"].get("ownerReferences"), None);
