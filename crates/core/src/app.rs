@@ -13,6 +13,7 @@ use crate::{
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     cordon::{NodeApi, Nodes},
+    dependents::{DependentApi, DependentReader},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
@@ -109,6 +110,7 @@ pub struct ObjectPorts {
     pub pod_changes: Arc<dyn PodChangeApi>,
     pub autoscalers: Arc<dyn AutoscalerApi>,
     pub nodes: Arc<dyn NodeApi>,
+    pub dependents: Arc<dyn DependentApi>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
@@ -157,6 +159,7 @@ pub struct App {
     pub pod_changes: PodChanges,
     pub autoscalers: Autoscalers,
     pub nodes: Nodes,
+    pub dependents: DependentReader,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open log streams and list watches.
@@ -334,6 +337,7 @@ impl App {
             pod_changes: PodChanges::new(gate.clone(), objects.pod_changes),
             autoscalers: Autoscalers::new(gate.clone(), objects.autoscalers),
             nodes: Nodes::new(gate.clone(), objects.nodes),
+            dependents: DependentReader::new(gate.clone(), objects.dependents),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)

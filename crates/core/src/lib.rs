@@ -33,6 +33,7 @@ pub mod config;
 pub mod connection;
 pub mod coordinator;
 pub mod cordon;
+pub mod dependents;
 pub mod endpoint;
 pub mod event;
 pub mod grant;

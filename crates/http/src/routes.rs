@@ -14,6 +14,7 @@ mod auth;
 mod autoscalers;
 mod clusters;
 mod configmaps;
+mod dependents;
 mod fleet;
 mod health;
 mod jobs;
@@ -160,6 +161,7 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/pods/delete",           Right(Restart, Workloads), CLUSTER, pod_changes::delete,    "Delete a pod; without a controller that replaces it, or without a grace period, it takes the right to delete workloads"),
         change("/api/k8s/pods/evict",            Right(Restart, Workloads), CLUSTER, pod_changes::evict,     "Evict a pod, as far as its disruption budget allows; without a controller that replaces it, it takes the right to delete workloads"),
         change("/api/k8s/pods/resize",           Right(Update, Workloads),  CLUSTER, pod_changes::resize,    "Change the resources of a container of a running pod"),
+        get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),

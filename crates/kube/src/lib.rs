@@ -35,6 +35,7 @@ mod client;
 mod client_pool;
 mod config;
 mod cordon;
+mod dependents;
 mod error;
 mod inventory;
 mod job;
@@ -134,8 +135,8 @@ impl Default for KubeSettings {
 }
 
 /// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`, `NodeApi`,
-/// `AutoscalerApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their
-/// connections.
+/// `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share
+/// their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

@@ -97,6 +97,13 @@ impl Call {
         Ok(Self { limit: CHUNK_LIMIT, ..call.with_object(namespace, None) })
     }
 
+    /// LIST of a kind, one chunk, of the metadata of its objects alone: the response has no values of a Secret.
+    pub(crate) fn list_metadata(kind: Kind, scope: &NamespaceScope, params: &ListParams) -> Result<Self> {
+        let namespace = scope.one().filter(|_| kind.info().namespaced);
+        let request = Builder::new(collection(kind, namespace)).list_metadata(params);
+        Ok(Self { limit: CHUNK_LIMIT, ..Self::for_kind(kind, "list", request)?.with_object(namespace, None) })
+    }
+
     /// A watch of a kind in all namespaces: from a resource version on or, without one, with initial events. The server
     /// ends it after `watch_timeout` and sends a bookmark some seconds before.
     pub(crate) fn watch(kind: Kind, version: Option<&str>, watch_timeout: Duration) -> Result<Self> {

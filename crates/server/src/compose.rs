@@ -193,6 +193,7 @@ async fn compose(
             pod_changes: clusters.clone(),
             autoscalers: clusters.clone(),
             nodes: clusters.clone(),
+            dependents: clusters.clone(),
             configs: clusters.clone(),
             secrets: clusters,
             digest: keyring.clone(),

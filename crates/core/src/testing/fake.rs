@@ -94,6 +94,7 @@ impl Fake {
                 pod_changes: clusters.clone(),
                 autoscalers: clusters.clone(),
                 nodes: clusters.clone(),
+                dependents: clusters.clone(),
                 configs: clusters.clone(),
                 secrets: clusters.clone(),
                 digest: Arc::new(PlainDigest),
