@@ -125,11 +125,7 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
     ),
     ("cordon_nodes", Credential::Operating, &[may("get", Kind::Node), may("patch", Kind::Node)]),
     ("delete_pods", Credential::Operating, &[may("get", Kind::Pod), may("delete", Kind::Pod)]),
-    (
-        "evict_pods",
-        Credential::Operating,
-        &[may("get", Kind::Pod), ("create", Kind::Pod, Some("eviction"))],
-    ),
+    ("evict_pods", Credential::Operating, &[may("get", Kind::Pod), ("create", Kind::Pod, Some("eviction"))]),
     ("resize_pods", Credential::Operating, &[may("get", Kind::Pod), ("patch", Kind::Pod, Some("resize"))]),
     ("read_logs", Credential::Viewing, &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
     ("show_configmaps", Credential::Viewing, &[may("get", Kind::ConfigMap)]),
