@@ -130,7 +130,8 @@ impl Pods {
     /// Follows a container's log.
     ///
     /// # Errors
-    /// As [`PodApi::follow`]; `Overloaded` if the caller, or all callers together, have too many open streams.
+    /// As [`PodApi::follow`]; `Overloaded` if the caller, or all callers together, have too many open streams or
+    /// connections for logs.
     pub async fn follow(
         &self,
         caller: &Caller,
@@ -140,7 +141,7 @@ impl Pods {
         follow: &Follow,
     ) -> Result<LogStream> {
         let (permit, revoked) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
-        let slot = self.streams.enter(caller.principal())?;
+        let slot = self.streams.enter_log(caller.principal())?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {

@@ -130,12 +130,12 @@ impl ListQuery {
         Parser::new(spec, accepted).parse(pairs, &["q"])
     }
 
-    /// Parses the query parameters of a watch: `kind`, no paging and no sort order.
+    /// Parses the query parameters of a watch: `kind`, and those of a page.
     ///
     /// # Errors
     /// As [`ListQuery::parse_page`].
     pub fn parse_watch(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
-        let accepted = &["cluster_id", "kind", "namespace", "search"];
+        let accepted = &["cluster_id", "kind", "namespace", "page", "per_page", "search", "sort"];
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
     }
 
