@@ -82,9 +82,13 @@ pub struct ObjectRow {
     /// of the response.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<Value>))]
     pub cells: Vec<Value>,
+    /// The namespace whose right includes the row: of a `Namespace` its own name.
+    #[serde(skip)]
+    scope: Option<String>,
 }
 
 impl ListRow for ObjectRow {
+    /// Rows are shown in the order of [`StoredObject`].
     const FIELDS: &'static [Field<Self>] = &[];
 
     fn name(&self) -> &str {
@@ -92,7 +96,7 @@ impl ListRow for ObjectRow {
     }
 
     fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
+        self.scope.as_deref()
     }
 }
 
@@ -154,8 +158,7 @@ impl StoredObject {
             .take(SORTED_COLUMNS)
             .map(|(cell, column)| sort_key(cell, column))
             .collect();
-        let scope =
-            if kind == Kind::Namespace { Some(metadata.name.clone()) } else { metadata.namespace.clone() };
+        let scope = scope(kind, &metadata.name, metadata.namespace.as_ref());
         Ok(Self {
             name: metadata.name,
             namespace: metadata.namespace,
@@ -168,15 +171,16 @@ impl StoredObject {
         })
     }
 
-    /// The row as shown at `now`.
-    pub fn shown(self, columns: &[Column], now: Timestamp) -> ObjectRow {
+    /// The row of an object of this kind as shown at `now`.
+    pub fn shown(self, kind: Kind, columns: &[Column], now: Timestamp) -> ObjectRow {
         let Self { name, namespace, uid, labels, created_at, mut cells, .. } = self;
         for (cell, _) in cells.iter_mut().zip(columns).filter(|(_, column)| column.is_age()) {
             if let Some(time) = time_in(cell) {
                 *cell = age::print(time, now).into();
             }
         }
-        ObjectRow { name, namespace, uid, labels, created_at, cells }
+        let scope = scope(kind, &name, namespace.as_ref());
+        ObjectRow { name, namespace, uid, labels, created_at, cells, scope }
     }
 
     /// Sort key of a cell.
@@ -185,12 +189,17 @@ impl StoredObject {
     }
 }
 
-/// A cached row as shown at `now`.
+/// A cached row of an object of this kind as shown at `now`.
 ///
 /// # Errors
 /// `Internal` if the row is not a [`StoredObject`].
-pub(crate) fn shown(row: &Row, columns: &[Column], now: Timestamp) -> Result<Row> {
-    Row::of(&row.parse::<StoredObject>()?.shown(columns, now))
+pub fn shown(row: &Row, kind: Kind, columns: &[Column], now: Timestamp) -> Result<Row> {
+    Row::of(&row.parse::<StoredObject>()?.shown(kind, columns, now))
+}
+
+/// The namespace whose right includes an object.
+fn scope(kind: Kind, name: &str, namespace: Option<&String>) -> Option<String> {
+    if kind == Kind::Namespace { Some(name.to_owned()) } else { namespace.cloned() }
 }
 
 /// The stored form of a time.
@@ -295,7 +304,7 @@ mod tests {
         });
         let stored = project(Kind::CronJob, &row, &columns);
         assert!(!serde_json::to_string(&stored).unwrap().contains("canary"));
-        let cells = |now: &str| Value::from(stored.clone().shown(&columns, at(now)).cells);
+        let cells = |now: &str| Value::from(stored.clone().shown(Kind::CronJob, &columns, at(now)).cells);
         assert_eq!(cells("2026-03-01T12:00:00Z"), json!(["tick", "90s", "3h", "<none>"]));
         assert_eq!(cells("2026-03-01T12:01:00Z"), json!(["tick", "2m30s", "3h1m", "<none>"]));
         // the age of the object is exact
@@ -319,7 +328,7 @@ mod tests {
         let row = json!({"apiVersion": "example.org/v1", "kind": "Boat", "spec": {"secret": "canary"},
             "metadata": {"name": "ship", "creationTimestamp": "2026-03-01T11:59:00Z"}});
         let columns = Column::of_unprinted();
-        let shown = project(Kind::Pod, &row, &columns).shown(&columns, at("2026-03-01T12:00:00Z"));
+        let shown = project(Kind::Pod, &row, &columns).shown(Kind::Pod, &columns, at("2026-03-01T12:00:00Z"));
         assert_eq!(shown.cells, [json!("ship"), json!("60s")]);
         assert!(!serde_json::to_string(&shown).unwrap().contains("canary"));
     }
@@ -334,7 +343,7 @@ mod tests {
             (json!([{"time": "2026-03-01T12:00:00Z"}, [1]]), json!([{"time": "2026-03-01T12:00:00Z"}, [1]])),
         ] {
             let row = json!({"cells": cells, "object": {"metadata": {"name": "x"}}});
-            let shown = project(Kind::Pod, &row, &columns).shown(&columns, Timestamp::UNIX_EPOCH);
+            let shown = project(Kind::Pod, &row, &columns).shown(Kind::Pod, &columns, Timestamp::UNIX_EPOCH);
             assert_eq!(Value::from(shown.cells), expected);
         }
         let none = to_raw_value(&json!([1])).unwrap();
@@ -373,10 +382,12 @@ mod tests {
     fn rows_of_namespaces_belong_to_themselves() {
         let columns = [column("Name", "string")];
         let row = json!({"cells": ["shop"], "object": {"metadata": {"name": "shop"}}});
-        let scope = |kind| Row::of(&project(kind, &row, &columns)).unwrap().namespace().map(str::to_owned);
-        assert_eq!((scope(Kind::Namespace), scope(Kind::Node)), (Some("shop".to_owned()), None));
-        let shown = project(Kind::Namespace, &row, &columns).shown(&columns, Timestamp::UNIX_EPOCH);
-        assert_eq!(shown.namespace, None);
+        for (kind, expected) in [(Kind::Namespace, Some("shop")), (Kind::Node, None)] {
+            let stored = Row::of(&project(kind, &row, &columns)).unwrap();
+            let shown = shown(&stored, kind, &columns, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!((stored.namespace(), shown.namespace()), (expected, expected), "{kind}");
+            assert!(shown.json().contains(r#""namespace":null"#) && !shown.json().contains("scope"));
+        }
     }
 
     #[test]
