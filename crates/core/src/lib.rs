@@ -37,6 +37,7 @@ pub mod grant;
 pub mod idempotency;
 pub mod inventory;
 pub mod kubeconfig;
+pub mod level;
 mod limiter;
 mod manifest;
 pub mod mask;
