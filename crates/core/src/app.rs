@@ -14,7 +14,10 @@ use crate::{
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Fleet, Inventory, Lists, Watches},
+    inventory::{
+        Fleet, Inventory, Lists, Watches,
+        objects::{ObjectApi, Objects},
+    },
     mask::MaskedFields,
     name::ProviderId,
     namespace::{NamespaceApi, Namespaces},
@@ -104,6 +107,7 @@ pub struct ObjectPorts {
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
+    pub objects: Arc<dyn ObjectApi>,
 }
 
 /// Settings of the use cases.
@@ -142,6 +146,7 @@ pub struct App {
     pub lists: Lists,
     pub fleet: Fleet,
     pub watches: Watches,
+    pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub pods: Pods,
@@ -257,6 +262,8 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let any_objects =
+            Objects::new(gate.clone(), objects.objects).with_masked_fields(masked_fields.clone());
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -312,9 +319,11 @@ impl App {
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory,
+                objects: Some(any_objects.clone()),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },
+            objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),

@@ -21,6 +21,7 @@ use crate::{
 
 mod fleet;
 mod lists;
+pub mod objects;
 mod query;
 mod watch;
 

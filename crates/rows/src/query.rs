@@ -145,6 +145,16 @@ impl ListQuery {
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
     }
 
+    /// Parses the query parameters of a page or a watch of objects whose kind is not known yet: `namespace` may be there
+    /// or not.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse_page`].
+    pub fn parse_objects(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["cluster_id", "label", "namespace", "page", "per_page", "search", "sort"];
+        Parser::new(spec, accepted).parse(pairs, &["cluster_id"])
+    }
+
     /// The query, cut to the namespaces of a permit. If the permit does not contain the namespaces of the query, the
     /// result has those of the permit.
     pub fn within(&self, permitted: &NamespaceScope) -> Cow<'_, Self> {

@@ -7,12 +7,15 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
 };
 
-use crate::name::{ContainerName, Namespace, ObjectName};
+use crate::name::{ContainerName, Namespace, ObjectName, PathName};
 
 /// RFC 1123 label.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// RFC 1123 subdomain.
 const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// One segment of a path.
+const SEGMENT: &str = r"^[-A-Za-z0-9_:@][-A-Za-z0-9_:@.]*$";
 
 macro_rules! schemas {
     ($($type:ident: $description:literal, $max_length:literal, $pattern:ident;)*) => {$(
@@ -35,5 +38,6 @@ macro_rules! schemas {
 schemas! {
     Namespace: "The name of a namespace.", 63, LABEL;
     ObjectName: "The name of an object in the cluster.", 253, SUBDOMAIN;
+    PathName: "The name of an object of any kind.", 253, SEGMENT;
     ContainerName: "The name of a container.", 63, LABEL;
 }

@@ -1,6 +1,6 @@
 //! Parsers of the query parameters of lists.
 
-use super::{List, ListInfo, WatchQuery, countable_lists, searchable_lists};
+use super::{List, ListInfo, WatchQuery, countable_lists, objects::ObjectQuery, searchable_lists};
 use crate::{
     error::{Error, FieldError, Reason, Result},
     rows::{ListQuery, QuerySpec},
@@ -66,16 +66,21 @@ impl List {
 const WINDOW_PARAMETERS: [&str; 3] = ["page", "per_page", "sort"];
 
 impl WatchQuery {
-    /// Parses the query parameters of a watch: of one of [`searchable_lists`], in one cluster. With a parameter of a page
-    /// it is a watch of that page.
+    /// Parses the query parameters of a watch: of one of [`searchable_lists`], or of objects of the kind that `resource`
+    /// names, in one cluster. With a parameter of a page it is a watch of that page.
     ///
     /// # Errors
-    /// As [`List::parse_page`].
+    /// As [`List::parse_page`] and [`ObjectQuery::parse`].
     pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
+        let window = pairs.iter().any(|(name, _)| WINDOW_PARAMETERS.contains(&name.as_str()));
+        if pairs.iter().any(|(name, _)| name == "resource") {
+            let objects = ObjectQuery::parse(pairs)?;
+            let (list, cluster, query) = (List::Objects, objects.cluster, ListQuery::default());
+            return Ok(Self { list, cluster, query, window, objects: Some(objects) });
+        }
         let list = of_kind(pairs, searchable_lists())?;
         let query = ListQuery::parse_watch(&list.info().query_spec(), pairs)?;
         let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-        let window = pairs.iter().any(|(name, _)| WINDOW_PARAMETERS.contains(&name.as_str()));
-        Ok(Self { list, cluster, query, window })
+        Ok(Self { list, cluster, query, window, objects: None })
     }
 }

@@ -9,7 +9,11 @@ use futures_util::{
 };
 use jiff::Timestamp;
 
-use super::{Inventory, List, ListedScope, to_list};
+use super::{
+    Inventory, List, ListedScope,
+    objects::{ObjectQuery, Objects, to_list_objects},
+    to_list,
+};
 use crate::{
     access::{Caller, Permit},
     error::{Error, Result},
@@ -38,6 +42,8 @@ pub struct WatchQuery {
     pub query: ListQuery,
     /// Whether the stream consists of the page that the query requests, instead of all rows and their changes.
     pub window: bool,
+    /// The query of [`List::Objects`], whose kind is looked up in the cluster's discovery when the watch begins.
+    pub objects: Option<ObjectQuery>,
 }
 
 /// Item of a list stream.
@@ -117,6 +123,8 @@ impl ChangeKind {
 pub struct Watches {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    /// Objects of any kind; without them, only the lists of [`LISTS`](super::LISTS) can be watched.
+    pub(crate) objects: Option<Objects>,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
 }
@@ -129,7 +137,13 @@ impl Watches {
         spawner: Arc<dyn Spawner>,
         streams: Streams,
     ) -> Self {
-        Self { gate, inventory, spawner, streams }
+        Self { gate, inventory, objects: None, spawner, streams }
+    }
+
+    /// Adds the use cases that look up the kinds of objects.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects) -> Self {
+        Self { objects: Some(objects), ..self }
     }
 
     /// Streams the matching rows of a list that the caller's rights reach, then their changes. Joined fields
@@ -137,12 +151,23 @@ impl Watches {
     /// changes, at most once a second, as [`super::Lists::page`] returns it.
     ///
     /// # Errors
-    /// As [`Inventory::watch`]; `Overloaded` if the caller, or all callers together, have too many open streams.
+    /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
+    /// callers together, have too many open streams.
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
+        let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
         let slot = self.streams.enter(caller.principal())?;
         let events = self.events(permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
+    }
+
+    /// The watch with the kind of its objects, if it is one of objects of any kind.
+    async fn resolve(&self, caller: &Caller, watch: WatchQuery) -> Result<WatchQuery> {
+        let Some(query) = &watch.objects else { return Ok(watch) };
+        let objects = self.objects.as_ref();
+        let objects = objects.ok_or_else(|| Error::internal("a watch of objects without their use cases"))?;
+        let query = objects.watched(caller, query).await?;
+        Ok(WatchQuery { query, ..watch })
     }
 
     async fn authorise(
@@ -150,8 +175,11 @@ impl Watches {
         caller: &Caller,
         watch: &WatchQuery,
     ) -> Result<(Permit, BoxFuture<'static, Error>)> {
-        let access = to_list(watch.list, &watch.query.namespaces).in_cluster(watch.cluster);
-        self.gate.follow(caller, access).await
+        let access = match watch.list {
+            List::Objects => to_list_objects(&watch.query)?,
+            list => to_list(list, &watch.query.namespaces),
+        };
+        self.gate.follow(caller, access.in_cluster(watch.cluster)).await
     }
 
     /// The events of a watch under a permit to list.

@@ -1,17 +1,17 @@
 //! Details of an object of any kind: the object without internal fields, as JSON and as YAML, with the owners of its
 //! fields, its events and its level.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::{FieldOwner, owners::owners, yaml};
+use super::{super::LISTS, FieldOwner, owners::owners, yaml};
 use crate::{
     error::{Cause, Error, Result},
     event::EventRow,
     gate::Warning,
-    inventory::LISTS,
     kind::Kind,
+    level,
     manifest::{mask, read_manifest},
     mask::MaskedFields,
     object::{Metadata, or_default, parse},
@@ -20,8 +20,6 @@ use crate::{
 
 /// Maximum number of events in the details.
 const MAX_EVENTS: usize = 20;
-/// Time after which an object that is being deleted needs attention.
-const SLOW_DELETION: SignedDuration = SignedDuration::from_secs(600);
 
 /// An object, and the events about it.
 #[derive(Clone, Debug)]
@@ -191,11 +189,11 @@ impl Status {
     /// The status by the conditions that are common among custom resources: `Ready` and its like, `Stalled`,
     /// `Reconciling`, as kstatus reads them.
     fn by_conditions(object: &Value, now: Timestamp) -> Self {
-        let deleted_at = object["metadata"]["deletionTimestamp"].as_str();
-        if let Some(since) = deleted_at.and_then(|text| text.parse::<Timestamp>().ok()) {
-            let is_slow = now.duration_since(since) > SLOW_DELETION;
-            let level = if is_slow { Level::Warn } else { Level::Progress };
-            return Self { level: Some(level), reason: Some("Terminating".to_owned()) };
+        let deleted_at = object["metadata"]["deletionTimestamp"].as_str().and_then(|text| text.parse().ok());
+        if deleted_at.is_some() {
+            let status = "Terminating";
+            let level = level::of_phase(Some(status), None, deleted_at).at(now).level;
+            return Self { level: Some(level), reason: Some(status.to_owned()) };
         }
         let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         let conditions = conditions.iter().filter_map(|value| Condition::deserialize(value).ok());
@@ -222,6 +220,7 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use serde_json::{json, value::to_raw_value};
 
     use super::*;
@@ -340,7 +339,7 @@ mod tests {
             let object = json!({"metadata": {"deletionTimestamp": "2026-03-01T12:00:00Z"}});
             Status::by_conditions(&object, at("2026-03-01T12:00:00Z") + SignedDuration::from_secs(seconds))
         };
-        for (seconds, level) in [(0, Level::Progress), (600, Level::Progress), (601, Level::Warn)] {
+        for (seconds, level) in [(0, Level::Progress), (599, Level::Progress), (601, Level::Warn)] {
             assert_eq!(
                 deleted(seconds),
                 Status { level: Some(level), reason: Some("Terminating".to_owned()) }
