@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::{super::LISTS, FieldOwner, owners::owners, yaml};
+use super::{FieldOwner, owners::owners, yaml};
 use crate::{
     error::{Cause, Error, Result},
     event::EventRow,
     gate::Warning,
+    inventory::LISTS,
     kind::Kind,
     level,
     manifest::{mask, read_manifest},
