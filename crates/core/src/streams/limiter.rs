@@ -82,7 +82,7 @@ impl Streams {
     /// `Overloaded` if a limit is reached, or after [`Streams::close`].
     pub(crate) fn enter(&self, user: Option<Principal>) -> Result<StreamSlot> {
         let list = self.0.lists.acquire(()).ok_or_else(overloaded)?;
-        self.open(user, Some(list), None)
+        self.open(user, LIST_EVENTS, Some(list), None)
     }
 
     /// Acquires a slot for a stream of one log, with its connection to a cluster.
@@ -91,7 +91,16 @@ impl Streams {
     /// As [`Streams::enter`].
     pub(crate) fn enter_log(&self, user: Option<Principal>) -> Result<StreamSlot> {
         let connection = self.connect(user).ok_or_else(overloaded)?;
-        self.open(user, None, Some(connection))
+        self.open(user, LOG_EVENTS, None, Some(connection))
+    }
+
+    /// Acquires a slot for the download of a log, with its connection to a cluster.
+    ///
+    /// # Errors
+    /// As [`Streams::enter`].
+    pub(crate) fn enter_download(&self, user: Option<Principal>) -> Result<StreamSlot> {
+        let connection = self.connect(user).ok_or_else(overloaded)?;
+        self.open(user, DOWNLOAD_EVENTS, None, Some(connection))
     }
 
     /// Acquires a slot for one more connection of an open stream to a cluster, for a log. `None` at a limit.
@@ -102,13 +111,14 @@ impl Streams {
     fn open(
         &self,
         user: Option<Principal>,
+        buffered_events: usize,
         list: Option<LimiterSlot<()>>,
         connection: Option<LogConnection>,
     ) -> Result<StreamSlot> {
         let is_open = self.0.stop().is_some();
         let user = self.0.users.acquire(user).filter(|_| is_open).ok_or_else(overloaded)?;
-        let is_list = list.is_some();
-        Ok(StreamSlot { streams: self.0.clone(), is_list, _user: user, _list: list, _connection: connection })
+        let streams = self.0.clone();
+        Ok(StreamSlot { streams, buffered_events, _user: user, _list: list, _connection: connection })
     }
 
     /// Ends all streams with [`StreamEnd::ServerStopping`](super::StreamEnd::ServerStopping) and refuses new ones, for
@@ -131,8 +141,7 @@ impl Inner {
 /// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
-    /// Whether the stream is of lists, not of one log.
-    is_list: bool,
+    buffered_events: usize,
     _user: LimiterSlot<Option<Principal>>,
     _list: Option<LimiterSlot<()>>,
     _connection: Option<LogConnection>,
@@ -145,6 +154,8 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for the reader of a log. An event has at most 16 KiB of text or one line.
 const LOG_EVENTS: usize = 8;
+/// Number of events buffered for the reader of a download. An event has at most 256 KiB, the size of the receive buffer.
+const DOWNLOAD_EVENTS: usize = 1;
 /// Number of events buffered for the reader of lists. An event has at most 4 KiB of rows or one row.
 const LIST_EVENTS: usize = 2;
 
@@ -156,7 +167,7 @@ impl StreamSlot {
 
     /// Number of events that are buffered for the reader.
     pub(super) const fn buffered_events(&self) -> usize {
-        if self.is_list { LIST_EVENTS } else { LOG_EVENTS }
+        self.buffered_events
     }
 
     /// Resolves when all streams must end.
