@@ -17,7 +17,10 @@ use crate::{
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Fleet, Inventory, Lists, Watches},
+    inventory::{
+        Fleet, Inventory, Lists, Watches,
+        objects::{ObjectApi, Objects},
+    },
     job::{JobApi, Jobs},
     mask::MaskedFields,
     name::ProviderId,
@@ -114,6 +117,7 @@ pub struct ObjectPorts {
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
+    pub objects: Arc<dyn ObjectApi>,
 }
 
 /// Settings of the use cases.
@@ -152,6 +156,7 @@ pub struct App {
     pub lists: Lists,
     pub fleet: Fleet,
     pub watches: Watches,
+    pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub jobs: Jobs,
@@ -272,6 +277,8 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let any_objects =
+            Objects::new(gate.clone(), objects.objects).with_masked_fields(masked_fields.clone());
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -327,9 +334,11 @@ impl App {
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory,
+                objects: Some(any_objects.clone()),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },
+            objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),

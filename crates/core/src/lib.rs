@@ -42,6 +42,7 @@ pub mod inventory;
 pub mod job;
 pub mod json_patch;
 pub mod kubeconfig;
+pub mod level;
 mod limiter;
 mod manifest;
 pub mod mask;

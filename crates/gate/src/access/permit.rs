@@ -144,11 +144,14 @@ impl Permit {
     /// returned. For the list cache only (`kube/src/cache.rs`): rows read under this permit must never be returned
     /// without a check of the reader's permit.
     ///
+    /// A permit to read the logs of pods is enough for the list of pods: whoever may read all logs of a namespace may
+    /// know which pods write them.
+    ///
     /// # Errors
-    /// `Internal` when the permit does not cover the kind, or is not a permit to list.
+    /// `Internal` when the permit does not cover the kind, or is neither a permit to list nor one to read logs.
     pub fn for_cache(&self, kind: Kind) -> Result<Self> {
         self.covers(kind)?;
-        if self.access.verb != Verb::List {
+        if !matches!(self.access.verb, Verb::List | Verb::Logs) {
             return Err(Error::internal("the cache needs a permit to list"));
         }
         let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
@@ -205,6 +208,23 @@ mod tests {
         assert_eq!(run.namespaces_of(Kind::Job).unwrap(), Some(&shop));
         assert!(run.namespaces_of(Kind::Pod).is_err());
         assert!(permit(Verb::Suspend, Kind::CronJob, Some(shop)).namespaces_of(Kind::Job).is_err());
+    }
+
+    #[test]
+    fn cache_takes_permits_to_list_and_to_read_logs() {
+        let namespace = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("shop").unwrap()]));
+        for verb in [Verb::List, Verb::Logs] {
+            let pods = permit(verb, Kind::Pod, Some(namespace.clone()));
+            let for_cache = pods.for_cache(Kind::Pod).unwrap();
+            assert_eq!((for_cache.verb(), for_cache.operation_id()), (Verb::List, None));
+            assert!(pods.for_cache(Kind::Secret).is_err(), "{verb:?}");
+        }
+        for verb in [Verb::Get, Verb::Update, Verb::Delete] {
+            assert!(
+                permit(verb, Kind::Pod, Some(namespace.clone())).for_cache(Kind::Pod).is_err(),
+                "{verb:?}"
+            );
+        }
     }
 
     #[test]
