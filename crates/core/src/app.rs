@@ -277,8 +277,9 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let object_api = objects.objects;
         let any_objects =
-            Objects::new(gate.clone(), objects.objects).with_masked_fields(masked_fields.clone());
+            Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -346,7 +347,7 @@ impl App {
             pod_changes: PodChanges::new(gate.clone(), objects.pod_changes),
             autoscalers: Autoscalers::new(gate.clone(), objects.autoscalers),
             nodes: Nodes::new(gate.clone(), objects.nodes),
-            dependents: DependentReader::new(gate.clone(), objects.dependents),
+            dependents: DependentReader::new(gate.clone(), object_api, objects.dependents),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)

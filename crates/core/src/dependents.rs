@@ -4,7 +4,7 @@
 //! StatefulSet belong to it by their names, and have it as their owner only if its
 //! `persistentVolumeClaimRetentionPolicy` is to delete them.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    error::{Error, Reason, Result},
+    error::{Cause, Error, Result},
     gate::{Gate, Warning},
     ids::ClusterId,
+    inventory::objects::{ObjectApi, ResourceName, ServedKind, ServedKinds},
     kind::Kind,
     name::{Namespace, ObjectName},
     rights::{RightVerb, resource_of_kind},
@@ -28,24 +29,8 @@ use tree::Tree;
 
 /// Number of kinds that are read at the same time.
 const CONCURRENT_KINDS: usize = 4;
-
-/// Name by which kubectl selects a kind: `deployments.apps`, `pods`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KindName(String);
-
-impl FromStr for KindName {
-    type Err = Reason;
-
-    fn from_str(text: &str) -> Result<Self, Reason> {
-        ObjectName::new(text).map(|name| Self(name.into()))
-    }
-}
-
-impl fmt::Display for KindName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// Age of a cluster's discovery up to which a kind that it does not name is taken as not served.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Why an object stays although an owner of it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -110,12 +95,6 @@ pub struct Dependents {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait DependentApi: Send + Sync {
-    /// The kinds with namespaces that the permit's cluster can list, and warnings about what may be missing.
-    ///
-    /// # Errors
-    /// The errors of every call to a cluster.
-    async fn namespaced_kinds(&self, permit: &Permit) -> Result<(Vec<Kind>, Vec<Warning>)>;
-
     /// Returns an object of the permit's kind; `None` if it does not exist. A permit to list suffices.
     ///
     /// # Errors
@@ -133,46 +112,41 @@ pub trait DependentApi: Send + Sync {
 #[derive(Clone)]
 pub struct DependentReader {
     pub(crate) gate: Gate,
+    pub(crate) objects: Arc<dyn ObjectApi>,
     pub(crate) api: Arc<dyn DependentApi>,
 }
 
 impl DependentReader {
     /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
-    pub fn new(gate: Gate, api: Arc<dyn DependentApi>) -> Self {
-        Self { gate, api }
+    pub fn new(gate: Gate, objects: Arc<dyn ObjectApi>, api: Arc<dyn DependentApi>) -> Self {
+        Self { gate, objects, api }
     }
 
     /// Returns the dependents of an object, of the kinds that the caller may list.
     ///
     /// # Errors
-    /// `InvalidInput` for a kind that the cluster does not list in namespaces; `NotFoundInCluster`; otherwise as
-    /// [`Gate::allow`] and [`DependentApi`].
+    /// `KindNotServed` for a kind whose objects the garbage collector does not delete, or that has no namespaces;
+    /// `NotFoundInCluster`; otherwise as [`Gate::allow`], [`ObjectApi::kinds`] and [`DependentApi`].
     pub async fn read(
         &self,
         caller: &Caller,
         cluster: ClusterId,
-        kind: &KindName,
+        resource: &ResourceName,
         namespace: &Namespace,
         name: &ObjectName,
     ) -> Result<Dependents> {
-        let any_right = AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster);
-        let in_cluster = self.gate.allow(caller, any_right).await?;
-        let (kinds, mut warnings) = self.api.namespaced_kinds(&in_cluster).await?;
-        let of_name = kinds.iter().copied().find(|served| served.resource_name() == kind.0);
-        let of_name = of_name.ok_or_else(|| Error::invalid("resource", Reason::NotOneOf))?;
-        let list = |kind: Kind| {
-            AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(cluster).in_namespace(namespace)
-        };
-        let permit = self.gate.allow(caller, list(of_name).named(name.as_str())).await?;
+        let (kind, served) = self.served(caller, cluster, resource).await?;
+        let permit = self.gate.allow(caller, list(cluster, kind, namespace).named(name.as_str())).await?;
         let found = self.api.dependee(&permit, name).await?;
         let dependee = found.ok_or_else(|| permit.object_not_found())?;
 
-        let mut reads = Vec::new();
-        // events are about objects, and belong to none
-        for kind in kinds.into_iter().filter(|kind| *kind != Kind::Event) {
+        let (mut reads, mut warnings) = (Vec::new(), served.warnings.clone());
+        let kinds = served.kinds.iter().filter(|served| is_collected(served)).map(|served| served.kind);
+        let kinds: Vec<_> = kinds.collect();
+        for kind in kinds {
             let right = resource_of_kind(kind, false);
             if caller.has_right(RightVerb::List, right, cluster, namespace) {
-                let permit = self.gate.allow(caller, list(kind)).await?;
+                let permit = self.gate.allow(caller, list(cluster, kind, namespace)).await?;
                 reads.push(owned(self.api.clone(), kind, permit));
             } else {
                 warnings.push(Warning::Unreadable(kind.info().plural));
@@ -189,6 +163,38 @@ impl DependentReader {
         warnings.sort_by(|one, other| one.subject().cmp(other.subject()));
         Ok(Tree::new(&dependee, &objects).dependents(namespace, warnings))
     }
+
+    /// The kind of this name, and all kinds that the cluster serves. A name that the last discovery does not have is
+    /// looked up again: its definition may be new.
+    async fn served(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        resource: &ResourceName,
+    ) -> Result<(Kind, Arc<ServedKinds>)> {
+        let any_right = AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster);
+        let permit = self.gate.allow(caller, any_right).await?;
+        for max_age in [None, Some(FRESH)] {
+            let kinds = self.objects.kinds(&permit, max_age).await?;
+            if let Some(served) = kinds.find(resource).filter(|served| is_collected(served)) {
+                return Ok((served.kind, kinds));
+            }
+        }
+        Err(Error::new(Cause::KindNotServed).resource(resource.to_string()))
+    }
+}
+
+fn list(cluster: ClusterId, kind: Kind, namespace: &Namespace) -> AccessRequest {
+    AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(cluster).in_namespace(namespace)
+}
+
+/// Whether the garbage collector watches a kind with namespaces, and deletes its objects
+/// (`GetDeletableResources` of `k8s.io/kubernetes/pkg/controller/garbagecollector`). It ignores events.
+fn is_collected(served: &ServedKind) -> bool {
+    let info = served.kind.info();
+    let is_event = info.kind == Kind::Event.info().kind;
+    let verbs = ["delete", "list", "watch"];
+    info.namespaced && !is_event && verbs.iter().all(|verb| served.has_verb(verb))
 }
 
 /// The objects of a kind.

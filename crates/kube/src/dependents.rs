@@ -7,8 +7,7 @@ use pilothouse_core::{
     Result,
     access::Permit,
     dependents::{Dependee, DependentApi, OwnedObject},
-    gate::Warning,
-    kind::{KINDS, Kind},
+    kind::Kind,
     name::ObjectName,
     namespaces::NamespaceScope,
 };
@@ -23,11 +22,6 @@ use crate::{
 
 #[async_trait]
 impl DependentApi for KubeClusters {
-    async fn namespaced_kinds(&self, _: &Permit) -> Result<(Vec<Kind>, Vec<Warning>)> {
-        let kinds = KINDS.iter().copied().filter(|kind| kind.info().namespaced);
-        Ok((kinds.collect(), Vec::new()))
-    }
-
     async fn dependee(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Dependee>> {
         let kind = permit.kind()?;
         let scope = NamespaceScope::One(permit.namespace()?.clone());
@@ -58,11 +52,18 @@ impl DependentApi for KubeClusters {
         match read {
             Ok(objects) => Ok(Some(objects)),
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => Ok(None),
-            // the cluster does not serve the kind
+            // the cluster does not serve the kind any more
             Err(absent) if absent.is(StatusCode::NOT_FOUND) => Ok(Some(Vec::new())),
+            // the API server of a custom kind is down, or does not list metadata alone
+            Err(failure) if is_aggregated(kind) && failure.code.is_some() => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
+}
+
+/// Whether another server than the API server may serve a kind.
+fn is_aggregated(kind: Kind) -> bool {
+    matches!(kind, Kind::Dynamic(_))
 }
 
 async fn owned_objects(

@@ -2,8 +2,9 @@
 
 use actix_web::web::Data;
 use pilothouse_core::{
-    dependents::{Dependents, KindName},
+    dependents::Dependents,
     error::Reason,
+    inventory::objects::ResourceName,
     name::{Namespace, ObjectName},
 };
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use crate::{api::Api, error::Result, extract::Authenticated, query::Params, resp
 /// The name of a kind.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct KindParam(KindName);
+pub(crate) struct KindParam(ResourceName);
 
 impl TryFrom<String> for KindParam {
     type Error = Reason;
@@ -31,7 +32,7 @@ pub(crate) struct DependentsQuery {
     /// The id of the cluster.
     #[param(inline)]
     cluster_id: Id,
-    /// The kind of the object, by its plural and API group: `deployments.apps`, `pods`. One with namespaces.
+    /// The kind of the object, one with namespaces, by its plural and API group: `deployments.apps`, `pods`.
     #[param(value_type = String, min_length = 1, max_length = 253, example = "statefulsets.apps")]
     resource: KindParam,
     #[param(inline)]
@@ -44,9 +45,9 @@ pub(crate) async fn dependents(
     api: Data<Api>,
     Authenticated(signed_in, Params(query)): Authenticated<Params<DependentsQuery>>,
 ) -> Result<Response<Dependents>> {
-    let DependentsQuery { cluster_id, resource: KindParam(kind), namespace, name } = query;
+    let DependentsQuery { cluster_id, resource: KindParam(resource), namespace, name } = query;
     let (caller, reader) = (signed_in.caller(), &api.app.dependents);
-    let dependents = reader.read(caller, cluster_id.into(), &kind, &namespace, &name).await?;
+    let dependents = reader.read(caller, cluster_id.into(), &resource, &namespace, &name).await?;
     let warnings = dependents.warnings.clone();
     Ok(Response::of(dependents).warning(warnings))
 }

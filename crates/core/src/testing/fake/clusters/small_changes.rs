@@ -13,7 +13,7 @@ use crate::{
     error::{Cause, Error, Result},
     gate::{Changed, Warning},
     job::{JobApi, NewJob},
-    kind::{KINDS, Kind},
+    kind::Kind,
     name::{ObjectName, Uid},
     node::NodeRow,
     object::parse,
@@ -169,11 +169,6 @@ impl AutoscalerApi for FakeClusters {
 
 #[async_trait]
 impl DependentApi for FakeClusters {
-    async fn namespaced_kinds(&self, _: &Permit) -> Result<(Vec<Kind>, Vec<Warning>)> {
-        let kinds = KINDS.iter().copied().filter(|kind| kind.info().namespaced);
-        Ok((kinds.collect(), Vec::new()))
-    }
-
     async fn dependee(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Dependee>> {
         self.call(permit, name.as_str())?;
         let key = Self::key(permit, name)?;
