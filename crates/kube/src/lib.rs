@@ -27,6 +27,7 @@ use tokio::{
 };
 
 mod apiserver_messages;
+mod autoscaler_limits;
 mod breaker;
 mod budget;
 mod cache;
@@ -34,8 +35,11 @@ mod client;
 mod client_pool;
 mod compare;
 mod config;
+mod cordon;
+mod dependents;
 mod error;
 mod inventory;
+mod job;
 mod large_reads;
 mod list;
 mod namespace;
@@ -45,6 +49,7 @@ mod parser_threads;
 mod pending_writes;
 mod permissions;
 mod pod;
+mod pod_change;
 mod probe;
 mod rbac;
 mod replace;
@@ -132,8 +137,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `PodApi`, `NamespaceApi`,
-/// `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `JobApi`, `PodApi`,
+/// `PodChangeApi`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`.
+/// Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
