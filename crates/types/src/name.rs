@@ -25,6 +25,30 @@ pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
+/// Whether a text is a key of a Kubernetes label, `[prefix/]name`: the prefix is a subdomain, the name has 1 to 63 letters,
+/// digits and inner `-`, `_`, `.` (`IsQualifiedName`).
+pub fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && is_label_name(name),
+        None => is_label_name(text),
+    }
+}
+
+/// Whether a text is a value of a Kubernetes label: empty, or 1 to 63 letters, digits and inner `-`, `_`, `.`
+/// (`IsValidLabelValue`).
+pub fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_label_name(text)
+}
+
+fn is_label_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|&b| inner(b))
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+}
+
 /// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised
 /// name or password has at most 128 characters, each composed of at most four characters. A longer text is refused
 /// before the normalisation.
