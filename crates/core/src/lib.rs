@@ -53,6 +53,7 @@ pub mod pod;
 pub mod provider;
 pub mod quantity;
 pub mod quota;
+pub mod rollout;
 pub mod seal;
 pub mod second_factor;
 pub mod secret;

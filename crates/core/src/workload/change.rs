@@ -83,7 +83,7 @@ pub struct Reference {
 ///
 /// # Errors
 /// `UnexpectedAnswer` if the revision has no pod template.
-pub(super) fn undo(
+pub(crate) fn undo(
     revisions: &Revisions,
     revision: &StoredRevision,
     change_cause: &str,
@@ -99,20 +99,20 @@ pub(super) fn undo(
 /// The fields of a workload that the other changes need.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Workload {
+pub(crate) struct Workload {
     #[serde(deserialize_with = "crate::object::or_default")]
-    pub(super) metadata: Metadata,
-    pub(super) spec: Value,
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: Value,
 }
 
 impl Workload {
     /// Whether its rollout is paused.
-    pub(super) fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.spec["paused"] == true
     }
 
     /// The patch that pauses or resumes the rollout; `None` if it is so already.
-    pub(super) fn pause(&self, paused: bool) -> Option<JsonPatch> {
+    pub(crate) fn pause(&self, paused: bool) -> Option<JsonPatch> {
         let patch = || JsonPatch::of(&self.metadata).add("/spec/paused", paused);
         (self.is_paused() != paused).then(patch)
     }
@@ -121,7 +121,7 @@ impl Workload {
     ///
     /// # Errors
     /// `NotFoundInCluster`, naming a container that the pod template does not have.
-    pub(super) fn set_images(
+    pub(crate) fn set_images(
         &self,
         Images(images): &Images,
         change_cause: &str,
@@ -152,7 +152,7 @@ impl Workload {
 
 /// The ConfigMaps and Secrets that a pod template needs, at most [`MAX_REFERENCES`]: of volumes and variables, except
 /// optional ones, and of image pulls.
-pub(super) fn references(template: &Value) -> Vec<Reference> {
+pub(crate) fn references(template: &Value) -> Vec<Reference> {
     let mut found = BTreeSet::new();
     let mut add = |kind: Kind, from: &Value, field: &str| {
         let name = from[field].as_str().filter(|_| from["optional"] != true);
@@ -187,7 +187,7 @@ pub(super) fn references(template: &Value) -> Vec<Reference> {
 }
 
 /// The error for a revision that does not exist.
-pub(super) fn no_revision(number: Option<i64>) -> Error {
+pub(crate) fn no_revision(number: Option<i64>) -> Error {
     let error = Error::new(Cause::NotFoundInCluster).resource("revision");
     match number {
         Some(number) => error.name(number.to_string()),

@@ -57,7 +57,7 @@ impl<'a> Seen<'a> {
 
 /// The fields that differ between two pod templates of a workload, by path. With `masked`, literal values of environment
 /// variables and these fields are not shown: only whether they are the same.
-pub(super) fn changes(from: Value, to: Value, masked: Option<&MaskedFields>) -> Vec<FieldChange> {
+pub(crate) fn changes(from: Value, to: Value, masked: Option<&MaskedFields>) -> Vec<FieldChange> {
     let [from, to] = [from, to].map(|template| {
         // the paths of masked fields begin at the object
         let mut whole = serde_json::json!({"spec": {"template": template}});

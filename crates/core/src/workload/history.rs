@@ -150,11 +150,11 @@ pub struct History {
 }
 
 /// A workload whose revisions have numbers and are sorted, the newest first.
-pub(super) struct Revisions {
-    pub(super) metadata: Metadata,
+pub(crate) struct Revisions {
+    pub(crate) metadata: Metadata,
     /// The workload's own pod template.
-    pub(super) template: Value,
-    pub(super) paused: bool,
+    pub(crate) template: Value,
+    pub(crate) paused: bool,
     revisions: Vec<(i64, StoredRevision)>,
     /// Index of the current revision.
     current: Option<usize>,
@@ -191,7 +191,7 @@ impl Revisions {
     ///
     /// # Errors
     /// `UnexpectedAnswer` if an object does not have the expected shape.
-    pub(super) fn of(
+    pub(crate) fn of(
         r#type: WorkloadType,
         workload: &RawValue,
         revisions: Vec<StoredRevision>,
@@ -224,7 +224,7 @@ impl Revisions {
     ///
     /// # Errors
     /// `UnexpectedAnswer` if a revision does not have the expected shape.
-    pub(super) fn rows(&self) -> Result<Vec<RevisionRow>> {
+    pub(crate) fn rows(&self) -> Result<Vec<RevisionRow>> {
         let row = |(index, (number, revision)): (usize, &(i64, StoredRevision))| {
             let template = revision.template()?;
             let images = containers(&template["spec"]).into_iter().filter(|container| !container.init);
@@ -244,7 +244,7 @@ impl Revisions {
 
     /// The revision of this number; of several, the one that was created last. Without a number, the newest one that is
     /// not current, as `kubectl rollout undo` takes it.
-    pub(super) fn find(&self, number: Option<i64>) -> Option<(i64, &StoredRevision)> {
+    pub(crate) fn find(&self, number: Option<i64>) -> Option<(i64, &StoredRevision)> {
         let mut all = self.revisions.iter().enumerate();
         let found = all.find(|(index, (own, _))| match number {
             Some(number) => *own == number,
@@ -254,20 +254,20 @@ impl Revisions {
     }
 
     /// Whether the revision is the current one.
-    pub(super) fn is_current(&self, revision: &StoredRevision) -> bool {
+    pub(crate) fn is_current(&self, revision: &StoredRevision) -> bool {
         self.current.is_some_and(|index| self.revisions[index].1.name == revision.name)
     }
 }
 
 /// The change cause of a change by Pilothouse: `pilothouse undo to 3, operation 01a2…`.
-pub(super) fn change_cause(what: &str, operation: OperationId) -> String {
+pub(crate) fn change_cause(what: &str, operation: OperationId) -> String {
     let short: String = what.chars().take(MAX_CAUSE_CHARS).collect();
     let mark = if short.len() < what.len() { "…" } else { "" };
     format!("pilothouse {short}{mark}, operation {operation}")
 }
 
 /// The operation that a change cause of Pilothouse names.
-pub(super) fn operation_of(change_cause: &str) -> Option<OperationId> {
+pub(crate) fn operation_of(change_cause: &str) -> Option<OperationId> {
     let (_, id) = change_cause.strip_prefix("pilothouse ")?.rsplit_once(", operation ")?;
     id.parse().ok().map(OperationId)
 }
