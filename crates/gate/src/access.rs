@@ -247,6 +247,10 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
         }
         (Verb::Get, Resource::Kind(_)) => &[Pod, Event, ReplicaSet, ControllerRevision, Kind::Job],
         (Verb::Scale, Resource::Kind(_)) => &[HorizontalPodAutoscaler],
+        // what the pods of an earlier revision need
+        (Verb::Undo, Resource::Kind(_)) => {
+            &[ReplicaSet, ControllerRevision, HorizontalPodAutoscaler, Kind::ConfigMap, Kind::Secret]
+        }
         (_, Resource::Cluster | Resource::NewCluster) => &[Node, Pod, Kind::Namespace],
         _ => &[],
     }
