@@ -54,6 +54,19 @@ pub struct Finding {
     pub evidence: Vec<Quote>,
     /// What to do next, in this order.
     pub steps: Vec<Step>,
+    /// The log whose last lines belong to the evidence, if the finding has no better text.
+    pub(super) log: Option<LogSource>,
+}
+
+/// A container's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LogSource {
+    /// The pod.
+    pub(super) pod: String,
+    /// The container.
+    pub(super) container: String,
+    /// Whether it is the log of the run before the current one.
+    pub(super) previous: bool,
 }
 
 impl Finding {
@@ -73,6 +86,7 @@ impl Finding {
             facts: Facts::new(),
             evidence: Vec::new(),
             steps: Vec::new(),
+            log: None,
         }
     }
 

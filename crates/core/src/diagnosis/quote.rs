@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::mask::MASK;
+use crate::{mask::MASK, name::is_invisible};
 
 /// Maximum length of a quote, in characters.
 pub const MAX_QUOTE_CHARS: usize = 300;
@@ -96,15 +96,14 @@ impl Quote {
 /// shortens it.
 pub fn clean(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_EXAMINED_BYTES);
-    let printable: String = text[..end].chars().map(|c| if is_invisible(c) { ' ' } else { c }).collect();
+    let printable: String = text[..end].chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
     let masked = mask_words(&mask_user_info(&cut_private_key(&printable)));
     shorten(&masked.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Whether a character is not printed, or changes how others are printed.
-fn is_invisible(c: char) -> bool {
-    let formats = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
-    c.is_control() || c == '\u{feff}' || c == '\u{61c}' || formats.iter().any(|range| range.contains(&c))
+/// Whether a character is not printed, breaks a line, or changes how others are printed.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || is_invisible(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Drops everything from the beginning of a private key on.
