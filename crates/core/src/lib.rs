@@ -39,6 +39,7 @@ pub mod idempotency;
 pub mod inventory;
 pub mod json_patch;
 pub mod kubeconfig;
+pub mod level;
 mod limiter;
 mod manifest;
 pub mod mask;

@@ -110,7 +110,8 @@ mod tests {
     fn slots_are_limited_per_user_and_in_total_and_released_on_drop() {
         let limits = StreamLimits { per_user: 2, total: 3, ..StreamLimits::default() };
         let streams = Streams::new(limits);
-        let [ann, bob] = [Principal::User(UserId(1)), Principal::ServiceAccount(ServiceAccountId(1))].map(Some);
+        let [ann, bob] =
+            [Principal::User(UserId(1)), Principal::ServiceAccount(ServiceAccountId(1))].map(Some);
         let full = |user| streams.enter(user).err().map(|error| (error.cause, error.context.retry_after));
         let overloaded = Some((Cause::Overloaded, Some(RETRY_AFTER)));
         let first = streams.enter(ann).unwrap();

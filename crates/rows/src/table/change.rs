@@ -56,10 +56,10 @@ impl Table {
         }
     }
 
-    /// Changes the levels whose time has come. Reads only the rows whose level changes. Returns the changes.
-    pub fn age(&mut self, now: Timestamp) -> Vec<Change> {
+    /// Changes the levels whose time has come, of at most `limit` rows. Reads no other rows. Returns the changes.
+    pub fn age(&mut self, now: Timestamp, limit: usize) -> Vec<Change> {
         let mut changes = Vec::new();
-        while self.level_changes_at().is_some_and(|at| at <= now) {
+        while changes.len() < limit && self.level_changes_at().is_some_and(|at| at <= now) {
             let due = self.due.pop_first();
             let Some((slot, row)) = due.and_then(|(_, slot)| Some((slot, self.row(slot)?.clone()))) else {
                 continue;

@@ -275,7 +275,7 @@ proptest! {
                         *row = aging.advance(row.clone(), at(second));
                     }
                     let earliest = model.iter().filter_map(|(_, row)| row.next_level()).map(|next| next.at).min();
-                    watch(table.age(at(second)));
+                    watch(table.age(at(second), usize::MAX));
                     prop_assert_eq!(table.level_changes_at(), earliest);
                     prop_assert!(earliest.is_none_or(|earliest| earliest > at(second)));
                 }
@@ -399,11 +399,11 @@ fn level_changes_with_age_and_an_ok_row_has_no_reason() {
         let mut table = Table::new(&fields_of::<SampleRow>());
         let row = Row::of(&warn(aging)).unwrap();
         table.apply(0, (Some("shop"), "web"), vec![row.clone()]);
-        assert_eq!((table.level_changes_at(), table.age(at(59))), (Some(at(60)), vec![]));
+        assert_eq!((table.level_changes_at(), table.age(at(59), 1)), (Some(at(60)), vec![]));
         let expected = SampleRow { level, reason, next: None, ..warn(aging) };
         let expected = Row::of(&expected).unwrap();
-        assert_eq!(table.age(at(60)), [Change::Changed(row, expected.clone())]);
-        assert_eq!((table.level_changes_at(), table.age(at(9999))), (None, vec![]));
+        assert_eq!(table.age(at(60), 1), [Change::Changed(row, expected.clone())]);
+        assert_eq!((table.level_changes_at(), table.age(at(9999), 1)), (None, vec![]));
         let filter = (5, vec![level.as_str().to_owned()]);
         let query = ListQuery { filters: vec![filter], ..ListQuery::default() };
         assert_eq!(query_page(&mut table, &query).0, [expected]);
