@@ -29,6 +29,16 @@ pub(crate) fn without_patched_object(message: &str) -> &str {
     }
 }
 
+/// Whether the server has no such path (404, reason `NotFound` as for a missing object).
+pub(crate) fn is_unknown_path(message: &str) -> bool {
+    message == "the server could not find the requested resource"
+}
+
+/// Whether an eviction was refused because several PodDisruptionBudgets select the pod (500 without a reason).
+pub(crate) fn has_several_budgets(message: &str) -> bool {
+    message.contains("more than one PodDisruptionBudget")
+}
+
 /// Whether the anonymous user lacks the permission (403).
 pub(crate) fn refuses_anonymous_user(message: &str) -> bool {
     message.contains(ANONYMOUS_USER)
@@ -55,10 +65,12 @@ mod tests {
 
     type Matcher = fn(&str) -> bool;
 
-    const CASES: [(&str, Matcher); 6] = [
+    const CASES: [(&str, Matcher); 8] = [
         ("quota exceeded", is_quota_exceeded),
         ("being deleted", is_being_deleted),
         ("patch not applied", is_patch_not_applied),
+        ("unknown path", is_unknown_path),
+        ("several budgets", has_several_budgets),
         ("anonymous user", refuses_anonymous_user),
         ("no previous log", has_no_previous_log),
         ("waiting to start", is_waiting_to_start),
@@ -81,6 +93,14 @@ mod tests {
         ("being deleted", 30..=37, "object is being deleted: namespaces \"shop\" already exists"),
         // apimachinery/pkg/api/errors/errors.go; seen: tests/cluster/rollouts.rs
         ("patch not applied", 30..=37, "the server rejected our request due to an error in our request"),
+        // apimachinery/pkg/api/errors/errors.go; from the format only
+        ("unknown path", 30..=37, "the server could not find the requested resource"),
+        // kubernetes/pkg/registry/core/pod/storage/eviction.go; seen: tests/cluster/small_changes.rs
+        (
+            "several budgets",
+            30..=37,
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+        ),
         // apiserver/pkg/endpoints/handlers/responsewriters/errors.go; from the format only
         (
             "anonymous user",

@@ -19,6 +19,7 @@ use crate::{
     KubeClusters,
     client::ClusterClient,
     error,
+    error::Failure,
     replace::{Current, Replacement},
     request::Call,
 };
@@ -87,6 +88,19 @@ impl<'a> ObjectClient<'a> {
         self.change(Call::create(self.kind, self.namespace, self.name, manifest)?).await
     }
 
+    /// Creates an object of another kind or name in the same namespace and returns it.
+    ///
+    /// # Errors
+    /// As every change in a cluster; `Internal` when the permit does not cover the kind.
+    pub(crate) async fn create_other(
+        &self,
+        kind: Kind,
+        name: &ObjectName,
+        manifest: &impl Serialize,
+    ) -> Result<Box<RawValue>> {
+        self.change(Call::create(kind, self.namespace, name, manifest)?).await
+    }
+
     /// Sends a merge patch and returns the patched object.
     ///
     /// # Errors
@@ -125,6 +139,22 @@ impl<'a> ObjectClient<'a> {
         let call = Call::delete(self.kind, self.namespace, self.name)?;
         self.client.change(&call).await?;
         Ok(())
+    }
+
+    /// Deletes the object with this uid, with a grace period in seconds instead of the object's own.
+    ///
+    /// # Errors
+    /// `Modified` when the object has another uid; otherwise as every change in a cluster.
+    pub(crate) async fn delete_uid(&self, uid: &str, grace_seconds: Option<u32>) -> Result<()> {
+        let call = Call::delete_uid(self.kind, self.namespace, self.name, uid, grace_seconds)?;
+        self.client.change(&call).await.map_err(|failure| self.for_uid(failure))?;
+        Ok(())
+    }
+
+    /// The error of a change that was sent for a uid: a conflict means that the object has another one.
+    pub(crate) fn for_uid(&self, failure: Failure) -> Error {
+        let error = Error::from(failure);
+        if error.cause == Cause::ConflictInCluster { self.error(Cause::Modified) } else { error }
     }
 
     /// Metadata of the manifest that creates the object.

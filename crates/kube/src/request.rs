@@ -6,7 +6,10 @@ use std::{fmt, time::Duration};
 
 use http::Request;
 use kube::core::{
-    params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, ValidationDirective, WatchParams},
+    params::{
+        DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions, ValidationDirective,
+        WatchParams,
+    },
     request::Request as Builder,
     subresource::LogParams,
 };
@@ -18,6 +21,12 @@ use pilothouse_core::{
     namespaces::NamespaceScope,
 };
 use serde::Serialize;
+use serde_json::json;
+
+/// The subresource with which pods are resized, in RBAC notation.
+pub(crate) const POD_RESIZE: &str = "pods/resize";
+/// The subresource with which pods are evicted, in RBAC notation.
+pub(crate) const POD_EVICTION: &str = "pods/eviction";
 
 /// Field manager of Pilothouse's writes, as shown in `managedFields`.
 const FIELD_MANAGER: &str = "pilothouse";
@@ -169,6 +178,43 @@ impl Call {
         Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
     }
 
+    /// A JSON patch of a pod's subresource `resize`. The server rejects unknown fields.
+    pub(crate) fn resize(namespace: &Namespace, pod: &ObjectName, patch: &JsonPatch) -> Result<Self> {
+        let path = collection(Kind::Pod, Some(namespace));
+        let uri = format!("{path}/{pod}/resize?fieldManager={FIELD_MANAGER}&fieldValidation=Strict");
+        let request = with_json(Request::patch(uri), "application/json-patch+json", patch);
+        let call = Self::for_kind(Kind::Pod, "patch", request)?.with_object(Some(namespace), Some(pod));
+        Ok(Self { resource: POD_RESIZE, ..call })
+    }
+
+    /// POST of the eviction of the pod with this uid. The response is a `Status`.
+    pub(crate) fn evict(namespace: &Namespace, pod: &ObjectName, uid: &str) -> Result<Self> {
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": pod.as_str(), "namespace": namespace.as_str()},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        });
+        let path = collection(Kind::Pod, Some(namespace));
+        let request = post(&format!("{path}/{pod}/eviction?fieldManager={FIELD_MANAGER}"), &eviction);
+        let call = Self::for_kind(Kind::Pod, "create", request)?.with_object(Some(namespace), Some(pod));
+        Ok(Self { resource: POD_EVICTION, ..call })
+    }
+
+    /// DELETE of the object with this uid, with a grace period in seconds instead of the object's own. The conditions are
+    /// in the body: the API server ignores those in the query if there is a body.
+    pub(crate) fn delete_uid(
+        kind: Kind,
+        namespace: Option<&Namespace>,
+        name: &ObjectName,
+        uid: &str,
+        grace_period_seconds: Option<u32>,
+    ) -> Result<Self> {
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { grace_period_seconds, preconditions, ..DeleteParams::default() };
+        let request = Builder::new(collection(kind, namespace)).delete(name.as_str(), &params);
+        Ok(Self::for_kind(kind, "delete", request)?.with_object(namespace, Some(name)))
+    }
+
     /// DELETE of an object.
     pub(crate) fn delete(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
         let request =
@@ -230,7 +276,6 @@ mod tests {
     use super::*;
     use pilothouse_core::{kind::KINDS, object::Metadata};
     use proptest::prelude::*;
-    use serde_json::json;
 
     /// Every call that names an object, and the number of path segments after its name.
     fn calls(kind: Kind, namespace: &Namespace, name: &ObjectName) -> Vec<(Call, usize)> {
@@ -241,9 +286,13 @@ mod tests {
             (Call::patch(kind, within, name, &json!({})).unwrap(), 0),
             (Call::json_patch(kind, within, name, &JsonPatch::of(&Metadata::default())).unwrap(), 0),
             (Call::delete(kind, within, name).unwrap(), 0),
+            (Call::delete_uid(kind, within, name, "u", Some(0)).unwrap(), 0),
         ];
         if kind == Kind::Pod {
+            let resize = JsonPatch::of(&Metadata::default());
             calls.push((Call::logs(namespace, name, &LogParams::default(), 1).unwrap(), 1));
+            calls.push((Call::resize(namespace, name, &resize).unwrap(), 1));
+            calls.push((Call::evict(namespace, name, "u").unwrap(), 1));
         }
         calls
     }
@@ -281,6 +330,19 @@ mod tests {
                 prop_assert_eq!(segments.len(), expected.len() + suffix_segments);
             }
         }
+    }
+
+    #[test]
+    fn conditions_of_a_deletion_and_an_eviction_are_in_the_body() {
+        let (namespace, name) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
+        let body = |call: &Call| serde_json::from_slice::<serde_json::Value>(call.request.body()).unwrap();
+        let delete = |grace| Call::delete_uid(Kind::Pod, Some(&namespace), &name, "u", grace).unwrap();
+        assert_eq!(body(&delete(None)), json!({"preconditions": {"uid": "u"}}));
+        assert_eq!(body(&delete(Some(0))), json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 0}));
+        let evict = Call::evict(&namespace, &name, "u").unwrap();
+        assert_eq!(evict.request.uri().path(), "/api/v1/namespaces/shop/pods/web-0/eviction");
+        assert_eq!(body(&evict)["deleteOptions"], json!({"preconditions": {"uid": "u"}}));
+        assert_eq!((evict.verb, evict.resource), ("create", "pods/eviction"));
     }
 
     #[test]

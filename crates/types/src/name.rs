@@ -138,6 +138,10 @@ name! {
     /// The name of a container in a pod: an RFC 1123 label of 1 to 63 characters.
     ContainerName, 63, |text| is_label(text, 63)
 }
+name! {
+    /// The uid of an object: 1 to 64 letters, digits and hyphens. It is never used again, unlike a name.
+    Uid, 64, |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
 
 /// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not one of [`ProviderId::RESERVED`]. It is bound to its
 /// issuer or directory for ever.
@@ -219,6 +223,18 @@ mod tests {
                 prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));
             }
         }
+    }
+
+    #[test]
+    fn uids_have_letters_digits_and_hyphens() {
+        // of a pod, and of the mirror of a static pod
+        for good in ["3f2b6a1e-0c5d-4a6b-9d8e-7f6a5b4c3d2e", "6d1e7a2b9c8f4e5d6a7b8c9d0e1f2a3b"] {
+            assert!(Uid::new(good).is_ok(), "{good}");
+        }
+        for bad in ["a/b", "..", "a b", "é"] {
+            assert_eq!(Uid::new(bad), Err(Reason::InvalidName), "{bad}");
+        }
+        assert_eq!(Uid::new("a".repeat(65)), Err(Reason::TooLong));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use utoipa::{
 
 use crate::{
     change_reason::ChangeReason,
-    name::{ContainerName, Namespace, ObjectName},
+    name::{ContainerName, Namespace, ObjectName, Uid},
 };
 
 /// RFC 1123 label.
@@ -39,5 +39,6 @@ schemas! {
     Namespace: "The name of a namespace.", 1, 63, Some(LABEL);
     ObjectName: "The name of an object in the cluster.", 1, 253, Some(SUBDOMAIN);
     ContainerName: "The name of a container.", 1, 63, Some(LABEL);
+    Uid: "The uid of an object in the cluster.", 1, 64, Some("^[-0-9A-Za-z]+$");
     ChangeReason: "The reason of a change, as its audit row shows it.", 5, 500, None::<&str>;
 }

@@ -1,6 +1,7 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
+mod small_changes;
 
 use std::{
     collections::{BTreeMap, VecDeque},
