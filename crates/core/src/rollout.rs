@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -18,8 +19,7 @@ use crate::{
     access::{AccessRequest, Caller, Permit, Verb},
     audit::Audit,
     change_reason::ChangeReason,
-    clock::Clock,
-    diagnosis::{DiagnosedKind, DiagnosedObject, DiagnosisSource, examine},
+    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnoses, Diagnosis},
     error::{Code, Error, Reason, Result},
     gate::{Changed, ExtraParams, Gate, Warning},
     ids::{ClusterId, OperationId},
@@ -29,8 +29,8 @@ use crate::{
     spawn::Spawner,
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
     workload::{
-        FieldChange, History, Images, Progress, Reference, RevisionRow, WorkloadRef, WorkloadRow,
-        WorkloadType,
+        FieldChange, History, Images, Progress, Reference, RevisionRow, RolloutState, WorkloadRef,
+        WorkloadRow, WorkloadType,
         change::no_revision,
         diff::changes,
         history::{Revisions, operation_of},
@@ -44,8 +44,10 @@ use change::{pause, read_revisions, read_workload, set_images, undo};
 
 pub use diagnosed::Rollout;
 
-/// Interval at which the progress of a watched rollout is read.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which a watched rollout is read while it progresses.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which a watched rollout is read in every other state.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of failures in succession after which a watched rollout ends.
 const MAX_FAILURES: u32 = 10;
 
@@ -100,9 +102,9 @@ pub type RolloutStream = EventStream<Rollout>;
 pub struct Rollouts {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn RolloutApi>,
-    pub(crate) diagnosis: Arc<dyn DiagnosisSource>,
+    pub(crate) diagnoses: Diagnoses,
+    /// Names the operations that made revisions. None without an audit trail that can be read.
     pub(crate) audit: Option<Audit>,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
     pub(crate) masked_fields: MaskedFields,
@@ -164,7 +166,7 @@ impl Rollouts {
         workload: &WorkloadRef,
     ) -> Result<Rollout> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)?).await?;
-        self.read_progress(&permit, workload).await
+        self.read_progress(caller, &permit, workload).await
     }
 
     /// Streams the progress of a rollout: now, and after each change of it.
@@ -179,10 +181,11 @@ impl Rollouts {
     ) -> Result<RolloutStream> {
         let (permit, revoked) = self.gate.follow(caller, access(Verb::Get, cluster, workload)?).await?;
         let slot = self.streams.enter(caller.principal())?;
-        let first = self.read_progress(&permit, workload).await?;
-        let (this, workload) = (self.clone(), workload.clone());
+        let first = self.read_progress(caller, &permit, workload).await?;
+        let watched =
+            Watched { rollouts: self.clone(), caller: caller.clone(), permit, workload: workload.clone() };
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, move |reader| {
-            this.follow(permit, workload, first, reader)
+            watched.follow(first, reader)
         }))
     }
 
@@ -262,49 +265,23 @@ impl Rollouts {
         self.api.history(permit, &workload.name).await?.ok_or_else(|| permit.object_not_found())
     }
 
-    async fn read_progress(&self, permit: &Permit, workload: &WorkloadRef) -> Result<Rollout> {
-        let object = read_workload(&*self.api, permit, workload).await?;
-        let progress = Progress::of(workload.kind, &object)?;
+    async fn read_progress(
+        &self,
+        caller: &Caller,
+        permit: &Permit,
+        workload: &WorkloadRef,
+    ) -> Result<Rollout> {
+        let kind = DiagnosedKind::parse(workload.kind.as_str());
         let diagnosed = DiagnosedObject {
-            kind: DiagnosedKind::parse(workload.kind.as_str())
-                .map_err(|_| Error::internal("a workload that cannot be diagnosed"))?,
+            kind: kind.map_err(|_| Error::internal("a workload that cannot be diagnosed"))?,
             namespace: Some(workload.namespace.clone()),
             name: workload.name.clone(),
         };
-        let evidence = self.diagnosis.read(permit, &diagnosed).await?;
-        let evidence = evidence.ok_or_else(|| permit.object_not_found())?;
-        let reasons = examine(&evidence, self.clock.now());
-        Ok(Rollout::of(progress, reasons, evidence.unreadable))
-    }
-
-    /// Sends the progress after each change, until the workload is deleted or cannot be read.
-    async fn follow(
-        self,
-        permit: Permit,
-        workload: WorkloadRef,
-        first: Rollout,
-        mut reader: Reader<Rollout>,
-    ) -> StreamEnd {
-        let (mut last, mut failures) = (first, 0);
-        if !reader.send(last.clone()).await {
-            return StreamEnd::TooSlow;
-        }
-        loop {
-            self.spawner.sleep(POLL_INTERVAL).await;
-            match self.read_progress(&permit, &workload).await {
-                Ok(rollout) => {
-                    failures = 0;
-                    if rollout != last {
-                        if !reader.send(rollout.clone()).await {
-                            return StreamEnd::TooSlow;
-                        }
-                        last = rollout;
-                    }
-                }
-                Err(error) if is_temporary(&error) && failures < MAX_FAILURES => failures += 1,
-                Err(error) => return error.into(),
-            }
-        }
+        let diagnosis = self.diagnoses.diagnose(caller, permit.cluster()?, &diagnosed);
+        let (object, diagnosis) = join(read_workload(&*self.api, permit, workload), diagnosis).await;
+        let progress = Progress::of(workload.kind, &object?)?;
+        let Diagnosis { findings, unreadable, .. } = diagnosis?;
+        Ok(Rollout::of(progress, findings, unreadable))
     }
 
     /// Adds the audit rows of the operations that change causes name. A change of somebody else keeps the annotation of
@@ -340,6 +317,42 @@ impl Rollouts {
     }
 }
 
+/// A watched rollout, and who watches it.
+struct Watched {
+    rollouts: Rollouts,
+    caller: Caller,
+    permit: Permit,
+    workload: WorkloadRef,
+}
+
+impl Watched {
+    /// Sends the progress after each change, until the workload is deleted or cannot be read.
+    async fn follow(self, first: Rollout, mut reader: Reader<Rollout>) -> StreamEnd {
+        let Self { rollouts, caller, permit, workload } = self;
+        let (mut last, mut failures) = (first, 0);
+        if !reader.send(last.clone()).await {
+            return StreamEnd::TooSlow;
+        }
+        loop {
+            let progresses = last.progress.state == RolloutState::Progressing;
+            rollouts.spawner.sleep(if progresses { PROGRESS_INTERVAL } else { IDLE_INTERVAL }).await;
+            match rollouts.read_progress(&caller, &permit, &workload).await {
+                Ok(rollout) => {
+                    failures = 0;
+                    if rollout != last {
+                        last = rollout;
+                        if !reader.send(last.clone()).await {
+                            return StreamEnd::TooSlow;
+                        }
+                    }
+                }
+                Err(error) if is_temporary(&error) && failures < MAX_FAILURES => failures += 1,
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}
+
 /// Whether a read that failed may succeed soon.
 fn is_temporary(error: &Error) -> bool {
     matches!(
@@ -360,6 +373,7 @@ fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> Result<Acce
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Cause;
 
     #[test]
     fn only_failures_of_the_cluster_are_temporary() {

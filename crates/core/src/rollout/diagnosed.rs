@@ -59,8 +59,10 @@ mod tests {
 
     fn finding(rule: Rule, severity: Level, since: &str, until: Option<&str>) -> Finding {
         let object = ObjectRef::new("Pod", Some("shop"), "web-1");
-        let until = until.map(|text| text.parse().unwrap());
-        Finding { since: since.parse().ok(), until, ..Finding::new(rule, severity, object) }
+        let mut finding = Finding::new(rule, severity, object);
+        finding.since = since.parse().ok();
+        finding.until = until.map(|text| text.parse().unwrap());
+        finding
     }
 
     fn state(state: RolloutState, reasons: Vec<Finding>) -> (RolloutState, Option<String>) {

@@ -1,6 +1,7 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
+mod rollout;
 mod small_changes;
 
 use std::{
@@ -46,6 +47,8 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
