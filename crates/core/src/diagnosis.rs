@@ -1,15 +1,13 @@
 //! Diagnosis of an object: why it does not work, by rules over its status, its events and the objects that belong to it
 //! (contract-next.md, section 10; day2.md, section 9).
 //!
-//! [`examine`] is pure: it takes [`Evidence`] and returns [`Finding`]s. The port [`DiagnosisSource`] reads the evidence,
-//! and the use case [`Diagnoses`] adds the last lines of logs, which take a right of their own.
+//! [`collect`] reads the [`Evidence`] through the port [`DiagnosisSource`]. [`examine`] is pure: it takes the evidence and
+//! returns [`Finding`]s. The use case [`Diagnoses`] adds the last lines of logs, which take a right of their own.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     clock::Clock,
     error::{Cause, Result},
     gate::Gate,
@@ -21,6 +19,7 @@ use crate::{
     rights::{RightResource, RightVerb},
 };
 
+mod collect;
 mod evidence;
 mod finding;
 pub mod objects;
@@ -28,15 +27,20 @@ pub mod parse;
 mod quote;
 mod rule;
 mod rules;
+mod source;
 mod step;
 
 use finding::LogSource;
 
+pub use collect::collect;
 pub use evidence::{DiagnosedKind, DiagnosedObject, Evidence};
 pub use finding::{Facts, Finding, ObjectRef};
 pub use quote::{MAX_QUOTE_CHARS, Quote, clean};
 pub use rule::{Rule, Variant};
 pub use rules::examine;
+#[cfg(any(test, feature = "testing"))]
+pub use source::MockDiagnosisSource;
+pub use source::{DiagnosisSource, Related, RelatedObject, Selection};
 pub use step::{Action, Step, SuggestedCall};
 
 /// The source of log lines, as named in [`Diagnosis::checked`].
@@ -58,19 +62,6 @@ pub struct Diagnosis {
     pub checked: Vec<&'static str>,
     /// What could not be read, so that a fault that only shows there is not found.
     pub unreadable: Vec<&'static str>,
-}
-
-/// Port: reads the evidence about objects in the permit's cluster and namespace.
-#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
-#[async_trait]
-pub trait DiagnosisSource: Send + Sync {
-    /// Reads the permit's object of this name, and the objects and events that its diagnosis needs. `None` if the object
-    /// does not exist. A related kind that the caller or the credential may not read, or that the cluster does not answer
-    /// for, is named in [`Evidence::unreadable`].
-    ///
-    /// # Errors
-    /// `TooLarge`; for the object itself, the errors of every call to a cluster.
-    async fn read(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Evidence>>;
 }
 
 /// Use case: diagnosis of an object.
@@ -106,8 +97,8 @@ impl Diagnoses {
         object: &DiagnosedObject,
     ) -> Result<Diagnosis> {
         let permit = self.gate.allow(caller, access(cluster, object)).await?;
-        let read = self.source.read(&permit, &object.name).await?;
-        let mut evidence = read.ok_or_else(|| permit.object_not_found())?;
+        let collected = collect(&*self.source, &permit, &object.name).await?;
+        let mut evidence = collected.ok_or_else(|| permit.object_not_found())?;
         let mut findings = examine(&evidence, self.clock.now());
         if let Some(namespace) = &object.namespace {
             self.add_logs(caller, cluster, namespace, &mut findings, &mut evidence).await;

@@ -35,6 +35,7 @@ mod client;
 mod client_pool;
 mod config;
 mod cordon;
+mod diagnosis;
 mod error;
 mod inventory;
 mod job;
@@ -133,9 +134,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`, `NodeApi`,
-/// `AutoscalerApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their
-/// connections.
+/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `RolloutApi`, `JobApi`, `PodApi`, `PodChangeApi`,
+/// `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone;
+/// clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

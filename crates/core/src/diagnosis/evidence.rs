@@ -34,6 +34,11 @@ impl DiagnosedKind {
         Self(Kind::Node),
     ];
 
+    /// The diagnosed kind of a Kubernetes kind; `None` if it has no diagnosis.
+    pub fn of(kind: Kind) -> Option<Self> {
+        Self::ALL.into_iter().find(|this| this.0 == kind)
+    }
+
     /// The Kubernetes kind.
     pub const fn kind(self) -> Kind {
         self.0
@@ -132,12 +137,14 @@ impl Evidence {
         self.object.reference(self.kind.kind().info().kind)
     }
 
-    /// Records that a source was read, or could not be.
+    /// Records that a source was read, or could not be. A source of which a part could not be read is unreadable.
     pub fn record(&mut self, source: &'static str, is_readable: bool) {
-        let sources = if is_readable { &mut self.checked } else { &mut self.unreadable };
-        if !sources.contains(&source) {
-            sources.push(source);
+        if self.unreadable.contains(&source) {
+            return;
         }
+        self.checked.retain(|checked| *checked != source);
+        let sources = if is_readable { &mut self.checked } else { &mut self.unreadable };
+        sources.push(source);
     }
 
     /// The literal values of environment variables of the pods that have at least `min_chars` characters.

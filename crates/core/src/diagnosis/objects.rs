@@ -28,7 +28,7 @@ pub use scaling::{
     AutoscalerSpec, AutoscalerStatus, BudgetSpec, BudgetStatus, ScaleTarget, Selector, SelectorTerm,
 };
 
-pub(in crate::diagnosis) use scaling::contains;
+pub(in crate::diagnosis) use scaling::equality_query;
 
 /// An object with metadata, spec and status.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -139,6 +139,8 @@ pub struct WorkloadSpec {
     pub paused: bool,
     #[serde(deserialize_with = "or_default")]
     pub suspend: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub selector: Selector,
 }
 
 /// Fields of a workload's `status`.

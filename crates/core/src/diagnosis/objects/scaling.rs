@@ -102,10 +102,37 @@ impl Selector {
         };
         contains(labels, &self.match_labels) && self.match_expressions.iter().all(term)
     }
+
+    /// The selector in the notation of `kubectl --selector`. `None` if it is empty or has an unknown operator.
+    pub fn query(&self) -> Option<String> {
+        let term = |SelectorTerm { key, operator, values }: &SelectorTerm| {
+            let values = values.join(",");
+            Some(match operator.as_str() {
+                "In" => format!("{key} in ({values})"),
+                "NotIn" => format!("{key} notin ({values})"),
+                "Exists" => key.clone(),
+                "DoesNotExist" => format!("!{key}"),
+                _ => return None,
+            })
+        };
+        let terms = self.match_expressions.iter().map(term).collect::<Option<Vec<_>>>()?;
+        let query = [equalities(&self.match_labels), terms].concat().join(",");
+        Some(query).filter(|query| !query.is_empty())
+    }
+}
+
+/// Labels as terms of a selector.
+fn equalities(labels: &Labels) -> Vec<String> {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+/// The selector of a Service, in the notation of `kubectl --selector`. `None` if it is empty.
+pub(in crate::diagnosis) fn equality_query(labels: &Labels) -> Option<String> {
+    Some(equalities(labels).join(",")).filter(|query| !query.is_empty())
 }
 
 /// Whether labels contain all of these.
-pub(in crate::diagnosis) fn contains(labels: &Labels, wanted: &Labels) -> bool {
+fn contains(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
@@ -136,5 +163,23 @@ mod tests {
             let parsed: Selector = serde_json::from_value(selector.clone()).unwrap();
             assert_eq!(parsed.matches(&labels), expected, "{selector}");
         }
+    }
+
+    #[test]
+    fn selector_is_written_as_for_kubectl() {
+        let selector = json!({
+            "matchLabels": {"app": "web"},
+            "matchExpressions": [
+                {"key": "tier", "operator": "In", "values": ["a", "b"]},
+                {"key": "zone", "operator": "NotIn", "values": ["c"]},
+                {"key": "new", "operator": "Exists"},
+                {"key": "old", "operator": "DoesNotExist"},
+            ],
+        });
+        let parsed: Selector = serde_json::from_value(selector).unwrap();
+        assert_eq!(parsed.query().unwrap(), "app=web,tier in (a,b),zone notin (c),new,!old");
+        assert_eq!(Selector::default().query(), None);
+        let unknown = json!({"matchExpressions": [{"key": "a", "operator": "Near"}]});
+        assert_eq!(serde_json::from_value::<Selector>(unknown).unwrap().query(), None);
     }
 }
