@@ -15,6 +15,7 @@ use crate::{
     config::{ConfigApi, Configs},
     cordon::{NodeApi, Nodes},
     dependents::{DependentApi, DependentReader},
+    diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
@@ -31,6 +32,7 @@ use crate::{
     pod_change::{PodChangeApi, PodChanges},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    rollout::{RolloutApi, Rollouts},
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     service_account::{ServiceAccountStore, ServiceAccounts},
@@ -112,12 +114,14 @@ pub struct ObjectPorts {
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
     pub compare: Arc<dyn CompareApi>,
+    pub rollouts: Arc<dyn RolloutApi>,
     pub jobs: Arc<dyn JobApi>,
     pub pods: Arc<dyn PodApi>,
     pub pod_changes: Arc<dyn PodChangeApi>,
     pub autoscalers: Arc<dyn AutoscalerApi>,
     pub nodes: Arc<dyn NodeApi>,
     pub dependents: Arc<dyn DependentApi>,
+    pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
@@ -165,12 +169,14 @@ pub struct App {
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub compare: Compare,
+    pub rollouts: Rollouts,
     pub jobs: Jobs,
     pub pods: Pods,
     pub pod_changes: PodChanges,
     pub autoscalers: Autoscalers,
     pub nodes: Nodes,
     pub dependents: DependentReader,
+    pub diagnoses: Diagnoses,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open log streams and list watches.
@@ -269,6 +275,8 @@ impl App {
         .with_sessions(Arc::new(live.clone()))
         .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
+        let audit = Audit::new(gate.clone(), audit, clock.clone());
+        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone());
         let sessions = Sessions {
             gate: gate.clone(),
             ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
@@ -293,7 +301,7 @@ impl App {
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit: Audit::new(gate.clone(), audit, clock.clone()),
+            audit: audit.clone(),
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
@@ -357,6 +365,16 @@ impl App {
                 spawner.clone(),
             )
             .with_masked_fields(masked_fields.clone()),
+            rollouts: Rollouts {
+                gate: gate.clone(),
+                api: objects.rollouts,
+                diagnoses: diagnoses.clone(),
+                audit: Some(audit),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+                masked_fields: masked_fields.clone(),
+            },
+            diagnoses,
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
             jobs: Jobs::new(gate.clone(), objects.jobs),

@@ -37,6 +37,7 @@ mod compare;
 mod config;
 mod cordon;
 mod dependents;
+mod diagnosis;
 mod error;
 mod inventory;
 mod job;
@@ -137,9 +138,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `JobApi`, `PodApi`,
-/// `PodChangeApi`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`.
-/// Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `RolloutApi`, `JobApi`,
+/// `PodApi`, `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`,
+/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

@@ -2,7 +2,9 @@
 
 mod compare;
 mod config;
+mod diagnosis;
 mod pods;
+mod rollout;
 mod small_changes;
 mod usage;
 
@@ -50,6 +52,8 @@ pub struct FakeClusters {
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
     usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -193,7 +197,8 @@ impl FakeClusters {
         let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
         let objects = lock(&self.objects);
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
-            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+            let namespace = kind.info().namespaced.then_some(namespace.as_str());
+            (*of, *found) == (cluster, kind) && namespaces.contains(namespace)
         });
         let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
