@@ -102,6 +102,9 @@ impl Builder {
         owned.write_pair("apiserver", &authority.serving(self.serving)?)?;
         let kubelet_client = authority.client("apiserver-kubelet-client", Some("system:masters"))?;
         owned.write_pair("kubelet-client", &kubelet_client)?;
+        let front_proxy = Authority::new("pilothouse-front-proxy")?;
+        owned.write("front-proxy-ca.crt", &front_proxy.pem())?;
+        owned.write_pair("front-proxy", &front_proxy.client("front-proxy", None)?)?;
         for name in ["controller-manager", "scheduler"] {
             let credential = Credential::Certificate(authority.client(&format!("system:kube-{name}"), None)?);
             let kubeconfig = kubeconfig::write(&access.server, &access.ca_pem, &credential);

@@ -32,6 +32,8 @@ mod faulty_server;
 mod folder;
 mod identity;
 mod kubeconfig;
+mod kubectl;
+mod metrics_server;
 mod node;
 mod pilothouse_server;
 mod ports;
@@ -64,6 +66,8 @@ pub use self::{
         CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, download_identity_servers, password_of,
     },
     kubeconfig::read_kubeconfig,
+    kubectl::{kubectl, kubectl_output},
+    metrics_server::metrics_server,
     node::{Node, NodeProgram},
     pilothouse_server::PilothouseServer,
     ports::Port,

@@ -2,7 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use pilothouse_testbed::{ControlPlane, NodeProgram, Signal, shared, shared_has_node, workloads};
+use pilothouse_testbed::{
+    Component, ControlPlane, NodeProgram, Signal, kubectl, metrics_server, shared, shared_has_node, workloads,
+};
 use serde_json::Value;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -62,4 +64,27 @@ async fn shared_control_plane_has_one_node() {
         let nodes = shared().await.unwrap().client().get("/api/v1/nodes").await.unwrap();
         assert!(!nodes["items"].as_array().unwrap().is_empty());
     }
+}
+
+#[tokio::test]
+async fn metrics_server_serves_usage_and_is_unavailable_after_a_kill() {
+    let plane = ControlPlane::builder().start().await.unwrap();
+    let Some(node) = plane.start_node_or_skip(0).await.unwrap() else { return };
+    metrics_server(&plane).await.unwrap();
+    let top = kubectl(&plane, &["top", "nodes", "--no-headers"]).await.unwrap();
+    assert!(top.starts_with(node.name()), "{top}");
+    let client = plane.client();
+    let path = "/apis/metrics.k8s.io/v1beta1/nodes";
+    let nodes = client.get(path).await.unwrap();
+    assert!(nodes["items"][0]["usage"]["memory"].is_string(), "{nodes}");
+
+    plane.signal(Component::MetricsServer, Signal::Kill).unwrap();
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
+    while client.get(path).await.is_ok() {
+        assert!(tokio::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    metrics_server(&plane).await.unwrap();
+    client.get(path).await.unwrap();
+    plane.stop().await.unwrap();
 }
