@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    control_plane::START_TIMEOUT,
     error::{Error, Result},
     kubeconfig::{Access, Credential},
 };
@@ -133,6 +134,13 @@ impl Admin {
         }
     }
 
+    /// Waits until a new namespace has its service account `default`, without which no pod can be created in it. Only with
+    /// controllers.
+    pub async fn wait_for_default_account(&self, namespace: &str) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+        self.wait_until(&path, |_| true, START_TIMEOUT).await.map(drop)
+    }
+
     /// Creates or updates a namespace and in it a service account with the cluster-wide RBAC policy rules `rules`, for
     /// instance `json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])`. Returns a token that is valid
     /// for one day.
@@ -201,6 +209,7 @@ pub fn path_of(object: &Value) -> String {
     let root = if version.contains('/') { "apis" } else { "api" };
     let plural = match kind.as_str() {
         "endpoints" => kind.clone(),
+        _ if ["ay", "ey", "oy"].iter().any(|end| kind.ends_with(end)) => format!("{kind}s"),
         _ if kind.ends_with('y') => format!("{}ies", &kind[..kind.len() - 1]),
         _ if kind.ends_with('s') => format!("{kind}es"),
         _ => format!("{kind}s"),
@@ -233,6 +242,10 @@ mod tests {
         assert_eq!(
             path("networking.k8s.io/v1", "NetworkPolicy", Some("a")),
             "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies/n"
+        );
+        assert_eq!(
+            path("gateway.networking.k8s.io/v1", "Gateway", Some("a")),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/a/gateways/n"
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     Component, ControlPlane, ServingCertificate, audit,
     binaries::Binaries,
     certificates::{Authority, signing_keys},
-    control_plane::{ETCD_DATA, START_TIMEOUT},
+    control_plane::ETCD_DATA,
     error::Result,
     folder::{Folder, copy},
     kubeconfig::{self, Access, Credential},
@@ -124,8 +124,7 @@ impl Builder {
             owned.spawn(Component::ControllerManager)?;
             owned.spawn(Component::Scheduler)?;
             // until the service account exists, no pod can be created in the namespace
-            let account = "/api/v1/namespaces/default/serviceaccounts/default";
-            let created = plane.client().wait_until(account, |_| true, START_TIMEOUT).await;
+            let created = plane.client().wait_for_default_account("default").await;
             owned.still_runs(Component::ControllerManager)?;
             created?;
         }

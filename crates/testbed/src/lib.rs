@@ -26,10 +26,14 @@ mod builder;
 mod certificates;
 mod component;
 mod control_plane;
+mod denying_webhook;
 mod error;
 mod fault_proxy;
+mod faulty_registry;
 mod faulty_server;
+mod fixtures;
 mod folder;
+mod http;
 mod identity;
 mod kubeconfig;
 mod kubectl;
@@ -58,9 +62,12 @@ pub use self::{
     certificates::ServingCertificate,
     component::{Component, Signal},
     control_plane::ControlPlane,
+    denying_webhook::DenyingWebhook,
     error::{Error, Result},
     fault_proxy::{Fault, FaultProxy},
+    faulty_registry::{FaultyRegistry, RegistryFault},
     faulty_server::{FaultyServer, ResponseFault, read_plainly},
+    fixtures::BrokenWorkload,
     folder::Folder,
     identity::{
         CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, download_identity_servers, password_of,
