@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, header::CONTENT_TYPE};
+use reqwest::{
+    Certificate, Client, Identity, Method, RequestBuilder,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,6 +29,12 @@ pub struct Admin {
 impl Admin {
     pub(crate) fn new(access: &Access) -> Result<Self> {
         Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
+    }
+
+    /// A client of the API server at this URL, with a bearer token.
+    pub fn with_token(server: &str, ca_pem: &str, token: &str) -> Result<Self> {
+        let credential = Credential::Token(token.to_owned());
+        Self::new(&Access { server: server.to_owned(), ca_pem: ca_pem.to_owned(), credential })
     }
 
     /// A client that accepts any certificate. For readiness checks only, because a test may configure the server with
@@ -79,6 +88,11 @@ impl Admin {
     /// GET; returns the body as text: logs, `/readyz`, `/metrics`.
     pub async fn text(&self, path: &str) -> Result<String> {
         self.send(Method::GET, path, self.request(Method::GET, path)).await
+    }
+
+    /// GET with this `Accept` header; returns the body as text.
+    pub async fn text_as(&self, accept: &str, path: &str) -> Result<String> {
+        self.send(Method::GET, path, self.request(Method::GET, path).header(ACCEPT, accept)).await
     }
 
     /// POST of an object.
