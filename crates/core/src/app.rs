@@ -7,19 +7,27 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
+    autoscaler_limits::{AutoscalerApi, Autoscalers},
     break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
+    cordon::{NodeApi, Nodes},
+    dependents::{DependentApi, DependentReader},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Fleet, Inventory, Lists, Watches},
+    inventory::{
+        Fleet, Inventory, Lists, Watches,
+        objects::{ObjectApi, Objects},
+    },
+    job::{JobApi, Jobs},
     mask::MaskedFields,
     name::ProviderId,
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    pod_change::{PodChangeApi, PodChanges},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
@@ -100,10 +108,16 @@ pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
+    pub jobs: Arc<dyn JobApi>,
     pub pods: Arc<dyn PodApi>,
+    pub pod_changes: Arc<dyn PodChangeApi>,
+    pub autoscalers: Arc<dyn AutoscalerApi>,
+    pub nodes: Arc<dyn NodeApi>,
+    pub dependents: Arc<dyn DependentApi>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
+    pub objects: Arc<dyn ObjectApi>,
 }
 
 /// Settings of the use cases.
@@ -142,9 +156,15 @@ pub struct App {
     pub lists: Lists,
     pub fleet: Fleet,
     pub watches: Watches,
+    pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
+    pub jobs: Jobs,
     pub pods: Pods,
+    pub pod_changes: PodChanges,
+    pub autoscalers: Autoscalers,
+    pub nodes: Nodes,
+    pub dependents: DependentReader,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open log streams and list watches.
@@ -257,6 +277,9 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let object_api = objects.objects;
+        let any_objects =
+            Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -312,12 +335,19 @@ impl App {
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory,
+                objects: Some(any_objects.clone()),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },
+            objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
+            jobs: Jobs::new(gate.clone(), objects.jobs),
+            pod_changes: PodChanges::new(gate.clone(), objects.pod_changes),
+            autoscalers: Autoscalers::new(gate.clone(), objects.autoscalers),
+            nodes: Nodes::new(gate.clone(), objects.nodes),
+            dependents: DependentReader::new(gate.clone(), object_api, objects.dependents),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)

@@ -21,6 +21,7 @@ use crate::{
 
 mod fleet;
 mod lists;
+pub mod objects;
 mod query;
 mod watch;
 
@@ -29,7 +30,10 @@ pub use fleet::{
     SearchResults, countable_lists, searchable_lists,
 };
 pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project};
-pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
+pub use watch::{
+    ChangeKind, ListStream, ListStreamEvent, LiveEvent, LiveStream, MAX_LIVE_WATCHES, WatchEvent, WatchQuery,
+    Watches,
+};
 
 /// A page of any list of Kubernetes objects.
 #[derive(Clone, Debug)]
@@ -182,6 +186,19 @@ pub trait Inventory: Send + Sync {
     /// cannot be watched, as in this default implementation.
     async fn watch(&self, _permit: &Permit, _list: List, _query: &ListQuery) -> Result<WatchSnapshot> {
         Err(Error::new(Cause::NotCached))
+    }
+
+    /// Returns the events of `list` in the permit's namespaces from now on, as [`Inventory::watch`] without the rows.
+    ///
+    /// # Errors
+    /// As [`Inventory::watch`].
+    async fn changes(
+        &self,
+        permit: &Permit,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<BoxStream<'static, ListEvent>> {
+        Ok(self.watch(permit, list, query).await?.events)
     }
 }
 

@@ -195,6 +195,8 @@ impl Workloads {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
         let found = self.api.get(&permit, &workload.name).await?;
         let mut detail = found.ok_or_else(|| permit.object_not_found())?;
+        let now = self.clock.now();
+        detail.pods = detail.pods.into_iter().map(|pod| pod.at(now)).collect();
         if !sees_masked_values(caller, workload.kind.kind(), cluster, &workload.namespace) {
             detail.mask(&self.masked_fields);
         }

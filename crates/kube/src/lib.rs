@@ -27,14 +27,18 @@ use tokio::{
 };
 
 mod apiserver_messages;
+mod autoscaler_limits;
 mod breaker;
 mod budget;
 mod cache;
 mod client;
 mod client_pool;
 mod config;
+mod cordon;
+mod dependents;
 mod error;
 mod inventory;
+mod job;
 mod large_reads;
 mod list;
 mod namespace;
@@ -44,6 +48,7 @@ mod parser_threads;
 mod pending_writes;
 mod permissions;
 mod pod;
+mod pod_change;
 mod probe;
 mod rbac;
 mod replace;
@@ -129,8 +134,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
-/// `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`, `NodeApi`,
+/// `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share
+/// their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

@@ -192,8 +192,10 @@ impl Transport {
         sent.method_mut().clone_from(request.method());
         let headers = sent.headers_mut();
         headers.clone_from(&self.headers);
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, content_type.clone());
+        for name in [header::ACCEPT, header::CONTENT_TYPE] {
+            if let Some(value) = request.headers().get(&name) {
+                headers.insert(name, value.clone());
+            }
         }
         if let Some(id) = audit_id {
             headers.insert("audit-id", id.clone());

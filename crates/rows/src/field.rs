@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::level::{Level, NextLevel};
+
 /// Sort and filter value of a field. `T` is the text: owned in a row type, borrowed bytes in a stored row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell<T = Box<str>> {
@@ -16,6 +18,8 @@ pub enum Cell<T = Box<str>> {
     Number(f64),
     /// Text, sorted by code point, which in UTF-8 is byte order.
     Text(T),
+    /// Level, sorted by urgency, filtered by name.
+    Level(Level),
 }
 
 impl Cell {
@@ -33,6 +37,7 @@ impl<T: AsRef<[u8]>> Cell<T> {
             Self::Bool(value) => filter == bool_text(*value),
             Self::Number(value) => filter.parse::<f64>().is_ok_and(|filter| filter == *value),
             Self::Text(text) => text.as_ref() == filter.as_bytes(),
+            Self::Level(level) => level.as_str() == filter,
         }
     }
 
@@ -45,6 +50,7 @@ impl<T: AsRef<[u8]>> Cell<T> {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
             (Self::Text(a), Self::Text(b)) => a.as_ref().cmp(b.as_ref()),
+            (Self::Level(a), Self::Level(b)) => a.cmp(b),
             // all values of a field have one type; mixed types keep their order
             _ => Ordering::Equal,
         };
@@ -55,6 +61,12 @@ impl<T: AsRef<[u8]>> Cell<T> {
 /// Filter value of a boolean.
 pub(super) const fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
+}
+
+impl From<Level> for Cell {
+    fn from(level: Level) -> Self {
+        Self::Level(level)
+    }
 }
 
 impl From<bool> for Cell {
@@ -188,6 +200,12 @@ pub trait ListRow: Serialize + Sized + 'static {
     /// Texts that `search` covers besides the name.
     fn search_terms(&self) -> Vec<&str> {
         Vec::new()
+    }
+
+    /// The change of the row's level that comes with age. In the JSON of a row that has one, `level` and `reason` precede
+    /// every map of the cluster's own keys, such as `labels`.
+    fn next_level(&self) -> Option<NextLevel> {
+        None
     }
 }
 

@@ -144,7 +144,7 @@ proptest! {
             let query = ListQuery {
                 page, per_page, namespaces: namespaces.clone(), search: search.clone(),
                 sort: Some(Sort { field: 1, descending }),
-                filters: size.iter().map(|size| (1, size.to_string())).collect(),
+                filters: size.iter().map(|size| (1, vec![size.to_string()])).collect(),
                 ..ListQuery::default()
             };
             let (rows, pagination) = select(rows.clone(), &query);

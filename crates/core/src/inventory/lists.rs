@@ -2,6 +2,7 @@
 
 use serde_json::value::RawValue;
 
+use super::objects::{ObjectRow, StoredObject};
 #[cfg(feature = "openapi")]
 use crate::openapi::{NamedSchemas, schemas_of};
 use crate::rows::{FieldInfo, ListRow, Row, Table, fields_of};
@@ -64,6 +65,8 @@ pub enum List {
     StorageClasses,
     ResourceQuotas,
     Autoscalers,
+    /// Objects of one kind, which the query names. Not in [`LISTS`]: its kinds are those that a cluster serves.
+    Objects,
 }
 
 /// Entry of the table of lists.
@@ -366,6 +369,20 @@ pub static LISTS: &[ListInfo] = &[
     },
 ];
 
+/// The list of objects of any kind. The caller's right depends on the kind in the query, and whether rows have a namespace
+/// does, too.
+pub(super) static OBJECTS: ListInfo = ListInfo {
+    scope: ListScope::Namespaced,
+    fields: fields_of::<StoredObject>,
+    ..local::<ObjectRow>(
+        List::Objects,
+        Resource::Cluster,
+        "/api/k8s/objects",
+        "objects",
+        "Objects of any kind that the cluster serves, with the columns that it prints",
+    )
+};
+
 fn one_row<R: ListRow>(row: &R) -> Result<Vec<Row>> {
     Ok(vec![Row::of(row)?])
 }
@@ -432,11 +449,15 @@ impl Join {
 }
 
 impl List {
-    /// Returns the list's entry in [`LISTS`].
+    /// Returns the list's entry in [`LISTS`], or that of objects of any kind.
     ///
     /// # Panics
     /// Never: a test checks that every variant has an entry.
     pub fn info(self) -> &'static ListInfo {
-        LISTS.iter().find(|info| info.list == self).expect("every list has an entry in LISTS")
+        LISTS
+            .iter()
+            .chain([&OBJECTS])
+            .find(|info| info.list == self)
+            .expect("every list has an entry in LISTS")
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneWorkload {
     /// The workload after the change.
-    workload: WorkloadRow,
+    pub(super) workload: WorkloadRow,
 }
 
 /// The reference to a workload, as query parameters or as a request body.

@@ -157,6 +157,7 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/secrets/update", &["data"], ANY_VALUE, "a value is any text"),
     ("/secrets", &["type"], &["slash", "raw slash", "dots", "percent"], "such as kubernetes.io/tls; only compared"),
     ("/configmaps/update", &["resource_version"], &["slash", "dots", "percent"], "opaque; a mismatch is a conflict"),
+    ("/autoscalers/update", &["resource_version"], &["slash", "dots", "percent"], "opaque; a mismatch is a conflict"),
     ("/secrets/update", &["resource_version"], &["slash", "dots", "percent"], "opaque; a mismatch is a conflict"),
     ("", &["search"], &["empty", "slash", "raw slash", "dots", "emoji"], "compared with names, some of them free text; empty matches all"),
     ("", &["node", "storage_class", "operation_type", "resource_type"], COMPARED, "only compared with rows"),

@@ -14,6 +14,7 @@ mod connection_changed;
 mod egress;
 mod follow;
 mod freshness;
+mod levels;
 mod lists;
 mod logs;
 mod malformed_objects;
