@@ -28,6 +28,7 @@ mod rights;
 mod rights_matrix;
 mod rows;
 mod second_factors;
+mod small_changes;
 mod socket;
 mod stream;
 mod swagger;

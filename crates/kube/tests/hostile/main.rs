@@ -23,6 +23,7 @@ mod probe;
 mod probes;
 mod rebinding;
 mod refusals;
+mod small_changes;
 mod usage;
 mod watch_server;
 mod workloads;
