@@ -7,11 +7,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use futures_util::future::join;
+use futures_util::{StreamExt, future::join, stream::BoxStream};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -29,8 +28,8 @@ use crate::{
     spawn::Spawner,
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
     workload::{
-        FieldChange, History, Images, Progress, Reference, RevisionRow, RolloutState, WorkloadRef,
-        WorkloadRow, WorkloadType,
+        FieldChange, History, Images, Progress, Reference, RevisionRow, WorkloadRef, WorkloadRow,
+        WorkloadType,
         change::no_revision,
         diff::changes,
         history::{Revisions, operation_of},
@@ -44,10 +43,6 @@ use change::{pause, read_revisions, read_workload, set_images, undo};
 
 pub use diagnosed::Rollout;
 
-/// Interval at which a watched rollout is read while it progresses.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-/// Interval at which a watched rollout is read in every other state.
-const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of failures in succession after which a watched rollout ends.
 const MAX_FAILURES: u32 = 10;
 
@@ -75,6 +70,13 @@ pub trait RolloutApi: Send + Sync {
     /// # Errors
     /// `Modified` if a condition of the patch does not hold; and the errors of every call to a cluster.
     async fn patch(&self, permit: &Permit, name: &ObjectName, patch: &JsonPatch) -> Result<WorkloadRow>;
+
+    /// Signals at which the progress of a rollout is to be read again: every few seconds. The stream ends when the
+    /// connection to the cluster was replaced or removed.
+    ///
+    /// # Errors
+    /// The errors of the connection to the cluster.
+    async fn signals(&self, permit: &Permit) -> Result<BoxStream<'static, ()>>;
 
     /// Warnings about a new pod template of a workload: objects that it needs and that do not exist, kinds that cannot be
     /// read, and an autoscaler of the workload. A failure to read is no warning: the change does not depend on it.
@@ -181,11 +183,12 @@ impl Rollouts {
     ) -> Result<RolloutStream> {
         let (permit, revoked) = self.gate.follow(caller, access(Verb::Get, cluster, workload)?).await?;
         let slot = self.streams.enter(caller.principal())?;
+        let signals = self.api.signals(&permit).await?;
         let first = self.read_progress(caller, &permit, workload).await?;
         let watched =
             Watched { rollouts: self.clone(), caller: caller.clone(), permit, workload: workload.clone() };
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, move |reader| {
-            watched.follow(first, reader)
+            watched.follow(first, signals, reader)
         }))
     }
 
@@ -277,11 +280,12 @@ impl Rollouts {
             namespace: Some(workload.namespace.clone()),
             name: workload.name.clone(),
         };
-        let diagnosis = self.diagnoses.diagnose(caller, permit.cluster()?, &diagnosed);
+        let cluster = permit.cluster()?;
+        let diagnosis = self.diagnoses.diagnose(caller, cluster, &diagnosed);
         let (object, diagnosis) = join(read_workload(&*self.api, permit, workload), diagnosis).await;
         let progress = Progress::of(workload.kind, &object?)?;
         let Diagnosis { findings, unreadable, .. } = diagnosis?;
-        Ok(Rollout::of(progress, findings, unreadable))
+        Ok(Rollout::of(cluster, progress, findings, unreadable))
     }
 
     /// Adds the audit rows of the operations that change causes name. A change of somebody else keeps the annotation of
@@ -326,16 +330,19 @@ struct Watched {
 }
 
 impl Watched {
-    /// Sends the progress after each change, until the workload is deleted or cannot be read.
-    async fn follow(self, first: Rollout, mut reader: Reader<Rollout>) -> StreamEnd {
+    /// Sends the progress now and after each change, until the workload is deleted or cannot be read.
+    async fn follow(
+        self,
+        first: Rollout,
+        mut signals: BoxStream<'static, ()>,
+        mut reader: Reader<Rollout>,
+    ) -> StreamEnd {
         let Self { rollouts, caller, permit, workload } = self;
         let (mut last, mut failures) = (first, 0);
         if !reader.send(last.clone()).await {
             return StreamEnd::TooSlow;
         }
-        loop {
-            let progresses = last.progress.state == RolloutState::Progressing;
-            rollouts.spawner.sleep(if progresses { PROGRESS_INTERVAL } else { IDLE_INTERVAL }).await;
+        while let Some(()) = signals.next().await {
             match rollouts.read_progress(&caller, &permit, &workload).await {
                 Ok(rollout) => {
                     failures = 0;
@@ -350,6 +357,7 @@ impl Watched {
                 Err(error) => return error.into(),
             }
         }
+        StreamEnd::ConnectionChanged
     }
 }
 

@@ -358,13 +358,27 @@ fn watched_rollout_sends_its_progress_and_then_each_change() {
         block_on(fixture.app.rollouts.progress(&Caller::system(), fixture.cluster, &web())).unwrap();
     let progress = &rollout.progress;
     assert_eq!((progress.state, progress.updated, progress.wanted), (RolloutState::Complete, 1, 1));
-    let watch = fixture.app.rollouts.watch(&Caller::system(), fixture.cluster, &web());
-    let mut stream = block_on(watch).unwrap();
+    let signals = fixture.fake.clusters.next_rollout();
+    let watch = || block_on(fixture.app.rollouts.watch(&Caller::system(), fixture.cluster, &web())).unwrap();
+    let mut stream = watch();
     assert_eq!(next(&mut stream), "Complete");
+    signals.unbounded_send(()).unwrap();
     fixture.pause(true);
-    assert_eq!(next(&mut stream), "Paused");
+    signals.unbounded_send(()).unwrap();
+    assert_eq!(next(&mut stream), "Paused", "nothing is sent without a change");
     fixture.pause(false);
+    signals.unbounded_send(()).unwrap();
     assert_eq!(next(&mut stream), "Progressing", "the controller has not seen the last change");
+    fixture.fake.clusters.fail(Some(Cause::Unreachable));
+    signals.unbounded_send(()).unwrap();
     fixture.fake.clusters.fail(Some(Cause::NotFoundInCluster));
+    signals.unbounded_send(()).unwrap();
     assert_eq!(next(&mut stream), "end not_found_in_cluster");
+
+    fixture.fake.clusters.fail(None);
+    let mut stream = watch();
+    assert_eq!(
+        (next(&mut stream), next(&mut stream)),
+        ("Progressing".into(), "end connection_changed".into())
+    );
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     diagnosis::{Finding, Rule},
+    ids::ClusterId,
     rows::Level,
     workload::{Progress, RolloutState},
 };
@@ -11,6 +12,8 @@ use crate::{
 /// Progress of a rollout, with what the diagnosis of the workload finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
+    /// The cluster of the workload.
+    pub cluster: ClusterId,
     /// Progress. Its state is `stuck` also if the reasons say so.
     pub progress: Progress,
     /// The findings, also of a rollout that is complete.
@@ -22,7 +25,12 @@ pub struct Rollout {
 impl Rollout {
     /// Kubernetes calls a rollout complete once its pods were available for a moment, also if they fail afterwards
     /// (day2.md, finding 18). It is stuck while a finding holds that keeps pods from running.
-    pub(super) fn of(mut progress: Progress, reasons: Vec<Finding>, unreadable: Vec<&'static str>) -> Self {
+    pub(super) fn of(
+        cluster: ClusterId,
+        mut progress: Progress,
+        reasons: Vec<Finding>,
+        unreadable: Vec<&'static str>,
+    ) -> Self {
         let since = |finding: &Finding| blocks(finding).then_some(finding.since);
         let blocking: Vec<Option<Timestamp>> = reasons.iter().filter_map(since).collect();
         let runs = matches!(progress.state, RolloutState::Complete | RolloutState::Progressing);
@@ -30,7 +38,7 @@ impl Rollout {
             progress.state = RolloutState::Stuck;
             progress.since = blocking.into_iter().flatten().min();
         }
-        Self { progress, reasons, unreadable }
+        Self { cluster, progress, reasons, unreadable }
     }
 }
 
@@ -66,7 +74,8 @@ mod tests {
     }
 
     fn state(state: RolloutState, reasons: Vec<Finding>) -> (RolloutState, Option<String>) {
-        let Progress { state, since, .. } = Rollout::of(progress(state), reasons, vec![]).progress;
+        let Progress { state, since, .. } =
+            Rollout::of(ClusterId(1), progress(state), reasons, vec![]).progress;
         (state, since.map(|at| at.to_string()))
     }
 

@@ -1,7 +1,12 @@
 //! [`RolloutApi`]: history of a workload, JSON patches, and warnings about a pod template.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Error, Result,
@@ -15,10 +20,13 @@ use pilothouse_core::{
     workload::{History, Reference, StoredRevision, WorkloadRow, WorkloadType},
 };
 use serde_json::value::RawValue;
+use tokio::time::sleep;
 
 use super::{OwnedObjects, autoscaler_warning, controlled_by, is_readable, read_manifest, unreadable};
 use crate::{KubeClusters, client::ClusterClient, request::Call};
 
+/// Interval at which the progress of a watched rollout is read.
+const READ_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of references that are read at the same time.
 const MAX_CONCURRENT_READS: usize = 8;
 
@@ -37,6 +45,15 @@ impl RolloutApi for KubeClusters {
         let kind = permit.kind()?;
         let object = self.object(permit, kind, name, self.deadlines().write).await?;
         WorkloadRow::project(kind, &object.json_patch(patch).await?)
+    }
+
+    async fn signals(&self, permit: &Permit) -> Result<BoxStream<'static, ()>> {
+        let closed = self.transport(permit).await?.closed().clone();
+        let ticks = stream::unfold((), |()| async {
+            sleep(READ_INTERVAL).await;
+            Some(((), ()))
+        });
+        Ok(ticks.take_until(closed.cancelled_owned()).boxed())
     }
 
     async fn advice(&self, permit: &Permit, name: &ObjectName, references: &[Reference]) -> Vec<Warning> {

@@ -54,6 +54,7 @@ pub struct FakeClusters {
     usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
     /// A change that another client makes before the next JSON patch.
     other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.

@@ -1,6 +1,11 @@
 //! Rollouts of the fake clusters.
 
 use async_trait::async_trait;
+use futures_channel::mpsc::{self, UnboundedSender};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -37,6 +42,14 @@ impl FakeClusters {
     ) {
         let key = (cluster, kind, namespace.to_owned(), name.to_owned());
         *lock(&self.other_change) = Some((key, Box::new(change)));
+    }
+
+    /// Returns the sender of signals for the next rollout that is watched. Without it, the stream ends after the first
+    /// event.
+    pub fn next_rollout(&self) -> UnboundedSender<()> {
+        let (write, read) = mpsc::unbounded();
+        lock(&self.signals).push_back(read);
+        write
     }
 
     /// Returns an object as it is stored; null if it does not exist.
@@ -94,6 +107,11 @@ impl RolloutApi for FakeClusters {
             if applied { Ok(()) } else { Err(Error { cause: Cause::Modified, ..not_found(&key) }) }
         })?;
         WorkloadRow::project(key.1, &object)
+    }
+
+    async fn signals(&self, _: &Permit) -> Result<BoxStream<'static, ()>> {
+        let signals = lock(&self.signals).pop_front();
+        Ok(signals.map_or_else(|| stream::empty().boxed(), StreamExt::boxed))
     }
 
     async fn advice(&self, permit: &Permit, _: &ObjectName, references: &[Reference]) -> Vec<Warning> {
