@@ -16,6 +16,7 @@ mod clusters;
 mod compare;
 mod configmaps;
 mod dependents;
+mod diagnosis;
 mod fleet;
 mod health;
 mod jobs;
@@ -175,6 +176,7 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
