@@ -8,6 +8,7 @@ mod cache;
 mod configuration;
 mod objects;
 mod probe;
+mod rollouts;
 mod workloads;
 
 use std::{

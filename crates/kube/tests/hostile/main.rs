@@ -23,6 +23,7 @@ mod probe;
 mod probes;
 mod rebinding;
 mod refusals;
+mod rollouts;
 mod watch_server;
 mod workloads;
 mod worlds;
