@@ -107,7 +107,7 @@ async fn revisions_and_missing_references_are_read() {
         };
         let [revision] = revisions.as_slice() else { panic!("{kind}: {revisions:?}") };
         assert_eq!(revision.revision, Some(1), "{kind}");
-        assert_eq!(revision.template().unwrap(), stored["spec"]["template"], "{kind}");
+        assert_eq!(revision.template().unwrap()["spec"], stored["spec"]["template"]["spec"], "{kind}");
     }
 
     admin.apply(&samples::config_map(&namespace, "there")).await.unwrap();

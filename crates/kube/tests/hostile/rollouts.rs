@@ -92,10 +92,12 @@ async fn history_has_only_own_revisions() {
     for refused in [false, true] {
         let sets = sets.clone();
         let server = FakeServer::start(move |request, _| {
-            match request.target.starts_with("/apis/apps/v1/namespaces/shop/replicasets?") {
-                true if refused => Reply::status(403, "Forbidden", "may not", json!({})),
-                true => Reply::json(200, &json!({"kind": "ReplicaSetList", "metadata": {}, "items": sets})),
-                false => Reply::json(200, &web()),
+            if !request.target.starts_with("/apis/apps/v1/namespaces/shop/replicasets?") {
+                Reply::json(200, &web())
+            } else if refused {
+                Reply::status(403, "Forbidden", "may not", json!({}))
+            } else {
+                Reply::json(200, &json!({"kind": "ReplicaSetList", "metadata": {}, "items": sets}))
             }
         })
         .await;
