@@ -13,6 +13,7 @@ mod audit;
 mod auth;
 mod autoscalers;
 mod clusters;
+mod compare;
 mod configmaps;
 mod dependents;
 mod fleet;
@@ -26,11 +27,13 @@ mod params;
 mod pod_changes;
 mod pods;
 mod providers;
+mod rollouts;
 mod second_factor;
 mod secrets;
 mod service_accounts;
 mod sessions;
 mod tokens;
+mod usage;
 mod users;
 mod workloads;
 
@@ -150,6 +153,14 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/workloads/detail",        Right(Get, Workloads),     CLUSTER, workloads::detail,      "A workload with its related objects"),
         change("/api/k8s/workloads/scale",       Right(Scale, Workloads),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
         change("/api/k8s/workloads/restart",     Right(Restart, Workloads), CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/workloads/history",       Right(Get, Workloads),     CLUSTER, rollouts::history,      "The revisions of a workload, the newest first"),
+        get( "/api/k8s/workloads/history/diff",  Right(Get, Workloads),     CLUSTER, rollouts::diff,         "The fields in which two revisions of a workload differ"),
+        get( "/api/k8s/workloads/rollout",       Right(Get, Workloads),     CLUSTER, rollouts::rollout,      "The progress of a rollout, and why it is stuck"),
+        get( "/api/k8s/workloads/rollout/watch", Right(Get, Workloads),     CLUSTER, rollouts::watch,        "The progress of a rollout as it changes, as server-sent events"),
+        change("/api/k8s/workloads/undo",        Right(Update, Workloads),  CLUSTER, rollouts::undo,         "Go back to an earlier revision, as kubectl rollout undo does"),
+        change("/api/k8s/workloads/pause",       Right(Update, Workloads),  CLUSTER, rollouts::pause,        "Pause the rollout of a deployment"),
+        change("/api/k8s/workloads/resume",      Right(Update, Workloads),  CLUSTER, rollouts::resume,       "Resume the rollout of a deployment"),
+        change("/api/k8s/workloads/set-image",   Right(Update, Workloads),  CLUSTER, rollouts::set_image,    "Set the images of containers"),
         change("/api/k8s/cronjobs/suspend",      Right(Update, Workloads),  CLUSTER, jobs::suspend_cron_job, "Suspend a CronJob: it starts no more Jobs"),
         change("/api/k8s/cronjobs/resume",       Right(Update, Workloads),  CLUSTER, jobs::resume_cron_job,  "Resume a suspended CronJob"),
         change("/api/k8s/cronjobs/run",          Right(Restart, Workloads), CLUSTER, jobs::run_cron_job,     "Run a CronJob now, as kubectl create job --from does"),
@@ -178,6 +189,9 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, or a page each time it changes, as server-sent events"),
         get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
+
+        get( "/api/k8s/compare",                 SignedIn,                  CLUSTER, compare::compare,       "A workload compared across clusters: images, replicas, resources, environment, probes, ConfigMaps"),
+        get( "/api/k8s/metrics/series",          Right(Get, Workloads),     CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
         get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),

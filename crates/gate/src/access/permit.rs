@@ -11,7 +11,10 @@ use pilothouse_types::{
 };
 
 use super::{AccessRequest, Allowed, Resource, Verb, created, judge::RelatedKind, related};
-use crate::operation::Operation;
+use crate::{
+    operation::Operation,
+    rights::{RightResource, resource_of_kind},
+};
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
 /// can neither skip the check nor use the permit for another object. The constructor is private to this crate:
@@ -158,6 +161,26 @@ impl Permit {
         Ok(Self::of_server(access.within(NamespaceScope::All), None))
     }
 
+    /// Derives the system permit under which usage of CPU and memory is polled: to list nodes, or pods in all namespaces,
+    /// in the same cluster. From a permit to list or get nodes, or pods or workloads. For the poller of usage only
+    /// (`kube/src/usage.rs`): what it reads is looked up by objects that a reader's own permit covers.
+    ///
+    /// # Errors
+    /// `Internal` when the permit is for another verb or kind.
+    pub fn for_usage(&self) -> Result<Self> {
+        let kind = match (self.access.verb, self.access.resource) {
+            (Verb::List | Verb::Get, Resource::Kind(Kind::Node)) => Kind::Node,
+            (Verb::List | Verb::Get, Resource::Kind(kind))
+                if resource_of_kind(kind, false) == RightResource::Workloads =>
+            {
+                Kind::Pod
+            }
+            _ => return Err(Error::internal("usage needs a permit to read nodes, pods or workloads")),
+        };
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
+        Ok(Self::of_server(access.within(NamespaceScope::All), None))
+    }
+
     /// The recorded operation. None for plain reads.
     pub fn operation(&self) -> Option<&Operation> {
         self.operation.as_deref()
@@ -243,6 +266,20 @@ mod tests {
             Some(&NamespaceScope::All),
             "the cache is filled for all callers"
         );
+    }
+
+    #[test]
+    fn permit_to_poll_usage_is_for_nodes_or_pods() {
+        let derived = |verb, kind| permit(verb, kind, None).for_usage().and_then(|permit| permit.kind());
+        assert_eq!(derived(Verb::List, Kind::Node).unwrap(), Kind::Node);
+        for (verb, kind) in
+            [(Verb::Get, Kind::Pod), (Verb::List, Kind::Deployment), (Verb::List, Kind::CronJob)]
+        {
+            assert_eq!(derived(verb, kind).unwrap(), Kind::Pod);
+        }
+        for (verb, kind) in [(Verb::List, Kind::Secret), (Verb::Delete, Kind::Pod), (Verb::Logs, Kind::Pod)] {
+            assert!(derived(verb, kind).is_err(), "{verb:?} {kind}");
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ mod probe;
 mod probes;
 mod rebinding;
 mod refusals;
+mod small_changes;
+mod usage;
 mod watch_server;
 mod workloads;
 mod worlds;

@@ -1,8 +1,12 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
+mod diagnosis;
 mod pods;
+mod rollout;
 mod small_changes;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,6 +35,7 @@ use crate::{
     object::{Labels, parse},
     pod::PodRow,
     rows::{ListQuery, Row, Table, select},
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -46,6 +51,10 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -189,7 +198,8 @@ impl FakeClusters {
         let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
         let objects = lock(&self.objects);
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
-            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+            let namespace = kind.info().namespaced.then_some(namespace.as_str());
+            (*of, *found) == (cluster, kind) && namespaces.contains(namespace)
         });
         let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
