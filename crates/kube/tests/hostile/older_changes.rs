@@ -4,10 +4,14 @@ use pilothouse_core::{
     access::Caller,
     cordon::NodeApi,
     job::JobApi,
+    json_patch::JsonPatch,
     name::Uid,
+    object::Metadata,
     pod_change::{Amounts, PodChangeApi, Resize},
     quantity::Quantity,
+    rollout::RolloutApi,
     testing,
+    workload::WorkloadStatus,
 };
 
 use super::{old_cluster::OldCluster, *};
@@ -70,4 +74,38 @@ async fn node_of_an_old_cluster_is_cordoned() {
     let cordoned = adapter(&cluster.server).cordon_node(&permit, &object("node-1"), true).await.unwrap();
     assert!(cordoned.value.unschedulable);
     assert_eq!(cluster.object("/api/v1/nodes", "node-1").unwrap()["spec"]["unschedulable"], true);
+}
+
+#[tokio::test]
+async fn history_of_an_old_cluster_has_the_revisions_of_each_workload() {
+    let cluster = OldCluster::start().await;
+    let adapter = adapter(&cluster.server);
+    for (kind, name, stored) in [
+        (Kind::Deployment, "web", "web-5d4f"),
+        (Kind::StatefulSet, "db", "db-1"),
+        (Kind::DaemonSet, "agent", "agent-1"),
+    ] {
+        let permit = permit(Verb::Get, kind, "shop");
+        let history = adapter.history(&permit, &object(name)).await.unwrap().unwrap();
+        assert_eq!(history.unreadable, None);
+        let revisions: Vec<_> =
+            history.revisions.iter().map(|one| (one.name.as_str(), one.revision)).collect();
+        assert_eq!(revisions, [(stored, Some(1))]);
+    }
+}
+
+#[tokio::test]
+async fn patch_of_a_replaced_object_of_an_old_cluster_is_refused() {
+    let cluster = OldCluster::start().await;
+    let adapter = adapter(&cluster.server);
+    let pause = permit(Verb::Pause, Kind::Deployment, "shop");
+    let paused = async |uid: &str| {
+        let metadata =
+            Metadata { uid: uid.to_owned(), resource_version: "1".to_owned(), ..Metadata::default() };
+        let patch = JsonPatch::of(&metadata).add("/spec/paused", true);
+        adapter.patch(&pause, &object("web"), &patch).await
+    };
+    assert_eq!(paused("d2").await.unwrap_err().cause, Cause::Modified);
+    assert_eq!(cluster.object("/apis/apps/v1/deployments", "web").unwrap()["spec"].get("paused"), None);
+    assert_eq!(paused("d1").await.unwrap().status, WorkloadStatus::Paused);
 }
