@@ -57,6 +57,8 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
         "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/compare" => return Some("namespace=default&type=deployment&name=web".to_owned()),
+        "/api/k8s/metrics/series" => "&kind=pod&namespace=default&name=absent",
         // no node runs in this cluster; see `read_pod_log`
         "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
         _ => match LISTS.iter().find(|info| info.path == path)? {

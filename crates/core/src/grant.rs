@@ -27,11 +27,11 @@ pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, Reques
 #[cfg(any(test, feature = "testing"))]
 pub use role::MockRoleRegistry;
 pub use role::{MAX_OWN_ROLES, OwnRole, RolePatch, RoleRecord, RoleRegistry, RoleRow};
-pub(crate) use usecase::{REASON, check_text};
 pub use usecase::{
     AccessQuestion, Explained, GrantRefRow, Grants, LayerRow, MissingRow, MyRight, MyRights, NewRequest,
     SubjectGrants,
 };
+pub(crate) use usecase::{REASON, check_text};
 
 /// Rights stamp: another value after each change of grants, own roles, labels of clusters, or roles of users. Rights
 /// that were compiled under an equal stamp are current.

@@ -231,7 +231,8 @@ impl Idempotency {
         work: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(&Result<T>) -> Option<Reply> + Send + 'static,
     ) -> Result<Execution<T>> {
-        let owner = caller.principal().ok_or_else(|| Error::internal("an idempotency key without an owner"))?;
+        let owner =
+            caller.principal().ok_or_else(|| Error::internal("an idempotency key without an owner"))?;
         let at = self.clock.now();
         let id = uuid_v7(at, &*self.rng);
         let request_id = caller.origin.request_id.clone();

@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    level,
     namespaces::NamespaceScope,
     object::{Labels, Metadata, or_default},
     pod::OCCUPIES_NODE,
-    rows::{Cell, Field, Filter, ListRow, Table},
+    rows::{Cell, Field, Filter, Level, ListRow, Table, has_reason},
+    usage::Usage,
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -53,6 +55,8 @@ struct NodeStatus {
 struct NodeCondition {
     r#type: String,
     status: String,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -92,6 +96,10 @@ pub struct NodeRow {
     pub name: String,
     /// `Ready`, `NotReady`, or `Unknown` if its kubelet does not report.
     pub status: String,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// Its roles, from the labels `node-role.kubernetes.io/<role>`.
     pub roles: Vec<String>,
     /// Its kubelet version.
@@ -114,11 +122,15 @@ pub struct NodeRow {
     pub unschedulable: bool,
     /// Its taints.
     pub taints: Vec<Taint>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
 }
 
 const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
@@ -133,6 +145,8 @@ impl NodeRow {
             Some("False") => "NotReady",
             _ => "Unknown",
         };
+        let level = level::of_node(node_status, spec.unschedulable);
+        let reason = ready.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty());
         let roles = metadata
             .labels
             .keys()
@@ -141,6 +155,8 @@ impl NodeRow {
         let internal = status.addresses.into_iter().find(|address| address.r#type == "InternalIP");
         Self {
             status: node_status.to_owned(),
+            level,
+            reason: reason.filter(|_| has_reason(level)),
             roles: roles.map(str::to_owned).collect(),
             version: status.node_info.kubelet_version,
             internal_ip: internal.map(|address| address.address),
@@ -153,8 +169,10 @@ impl NodeRow {
             unschedulable: spec.unschedulable,
             taints: spec.taints,
             name: metadata.name,
+            uid: metadata.uid,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
         }
     }
 }
@@ -170,10 +188,13 @@ impl NodeRow {
 impl ListRow for NodeRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row: &Self| {
             Cell::text(&*row.status)
         })
         .counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("version", |row| Cell::from(&row.version)),
         Field::new("internal_ip", |row| Cell::from(&row.internal_ip)),
         Field::new("os_image", |row| Cell::from(&row.os_image)),
@@ -182,6 +203,8 @@ impl ListRow for NodeRow {
         Field::new("pods", |row| Cell::from(row.pods)),
         Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
     ];
 
     fn name(&self) -> &str {

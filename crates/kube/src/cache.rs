@@ -76,7 +76,7 @@ impl CacheSettings {
     }
 }
 
-/// Interval of the eviction of idle lists.
+/// Interval of the eviction of idle lists, and of the changes of levels that come with age.
 const EVICT_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval of the check that each cached list's cluster still exists.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -164,6 +164,7 @@ impl ListCache {
             transport.clone(),
             self.budget.clone(),
             self.settings.max_age(),
+            self.clock.clone(),
         ));
         let mut reflectors = JoinSet::new();
         for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
@@ -280,7 +281,8 @@ impl ListCacheStats {
     }
 }
 
-/// Eviction task: removes idle lists, and lists of clusters that no longer exist.
+/// Eviction task: removes idle lists, and lists of clusters that no longer exist. Also changes the levels of rows that
+/// change with age.
 async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
     let mut ticks = interval(EVICT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -290,6 +292,10 @@ async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
         let Some(cache) = cache.upgrade() else { return };
         let idle = cache.settings.idle;
         cache.lists().retain(|_, cached| cached.store.idle_for() <= idle);
+        let stores: Vec<_> = cache.lists().values().map(|cached| cached.store.clone()).collect();
+        for store in stores {
+            store.age().await;
+        }
         if last_recheck.elapsed() < RECHECK_INTERVAL {
             continue;
         }

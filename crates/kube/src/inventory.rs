@@ -1,12 +1,13 @@
 //! [`Inventory`]: lists from the cache where possible, otherwise from the cluster.
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, Listing, WatchSnapshot},
-    rows::{ListQuery, select},
+    inventory::{Counts, Inventory, List, ListEvent, Listing, WatchSnapshot},
+    rows::{Aging, ListQuery, select},
 };
 
 use crate::{KubeClusters, cache::CacheResult, uncached};
@@ -16,13 +17,15 @@ impl KubeClusters {
         let client = self.client(permit, self.deadlines().read).await?;
         let scope = permit.namespaces();
         client.meter().begin(format!("{list:?} {scope:?} {:?} {:?}", query.kinds, query.owner))?;
-        let (as_of, (mut rows, warnings)) = loop {
+        let (as_of, (rows, warnings)) = loop {
             let as_of = self.now();
             let read = uncached::rows(&client, list.info(), query).await;
             if !client.restart(read.as_ref().err().map(|error| error.cause)).await? {
                 break (as_of, read?);
             }
         };
+        let aging = Aging::of(&(list.info().fields)());
+        let mut rows: Vec<_> = rows.into_iter().map(|row| aging.advance(row, as_of)).collect();
         rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })
@@ -64,6 +67,21 @@ impl Inventory for KubeClusters {
             Some(cache) => {
                 let query = query.within(permit.namespaces());
                 cache.watch(permit, &self.transport(permit).await?, list, &query).await
+            }
+            None => Err(Error::new(Cause::NotCached)),
+        }
+    }
+
+    async fn changes(
+        &self,
+        permit: &Permit,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<BoxStream<'static, ListEvent>> {
+        match &self.cache {
+            Some(cache) => {
+                let query = query.within(permit.namespaces());
+                cache.changes(permit, &self.transport(permit).await?, list, &query).await
             }
             None => Err(Error::new(Cause::NotCached)),
         }

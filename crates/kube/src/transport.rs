@@ -176,8 +176,8 @@ impl Transport {
         &self.context.closed
     }
 
-    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the content type
-    /// is sent. A response of any status is a success.
+    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the media types
+    /// are sent. A response of any status is a success.
     ///
     /// # Errors
     /// The failure of the connection or exchange.
@@ -192,8 +192,10 @@ impl Transport {
         sent.method_mut().clone_from(request.method());
         let headers = sent.headers_mut();
         headers.clone_from(&self.headers);
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, content_type.clone());
+        for name in [header::ACCEPT, header::CONTENT_TYPE] {
+            if let Some(value) = request.headers().get(&name) {
+                headers.insert(name, value.clone());
+            }
         }
         if let Some(id) = audit_id {
             headers.insert("audit-id", id.clone());

@@ -9,6 +9,8 @@
 
 mod digest;
 mod field;
+mod labels;
+mod level;
 mod query;
 mod row;
 mod select;
@@ -16,6 +18,8 @@ mod table;
 
 pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
+pub use labels::{JsonLabels, LabelSelector};
+pub use level::{Aging, AgingLevel, Level, NextLevel, has_reason};
 pub use query::{ListQuery, ListScope, QuerySpec, Sort, number};
 pub use row::Row;
 pub use select::{Pagination, select};

@@ -5,12 +5,15 @@
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
+use jiff::Timestamp;
 use pilothouse_types::error::{Error, Result};
 use serde::de::DeserializeOwned;
 
 use super::{
     digest::{Digest, DigestKey},
     field::{Cell, ListRow},
+    labels::{JsonLabels, json_labels, string_end},
+    level::{Level, NextLevel},
     query::{ListQuery, Sort},
 };
 
@@ -26,13 +29,28 @@ pub struct Row {
 /// Key of a stored row.
 pub(super) type Key<'a> = Cell<&'a [u8]>;
 
-/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset.
+/// Change of a stored row.
+pub(super) struct Update {
+    /// The new level, which has no next one.
+    pub(super) level: Level,
+    /// Field of the row's reason, if it is to become null.
+    pub(super) cleared_reason: Option<usize>,
+}
+
+/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset; a
+/// level by its byte.
 const NULL: u8 = 0;
 const FALSE: u8 = 1;
 const TRUE: u8 = 2;
 const NUMBER: u8 = 3;
 const TEXT: u8 = 4;
 const IN_JSON: u8 = 5;
+const LEVEL: u8 = 6;
+
+/// Index of the time of the next level, in seconds since the Unix epoch.
+const NEXT_LEVEL_AT: usize = 3;
+/// Number of keys before the fields: namespace, name, search text, time of the next level, next level.
+const FIRST_FIELD: usize = 5;
 
 /// Size of a row's digest in bytes.
 const DIGEST_BYTES: usize = size_of::<Digest>();
@@ -53,10 +71,7 @@ impl Row {
     pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
         let json =
             serde_json::to_vec(row).map_err(|error| Error::internal(format!("serialise a row: {error}")))?;
-        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row exceeds 4 GiB"))?;
-        let mut packed = Packed { bytes: json, json: length as usize };
-        let digest = key.digest(packed.json());
-        packed.bytes.extend_from_slice(&digest);
+        let mut packed = Packed::new(json, key)?;
 
         let mut searched = row.name().to_lowercase();
         for text in row.search_terms() {
@@ -66,6 +81,7 @@ impl Row {
         packed.push(row.namespace().map_or(Cell::Null, Cell::Text));
         packed.push(Cell::Text(row.name()));
         packed.push(Cell::Text(&searched));
+        packed.push_next(row.next_level());
         for field in R::FIELDS {
             let cell = field.cell(row);
             packed.push(match &cell {
@@ -73,9 +89,50 @@ impl Row {
                 Cell::Bool(value) => Cell::Bool(*value),
                 Cell::Number(value) => Cell::Number(*value),
                 Cell::Text(text) => Cell::Text(text),
+                Cell::Level(level) => Cell::Level(*level),
             });
         }
-        Ok(Self { bytes: packed.bytes.into(), json: length })
+        Ok(packed.finish())
+    }
+
+    /// The row after a change of its level.
+    pub(super) fn updated(&self, update: &Update) -> Self {
+        let mut json = with_value(self.json(), "level", &format!("\"{}\"", update.level.as_str()));
+        if update.cleared_reason.is_some() {
+            json = with_value(&json, "reason", "null");
+        }
+        // the JSON was shorter than 4 GiB, and its new values are as short as the old ones
+        let Ok(mut packed) = Packed::new(json.into_bytes(), DigestKey::shared()) else { return self.clone() };
+        for (index, key) in self.keys().enumerate() {
+            let field = index.checked_sub(FIRST_FIELD);
+            packed.push(match key {
+                _ if field.is_none() && index >= NEXT_LEVEL_AT => Cell::Null,
+                _ if field.is_some() && field == update.cleared_reason => Cell::Null,
+                Cell::Level(_) => Cell::Level(update.level),
+                Cell::Text(text) => Cell::Text(std::str::from_utf8(text).unwrap_or_default()),
+                Cell::Number(value) => Cell::Number(value),
+                Cell::Bool(value) => Cell::Bool(value),
+                Cell::Null => Cell::Null,
+            });
+        }
+        packed.finish()
+    }
+
+    /// The change of the level that comes with age.
+    pub fn next_level(&self) -> Option<NextLevel> {
+        let mut keys = self.keys().skip(NEXT_LEVEL_AT);
+        match (keys.next()?, keys.next()?) {
+            (Cell::Number(second), Cell::Level(level)) => {
+                let at = Timestamp::from_second(second as i64).ok()?;
+                Some(NextLevel { at, level })
+            }
+            _ => None,
+        }
+    }
+
+    /// The labels of the object, from the JSON.
+    pub fn labels(&self) -> JsonLabels<'_> {
+        json_labels(self.bytes())
     }
 
     /// The name.
@@ -126,11 +183,11 @@ impl Row {
 
     /// The value of a field, by its index.
     pub(super) fn cell(&self, field: usize) -> Key<'_> {
-        self.column(3 + field)
+        self.column(FIRST_FIELD + field)
     }
 
-    /// The value of a text field; `None` for other types.
-    pub(super) fn text(&self, field: usize) -> Option<&str> {
+    /// The value of a text field, by its index in [`ListRow::FIELDS`]; `None` for other types.
+    pub fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
     }
 
@@ -148,7 +205,11 @@ impl Row {
                 let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
                 searched.contains(search)
             })
-            && query.filters.iter().all(|(field, value)| self.cell(*field).matches(value))
+            && query.filters.iter().all(|(field, values)| {
+                let cell = self.cell(*field);
+                values.iter().any(|value| cell.matches(value))
+            })
+            && query.labels.as_ref().is_none_or(|selector| selector.matches(self))
     }
 
     /// The documented order of a list: by a field, then by namespace and name.
@@ -160,9 +221,9 @@ impl Row {
     }
 
     /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two
-    /// types) are ordered by their JSON.
+    /// types) are ordered by their JSON, then by their keys.
     pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
-        self.order(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
+        self.order(other, sort).then_with(|| self.bytes.cmp(&other.bytes))
     }
 
     fn keys(&self) -> Keys<'_> {
@@ -170,7 +231,7 @@ impl Row {
         Keys { json, packed: &packed[DIGEST_BYTES..] }
     }
 
-    /// Key at an index: the namespace, the name, the search text, then the fields.
+    /// Key at an index: those before [`FIRST_FIELD`], then the fields.
     fn column(&self, index: usize) -> Key<'_> {
         self.keys().nth(index).unwrap_or(Cell::Null)
     }
@@ -201,15 +262,48 @@ fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
 }
 
+/// JSON in which the first member of this name has another value. The value must not be an object or an array.
+fn with_value(json: &str, name: &str, value: &str) -> String {
+    let member = format!("\"{name}\":");
+    let Some((before, rest)) = json.split_once(&member) else { return json.to_owned() };
+    let length = match rest.strip_prefix('"') {
+        Some(text) => string_end(text.as_bytes()).map_or(rest.len(), |end| end + 2),
+        None => rest.find([',', '}']).unwrap_or(rest.len()),
+    };
+    [before, &member, value, &rest[length..]].concat()
+}
+
 /// Builder of the packed form of a row.
 struct Packed {
     bytes: Vec<u8>,
-    json: usize,
+    json: u32,
 }
 
 impl Packed {
+    /// Begins with the JSON and its digest.
+    ///
+    /// # Errors
+    /// `Internal` if the JSON is too long.
+    fn new(json: Vec<u8>, key: &DigestKey) -> Result<Self> {
+        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row exceeds 4 GiB"))?;
+        let digest = key.digest(&json);
+        let mut bytes = json;
+        bytes.extend_from_slice(&digest);
+        Ok(Self { bytes, json: length })
+    }
+
     fn json(&self) -> &[u8] {
-        &self.bytes[..self.json]
+        &self.bytes[..self.json as usize]
+    }
+
+    fn finish(self) -> Row {
+        Row { bytes: self.bytes.into(), json: self.json }
+    }
+
+    /// Appends the two keys of the next level.
+    fn push_next(&mut self, next: Option<NextLevel>) {
+        self.push(next.map_or(Cell::Null, |next| Cell::Number(next.at.as_second() as f64)));
+        self.push(next.map_or(Cell::Null, |next| Cell::Level(next.level)));
     }
 
     /// Appends a key.
@@ -222,6 +316,7 @@ impl Packed {
                 self.bytes.push(NUMBER);
                 self.bytes.extend_from_slice(&value.to_le_bytes());
             }
+            Cell::Level(level) => self.bytes.extend_from_slice(&[LEVEL, level as u8]),
             Cell::Text(text) => {
                 let offset = memchr::memmem::find(self.json(), text.as_bytes());
                 self.bytes.push(if offset.is_some() { IN_JSON } else { TEXT });
@@ -294,6 +389,7 @@ impl<'a> Iterator for Keys<'a> {
                 let (length, offset) = (self.length(), self.length());
                 Cell::Text(&self.json[offset..offset + length])
             }
+            LEVEL => Level::from_byte(self.take(1)[0]).map_or(Cell::Null, Cell::Level),
             _ => Cell::Null,
         })
     }

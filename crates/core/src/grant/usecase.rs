@@ -14,7 +14,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
     ids::{ClusterId, GrantId},
-    name::is_invisible,
+    name::check_free_text,
     rights::{
         BuiltInRole, ClusterScope, EffectiveGrant, Extent, Given, Grant, Labels, Missing, Reach,
         RightResource, RightVerb, Rights, RoleName, RoleRules, Subject, covers, derived_power, includes,
@@ -341,15 +341,7 @@ fn check_size(clusters: &ClusterScope, reach: &Reach) -> Result<()> {
 /// Checks a free text of several lines.
 pub(crate) fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
     let Some(text) = text else { return Ok(()) };
-    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
-    let reason = match text.trim().chars().count() {
-        n if n > *length.end() => Reason::TooLong,
-        _ if text.chars().any(refused) => Reason::Malformed,
-        0 if *length.start() > 0 => Reason::Required,
-        n if n < *length.start() => Reason::TooShort,
-        _ => return Ok(()),
-    };
-    Err(Error::invalid(field, reason))
+    check_free_text(text, &length).map_err(|reason| Error::invalid(field, reason))
 }
 
 /// A parameter for the audit trail.
