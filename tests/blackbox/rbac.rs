@@ -8,10 +8,11 @@ use pilothouse_core::{inventory::LISTS, rows::ListScope};
 use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, create_namespace, delete_namespace, eventually};
+use crate::support::{Client, Server, apply, create_namespace, delete_namespace, eventually, warnings};
 
-const VIEWING_MANIFEST: &str = include_str!("../../docs/rbac/viewing.yaml");
-const OPERATING_MANIFEST: &str = include_str!("../../docs/rbac/operating.yaml");
+const VIEW_MANIFEST: &str = include_str!("../../docs/rbac/view.yaml");
+const OPERATE_MANIFEST: &str = include_str!("../../docs/rbac/operate.yaml");
+const FULL_MANIFEST: &str = include_str!("../../docs/rbac/full.yaml");
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const REVISION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -99,6 +100,8 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let of_types =
         ["job", "cronjob"].map(|kind| format!("/api/k8s/workloads?cluster_id={id}&namespace=*&type={kind}"));
     let rest = [
+        format!("/api/k8s/compare?cluster_id={id}&namespace={namespace}&type=deployment&name=web"),
+        format!("/api/k8s/metrics/series?cluster_id={id}&kind=pod&namespace={namespace}&name=talker"),
         format!("/api/k8s/configmaps/detail?cluster_id={id}&namespace={namespace}&name=settings"),
         format!("/api/k8s/clusters/status?id={id}"),
         "/api/k8s/search?kind=pods&q=web".to_owned(),
@@ -186,7 +189,7 @@ fn features(test: &Value) -> (Vec<&str>, Vec<(&str, &Value)>) {
 async fn check_all_reads(admin: &Client, id: i64, namespace: &str) {
     for path in reads(id, namespace) {
         let data = admin.get(&path).await.data();
-        assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
+        assert!(warnings(&data).is_empty(), "{path}: {data}");
     }
     if shared_has_node().await.expect("a node, if one is required") {
         let logs = format!("/api/k8s/pods/logs?cluster_id={id}&namespace={namespace}&pod_name=talker");
@@ -200,39 +203,41 @@ async fn check_all_reads(admin: &Client, id: i64, namespace: &str) {
 }
 
 #[tokio::test]
-async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
+async fn view_credential_reads_all_but_secrets_and_changes_nothing() {
     let plane = shared().await.unwrap();
-    seed(plane, "rbac-viewing").await;
-    let token = token(plane, VIEWING_MANIFEST).await;
+    seed(plane, "rbac-view").await;
+    let token = token(plane, VIEW_MANIFEST).await;
     let (_server, admin, configuration) = fixture(plane, &token).await;
 
     // the connection test reports the exact permissions before anything is stored
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
-    assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-viewing");
+    assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-view");
     let (allowed, refused) = features(&test);
     let permits = |feature: &str| {
         let verb = feature.split_once('_').map_or(feature, |(verb, _)| verb);
-        ["list", "watch", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
+        let beyond = ["_secrets", "_objects", "_dependents"].iter().any(|end| feature.ends_with(end));
+        ["list", "watch", "show", "read", "diagnose", "compare"].contains(&verb) && !beyond
     };
     assert!(allowed.iter().all(|feature| permits(feature)), "{allowed:?}");
     assert!(!refused.iter().any(|(feature, _)| permits(feature)), "{refused:?}");
     let missing = |wanted: &str| refused.iter().find(|(feature, _)| *feature == wanted).unwrap().1;
     assert_eq!(missing("list_secrets"), &json!(["list secrets"]));
     assert_eq!(missing("delete_namespaces"), &json!(["delete namespaces"]));
+    assert_eq!(missing("list_objects"), &json!(["list *.*"]));
     assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is stored yet");
 
-    let id = register(&admin, "viewing", configuration).await;
-    check_all_reads(&admin, id, "rbac-viewing").await;
-    for (path, verb) in secrets(id, "rbac-viewing") {
+    let id = register(&admin, "view", configuration).await;
+    check_all_reads(&admin, id, "rbac-view").await;
+    for (path, verb) in secrets(id, "rbac-view") {
         let refused = admin.get(&path).await.refused("PERMISSION_DENIED");
         let context = &refused["context"];
         assert_eq!(
             [&context["cause"], &context["verb"], &context["resource"], &context["namespace"]],
-            ["forbidden_by_cluster", verb, "secret", "rbac-viewing"],
+            ["forbidden_by_cluster", verb, "secret", "rbac-view"],
             "{path}"
         );
     }
-    for (path, mut body, verb, resource) in changes("rbac-viewing") {
+    for (path, mut body, verb, resource) in changes("rbac-view") {
         body["cluster_id"] = json!(id);
         let refused = admin.post(&format!("/api/k8s/{path}"), body).await.refused("PERMISSION_DENIED");
         let context = &refused["context"];
@@ -242,34 +247,52 @@ async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
             "{path}: {refused}"
         );
         if resource != "namespace" {
-            assert_eq!(context["namespace"], "rbac-viewing", "{path}: {refused}");
+            assert_eq!(context["namespace"], "rbac-view", "{path}: {refused}");
         }
     }
     let rows = admin.operations(format!("cluster_id={id}&status=failed")).await;
     assert_eq!(rows.len(), changes("").len(), "each refusal is recorded: {rows:#?}");
-    delete_namespace(&plane.client(), "rbac-viewing").await;
+    delete_namespace(&plane.client(), "rbac-view").await;
 }
 
 #[tokio::test]
-async fn operating_credential_reads_and_changes_everything() {
+async fn operate_credential_reads_and_changes_everything() {
     let plane = shared().await.unwrap();
-    seed(plane, "rbac-operating").await;
-    let token = token(plane, OPERATING_MANIFEST).await;
+    seed(plane, "rbac-operate").await;
+    let token = token(plane, OPERATE_MANIFEST).await;
     let (_server, admin, configuration) = fixture(plane, &token).await;
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
-    assert_eq!(features(&test).1, []);
+    let refused: Vec<_> = features(&test).1.into_iter().map(|(feature, _)| feature).collect();
+    assert_eq!(refused, ["list_objects", "watch_objects", "show_objects", "show_dependents"]);
 
-    let id = register(&admin, "operating", configuration).await;
-    check_all_reads(&admin, id, "rbac-operating").await;
-    for (path, _) in secrets(id, "rbac-operating") {
+    let id = register(&admin, "operate", configuration).await;
+    check_all_reads(&admin, id, "rbac-operate").await;
+    for (path, _) in secrets(id, "rbac-operate") {
         admin.get(&path).await.data();
     }
-    for (path, mut body, ..) in changes("rbac-operating") {
+    for (path, mut body, ..) in changes("rbac-operate") {
         body["cluster_id"] = json!(id);
         let data = admin.post(&format!("/api/k8s/{path}"), body).await.data();
         assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
     }
-    delete_namespace(&plane.client(), "rbac-operating").await;
+    delete_namespace(&plane.client(), "rbac-operate").await;
+}
+
+/// The full credential allows every feature, and reads kinds of which Pilothouse has no list.
+#[tokio::test]
+async fn full_credential_allows_every_feature() {
+    let plane = shared().await.unwrap();
+    seed(plane, "rbac-full").await;
+    let token = token(plane, FULL_MANIFEST).await;
+    let (_server, admin, configuration) = fixture(plane, &token).await;
+    let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
+    assert_eq!(features(&test).1, []);
+    let id = register(&admin, "full", configuration).await;
+    check_all_reads(&admin, id, "rbac-full").await;
+    let accounts = "resource=serviceaccounts&namespace=rbac-full";
+    let rows = admin.rows(format!("/api/k8s/objects?cluster_id={id}&{accounts}"), "objects").await;
+    assert!(rows.iter().any(|row| row["name"] == "default"), "{rows:?}");
+    delete_namespace(&plane.client(), "rbac-full").await;
 }
 
 /// These tests cover all endpoints that send requests to a cluster.

@@ -61,6 +61,8 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         | "/api/k8s/workloads/rollout"
         | "/api/k8s/workloads/rollout/watch" => "&namespace=default&type=deployment&name=web",
         "/api/k8s/workloads/history/diff" => "&namespace=default&type=deployment&name=web&from=1&to=2",
+        "/api/k8s/compare" => return Some("namespace=default&type=deployment&name=web".to_owned()),
+        "/api/k8s/metrics/series" => "&kind=pod&namespace=default&name=absent",
         // no node runs in this cluster; see `read_pod_log`
         "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
         _ => match LISTS.iter().find(|info| info.path == path)? {

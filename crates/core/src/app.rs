@@ -11,13 +11,18 @@ use crate::{
     break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
+    compare::{Compare, CompareApi},
     config::{ConfigApi, Configs},
     cordon::{NodeApi, Nodes},
+    dependents::{DependentApi, DependentReader},
     diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Fleet, Inventory, Lists, Watches},
+    inventory::{
+        Fleet, Inventory, Lists, Watches,
+        objects::{ObjectApi, Objects},
+    },
     job::{JobApi, Jobs},
     mask::MaskedFields,
     name::ProviderId,
@@ -39,6 +44,7 @@ use crate::{
     streams::{StreamLimits, Streams},
     token::{CachedTokens, LiveTokens, TokenStore, Tokens},
     ttl_cache::{Caches, Invalidate, TtlCache},
+    usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -104,18 +110,22 @@ pub struct FederationPorts {
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
+    pub usage: Arc<dyn UsageApi>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
+    pub compare: Arc<dyn CompareApi>,
     pub rollouts: Arc<dyn RolloutApi>,
     pub jobs: Arc<dyn JobApi>,
     pub pods: Arc<dyn PodApi>,
     pub pod_changes: Arc<dyn PodChangeApi>,
     pub autoscalers: Arc<dyn AutoscalerApi>,
     pub nodes: Arc<dyn NodeApi>,
+    pub dependents: Arc<dyn DependentApi>,
     pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
+    pub objects: Arc<dyn ObjectApi>,
 }
 
 /// Settings of the use cases.
@@ -152,16 +162,20 @@ pub struct App {
     pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
+    pub usage: UsageHistory,
     pub fleet: Fleet,
     pub watches: Watches,
+    pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
+    pub compare: Compare,
     pub rollouts: Rollouts,
     pub jobs: Jobs,
     pub pods: Pods,
     pub pod_changes: PodChanges,
     pub autoscalers: Autoscalers,
     pub nodes: Nodes,
+    pub dependents: DependentReader,
     pub diagnoses: Diagnoses,
     pub configs: Configs,
     pub secrets: Secrets,
@@ -277,6 +291,9 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let object_api = objects.objects;
+        let any_objects =
+            Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         Self {
             idempotency: Idempotency {
                 store: idempotency,
@@ -327,15 +344,27 @@ impl App {
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
             clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
                 .with_rights(rights),
-            lists: Lists::new(gate.clone(), objects.inventory.clone()),
+            lists: Lists::new(gate.clone(), objects.inventory.clone()).with_usage(objects.usage.clone()),
+            usage: UsageHistory::new(gate.clone(), objects.usage.clone(), clock.clone()),
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory,
+                usage: Some(objects.usage),
+                objects: Some(any_objects.clone()),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },
+            objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            compare: Compare::new(
+                gate.clone(),
+                objects.compare,
+                objects.configs.clone(),
+                objects.digest.clone(),
+                spawner.clone(),
+            )
+            .with_masked_fields(masked_fields.clone()),
             rollouts: Rollouts {
                 gate: gate.clone(),
                 api: objects.rollouts,
@@ -352,6 +381,7 @@ impl App {
             pod_changes: PodChanges::new(gate.clone(), objects.pod_changes),
             autoscalers: Autoscalers::new(gate.clone(), objects.autoscalers),
             nodes: Nodes::new(gate.clone(), objects.nodes),
+            dependents: DependentReader::new(gate.clone(), object_api, objects.dependents),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)

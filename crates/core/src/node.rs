@@ -11,6 +11,7 @@ use crate::{
     object::{Labels, Metadata, or_default},
     pod::OCCUPIES_NODE,
     rows::{Cell, Field, Filter, Level, ListRow, Table, has_reason},
+    usage::Usage,
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -128,6 +129,8 @@ pub struct NodeRow {
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
 }
 
 const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
@@ -169,6 +172,7 @@ impl NodeRow {
             uid: metadata.uid,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
         }
     }
 }
@@ -199,6 +203,8 @@ impl ListRow for NodeRow {
         Field::new("pods", |row| Cell::from(row.pods)),
         Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
     ];
 
     fn name(&self) -> &str {

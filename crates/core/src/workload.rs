@@ -34,6 +34,7 @@ pub use diff::FieldChange;
 pub use history::{CHANGE_CAUSE, History, RevisionRow, StoredRevision};
 pub use progress::{Progress, RolloutState, WaitingPods, WaitsFor};
 pub use revision::Revision;
+pub(crate) use row::TYPE;
 pub use row::WorkloadRow;
 pub use status::WorkloadStatus;
 

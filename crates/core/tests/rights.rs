@@ -22,7 +22,7 @@ use pilothouse_core::{
     gate::Warning,
     grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
-    inventory::{List, ListPage, ListStream},
+    inventory::{List, ListPage, ListStream, WatchQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
@@ -157,8 +157,7 @@ impl Fixture {
         let id = cluster.to_string();
         let pairs = [("kind", "pods"), ("cluster_id", &*id), ("namespace", namespace)];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (list, cluster, query) = List::parse_watch(&pairs).unwrap();
-        block_on(self.app.watches.watch(&self.ann(), cluster, list, query)).unwrap()
+        block_on(self.app.watches.watch(&self.ann(), WatchQuery::parse(&pairs).unwrap())).unwrap()
     }
 
     /// Follows the log of the pod `web`.

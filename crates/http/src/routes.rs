@@ -13,7 +13,10 @@ mod audit;
 mod auth;
 mod autoscalers;
 mod clusters;
+mod compare;
 mod configmaps;
+mod dependents;
+mod diagnosis;
 mod fleet;
 mod health;
 mod jobs;
@@ -31,6 +34,7 @@ mod secrets;
 mod service_accounts;
 mod sessions;
 mod tokens;
+mod usage;
 mod users;
 mod workloads;
 
@@ -169,8 +173,10 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/pods/delete",           Right(Restart, Workloads), CLUSTER, pod_changes::delete,    "Delete a pod; without a controller that replaces it, or without a grace period, it takes the right to delete workloads"),
         change("/api/k8s/pods/evict",            Right(Restart, Workloads), CLUSTER, pod_changes::evict,     "Evict a pod, as far as its disruption budget allows; without a controller that replaces it, it takes the right to delete workloads"),
         change("/api/k8s/pods/resize",           Right(Update, Workloads),  CLUSTER, pod_changes::resize,    "Change the resources of a container of a running pod"),
+        get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
@@ -183,7 +189,11 @@ pub(crate) fn table() -> Vec<Route> {
 
         get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
-        get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, as server-sent events"),
+        get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, or a page each time it changes, as server-sent events"),
+        get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
+
+        get( "/api/k8s/compare",                 SignedIn,                  CLUSTER, compare::compare,       "A workload compared across clusters: images, replicas, resources, environment, probes, ConfigMaps"),
+        get( "/api/k8s/metrics/series",          Right(Get, Workloads),     CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
         get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),

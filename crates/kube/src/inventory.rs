@@ -1,11 +1,12 @@
 //! [`Inventory`]: lists from the cache where possible, otherwise from the cluster.
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, Listing, WatchSnapshot},
+    inventory::{Counts, Inventory, List, ListEvent, Listing, WatchSnapshot},
     rows::{Aging, ListQuery, select},
 };
 
@@ -66,6 +67,21 @@ impl Inventory for KubeClusters {
             Some(cache) => {
                 let query = query.within(permit.namespaces());
                 cache.watch(permit, &self.transport(permit).await?, list, &query).await
+            }
+            None => Err(Error::new(Cause::NotCached)),
+        }
+    }
+
+    async fn changes(
+        &self,
+        permit: &Permit,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<BoxStream<'static, ListEvent>> {
+        match &self.cache {
+            Some(cache) => {
+                let query = query.within(permit.namespaces());
+                cache.changes(permit, &self.transport(permit).await?, list, &query).await
             }
             None => Err(Error::new(Cause::NotCached)),
         }

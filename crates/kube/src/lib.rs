@@ -33,8 +33,10 @@ mod budget;
 mod cache;
 mod client;
 mod client_pool;
+mod compare;
 mod config;
 mod cordon;
+mod dependents;
 mod diagnosis;
 mod error;
 mod inventory;
@@ -58,6 +60,7 @@ mod test_limiter;
 mod tls;
 mod transport;
 mod uncached;
+mod usage;
 mod workload;
 
 pub use budget::{Limits, ReadBudgets};
@@ -79,6 +82,7 @@ use crate::{
     dns::{DnsResolver, ResolverLimits},
     probe::Probes,
     transport::Transport,
+    usage::Usages,
 };
 
 /// Interval of the check whether stored connections were replaced or removed, as by another replica.
@@ -134,9 +138,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `RolloutApi`, `JobApi`, `PodApi`, `PodChangeApi`,
-/// `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone;
-/// clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `RolloutApi`, `JobApi`,
+/// `PodApi`, `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`,
+/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
@@ -144,6 +148,7 @@ pub struct KubeClusters {
     deadlines: Deadlines,
     observer: Arc<dyn Observer>,
     cache: Option<Arc<ListCache>>,
+    usage: Arc<Usages>,
     probes: Arc<Probes>,
 }
 
@@ -187,7 +192,8 @@ impl KubeClusters {
         });
         runtime.spawn(recheck(Arc::downgrade(&pool), cache.as_ref().map(Arc::downgrade)));
         let probes = Arc::new(Probes::new(&runtime));
-        Self { pool, clock, deadlines, observer, cache, probes }
+        let usage = Usages::new(cache.as_ref(), observer.clone(), deadlines.read, runtime);
+        Self { pool, clock, deadlines, observer, cache, usage, probes }
     }
 
     /// Statistics of the list cache, per list over all clusters.

@@ -45,6 +45,9 @@ const OBJECT_LIMIT: Limit = Limit::Whole(16 << 20);
 /// Limit for a chunk of a list.
 const CHUNK_LIMIT: Limit = Limit::Whole(16 << 20);
 
+/// Limit for the usage of all pods: about 400 bytes for each of 160,000.
+const USAGE_LIMIT: Limit = Limit::Whole(64 << 20);
+
 /// An API request and its metadata. `Debug` omits the body, which may contain a Secret's values.
 #[derive(Clone)]
 pub(crate) struct Call {
@@ -95,6 +98,13 @@ impl Call {
         let namespace = scope.one().filter(|_| kind.info().namespaced);
         let call = Self::for_kind(kind, "list", Builder::new(collection(kind, namespace)).list(params))?;
         Ok(Self { limit: CHUNK_LIMIT, ..call.with_object(namespace, None) })
+    }
+
+    /// LIST of a kind, one chunk, of the metadata of its objects alone: the response has no values of a Secret.
+    pub(crate) fn list_metadata(kind: Kind, scope: &NamespaceScope, params: &ListParams) -> Result<Self> {
+        let namespace = scope.one().filter(|_| kind.info().namespaced);
+        let request = Builder::new(collection(kind, namespace)).list_metadata(params);
+        Ok(Self { limit: CHUNK_LIMIT, ..Self::for_kind(kind, "list", request)?.with_object(namespace, None) })
     }
 
     /// A watch of a kind in all namespaces: from a resource version on or, without one, with initial events. The server
@@ -222,6 +232,23 @@ impl Call {
         Ok(Self::for_kind(kind, "delete", request)?.with_object(namespace, Some(name)))
     }
 
+    /// LIST of the usage of CPU and memory: of all nodes, or of pods in one namespace or all. The API neither watches nor
+    /// lists in chunks.
+    pub(crate) fn usage(kind: Kind, namespace: Option<&Namespace>) -> Result<Self> {
+        let root = "/apis/metrics.k8s.io/v1beta1";
+        let (resource, path) = match (kind, namespace) {
+            (Kind::Node, _) => ("nodes.metrics.k8s.io", format!("{root}/nodes")),
+            (Kind::Pod, None) => ("pods.metrics.k8s.io", format!("{root}/pods")),
+            (Kind::Pod, Some(namespace)) => {
+                ("pods.metrics.k8s.io", format!("{root}/namespaces/{namespace}/pods"))
+            }
+            _ => return Err(Error::internal(format!("{kind} has no usage"))),
+        };
+        let request = Request::get(path).body(Vec::new()).map_err(kube::core::request::Error::BuildRequest);
+        let call = Self::new("list", resource, request)?.with_object(namespace, None);
+        Ok(Self { kind: Some(kind), limit: USAGE_LIMIT, ..call })
+    }
+
     /// GET of the API server's version, which needs no permission.
     pub(crate) fn version() -> Result<Self> {
         let request = Request::get("/version").body(Vec::new());
@@ -330,6 +357,17 @@ mod tests {
                 prop_assert_eq!(segments.len(), expected.len() + suffix_segments);
             }
         }
+    }
+
+    #[test]
+    fn usage_is_of_nodes_and_pods() {
+        let namespace = Namespace::new("shop").unwrap();
+        let path = |kind, namespace| Call::usage(kind, namespace).map(|call| call.request.uri().to_string());
+        assert_eq!(path(Kind::Node, None).unwrap(), "/apis/metrics.k8s.io/v1beta1/nodes");
+        assert_eq!(path(Kind::Pod, None).unwrap(), "/apis/metrics.k8s.io/v1beta1/pods");
+        let of_namespace = path(Kind::Pod, Some(&namespace)).unwrap();
+        assert_eq!(of_namespace, "/apis/metrics.k8s.io/v1beta1/namespaces/shop/pods");
+        assert!(path(Kind::Service, None).is_err());
     }
 
     #[test]

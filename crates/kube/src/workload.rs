@@ -38,7 +38,7 @@ const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// hour.
 const MAX_EVENTS: u32 = 500;
 /// Largest manifest of a workload that is shown, in bytes of JSON.
-const MAX_MANIFEST_BYTES: usize = 4 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Memory of a parsed manifest, as a multiple of its length as JSON. Counts against the read budget.
 const TREE_FACTOR: usize = 8;
 

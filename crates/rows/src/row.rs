@@ -186,8 +186,8 @@ impl Row {
         self.column(FIRST_FIELD + field)
     }
 
-    /// The value of a text field; `None` for other types.
-    pub(super) fn text(&self, field: usize) -> Option<&str> {
+    /// The value of a text field, by its index in [`ListRow::FIELDS`]; `None` for other types.
+    pub fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
     }
 

@@ -147,6 +147,10 @@ causes! {
     RejectedByCluster = "rejected_by_cluster", ValidationError, Cluster;
     /// The cluster's version of Kubernetes does not have what the request needs.
     ClusterTooOld = "cluster_too_old", ValidationError, Cluster;
+    /// The cluster does not serve this kind of object, or offers no such read of it; [`Context::resource`] names it.
+    KindNotServed = "kind_not_served", ValidationError, Cluster;
+    /// Secrets are not read as objects of any kind, because their values would be shown.
+    SecretRefused = "secret_refused", ValidationError, Server;
 
     /// No bearer token, or no session cookie.
     NotSignedIn = "not_signed_in", AuthenticationError, Server;

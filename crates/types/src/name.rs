@@ -49,6 +49,12 @@ fn is_label_name(text: &str) -> bool {
         && bytes[bytes.len() - 1].is_ascii_alphanumeric()
 }
 
+/// Whether a text is one segment of a path that needs no escape.
+fn is_path_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@".contains(&b);
+    text.bytes().all(allowed) && text != "." && text != ".."
+}
+
 /// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised
 /// name or password has at most 128 characters, each composed of at most four characters. A longer text is refused
 /// before the normalisation.
@@ -135,6 +141,12 @@ name! {
     ObjectName, 253, is_subdomain
 }
 name! {
+    /// The name of an object of any kind, such as `system:node` of a ClusterRole: 1 to 253 letters, digits, `-`, `_`, `.`,
+    /// `:` and `@`, but not `.` or `..`. Kubernetes also allows other characters (`IsValidPathSegmentName`), which no
+    /// known object uses and which a URL would escape.
+    PathName, 253, is_path_name
+}
+name! {
     /// The name of a container in a pod: an RFC 1123 label of 1 to 63 characters.
     ContainerName, 63, |text| is_label(text, 63)
 }
@@ -213,6 +225,18 @@ mod tests {
         assert_eq!(Namespace::new("a".repeat(64)), Err(Reason::TooLong));
         assert!(ObjectName::new("a".repeat(253)).is_ok());
         assert_eq!(ObjectName::new("a".repeat(254)), Err(Reason::TooLong));
+    }
+
+    #[test]
+    fn path_names_are_single_segments() {
+        for name in
+            ["web", "system:node", "system:controller:job-controller", "Admin_1", "a..b", "ann@example.org"]
+        {
+            assert!(PathName::new(name).is_ok(), "{name}");
+        }
+        for text in [".", "..", "a/b", "a%2fb", "a?b", "a#b", "a b", "ä", "a\n"] {
+            assert_eq!(PathName::new(text), Err(Reason::InvalidName), "{text:?}");
+        }
     }
 
     proptest! {

@@ -9,13 +9,16 @@ use utoipa::{
 
 use crate::{
     change_reason::ChangeReason,
-    name::{ContainerName, Namespace, ObjectName, Uid},
+    name::{ContainerName, Namespace, ObjectName, PathName, Uid},
 };
 
 /// RFC 1123 label.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// RFC 1123 subdomain.
 const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// One segment of a path.
+const SEGMENT: &str = r"^[-A-Za-z0-9_:@][-A-Za-z0-9_:@.]*$";
 
 macro_rules! schemas {
     ($($type:ident: $description:literal, $min_length:literal, $max_length:literal, $pattern:expr;)*) => {$(
@@ -38,6 +41,7 @@ macro_rules! schemas {
 schemas! {
     Namespace: "The name of a namespace.", 1, 63, Some(LABEL);
     ObjectName: "The name of an object in the cluster.", 1, 253, Some(SUBDOMAIN);
+    PathName: "The name of an object of any kind.", 1, 253, Some(SEGMENT);
     ContainerName: "The name of a container.", 1, 63, Some(LABEL);
     Uid: "The uid of an object in the cluster.", 1, 64, Some("^[-0-9A-Za-z]+$");
     ChangeReason: "The reason of a change, as its audit row shows it.", 5, 500, None::<&str>;

@@ -28,6 +28,11 @@ pub struct LineId {
 }
 
 impl LineId {
+    /// Time of the line.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// Start time from which a log must be read to contain this line and all following ones: one second earlier,
     /// because the API server takes whole seconds, and stdout and stderr of a container may be slightly out of order.
     pub fn since(&self) -> Timestamp {
@@ -81,29 +86,29 @@ const MAX_BATCH_LINES: usize = 256;
 
 /// Incremental line parser. Chunk boundaries do not affect its result.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     splitter: Splitter,
     tracker: LineTracker,
 }
 
 impl Lines {
     /// Creates a parser for a log that is read from this start.
-    pub(super) fn new(start: &FollowStart, timestamps: bool) -> Self {
+    pub(crate) fn new(start: &FollowStart, timestamps: bool) -> Self {
         let after = match start {
-            FollowStart::Newest { .. } => None,
+            FollowStart::Newest { .. } | FollowStart::Beginning | FollowStart::Since(_) => None,
             FollowStart::After(line) => Some(*line),
         };
         Self { splitter: Splitter::default(), tracker: LineTracker { timestamps, after, last: None } }
     }
 
     /// Sets the next chunk. Must be called only after [`Lines::next`] returned `None`.
-    pub(super) fn feed(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn feed(&mut self, bytes: Vec<u8>) {
         (self.splitter.chunk, self.splitter.read) = (bytes, 0);
     }
 
     /// Returns the next batch of lines of the current chunk. Batches are bounded, to limit the memory buffered for a
     /// reader.
-    pub(super) fn next(&mut self) -> Option<Vec<LogLine>> {
+    pub(crate) fn next(&mut self) -> Option<Vec<LogLine>> {
         let (mut lines, mut text) = (Vec::new(), 0);
         while text < BATCH_BYTES && lines.len() < MAX_BATCH_LINES {
             let Some(piece) = self.splitter.next() else { break };
@@ -116,7 +121,7 @@ impl Lines {
     }
 
     /// Returns the last line if the log ended without a line terminator.
-    pub(super) fn finish(&mut self) -> Option<LogLine> {
+    pub(crate) fn finish(&mut self) -> Option<LogLine> {
         self.tracker.line(&self.splitter.finish()?)
     }
 }

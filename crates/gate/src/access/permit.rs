@@ -11,7 +11,10 @@ use pilothouse_types::{
 };
 
 use super::{AccessRequest, Allowed, Resource, Verb, created, judge::RelatedKind, related};
-use crate::operation::Operation;
+use crate::{
+    operation::Operation,
+    rights::{RightResource, resource_of_kind},
+};
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
 /// can neither skip the check nor use the permit for another object. The constructor is private to this crate:
@@ -144,13 +147,36 @@ impl Permit {
     /// returned. For the list cache only (`kube/src/cache.rs`): rows read under this permit must never be returned
     /// without a check of the reader's permit.
     ///
+    /// A permit to read the logs of pods is enough for the list of pods: whoever may read all logs of a namespace may
+    /// know which pods write them.
+    ///
     /// # Errors
-    /// `Internal` when the permit does not cover the kind, or is not a permit to list.
+    /// `Internal` when the permit does not cover the kind, or is neither a permit to list nor one to read logs.
     pub fn for_cache(&self, kind: Kind) -> Result<Self> {
         self.covers(kind)?;
-        if self.access.verb != Verb::List {
+        if !matches!(self.access.verb, Verb::List | Verb::Logs) {
             return Err(Error::internal("the cache needs a permit to list"));
         }
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
+        Ok(Self::of_server(access.within(NamespaceScope::All), None))
+    }
+
+    /// Derives the system permit under which usage of CPU and memory is polled: to list nodes, or pods in all namespaces,
+    /// in the same cluster. From a permit to list or get nodes, or pods or workloads. For the poller of usage only
+    /// (`kube/src/usage.rs`): what it reads is looked up by objects that a reader's own permit covers.
+    ///
+    /// # Errors
+    /// `Internal` when the permit is for another verb or kind.
+    pub fn for_usage(&self) -> Result<Self> {
+        let kind = match (self.access.verb, self.access.resource) {
+            (Verb::List | Verb::Get, Resource::Kind(Kind::Node)) => Kind::Node,
+            (Verb::List | Verb::Get, Resource::Kind(kind))
+                if resource_of_kind(kind, false) == RightResource::Workloads =>
+            {
+                Kind::Pod
+            }
+            _ => return Err(Error::internal("usage needs a permit to read nodes, pods or workloads")),
+        };
         let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
         Ok(Self::of_server(access.within(NamespaceScope::All), None))
     }
@@ -208,6 +234,23 @@ mod tests {
     }
 
     #[test]
+    fn cache_takes_permits_to_list_and_to_read_logs() {
+        let namespace = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("shop").unwrap()]));
+        for verb in [Verb::List, Verb::Logs] {
+            let pods = permit(verb, Kind::Pod, Some(namespace.clone()));
+            let for_cache = pods.for_cache(Kind::Pod).unwrap();
+            assert_eq!((for_cache.verb(), for_cache.operation_id()), (Verb::List, None));
+            assert!(pods.for_cache(Kind::Secret).is_err(), "{verb:?}");
+        }
+        for verb in [Verb::Get, Verb::Update, Verb::Delete] {
+            assert!(
+                permit(verb, Kind::Pod, Some(namespace.clone())).for_cache(Kind::Pod).is_err(),
+                "{verb:?}"
+            );
+        }
+    }
+
+    #[test]
     fn related_kind_without_a_right_is_covered_but_not_readable() {
         let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Node)).in_cluster(ClusterId(1));
         let mut allowed = Allowed::whole(&access);
@@ -223,6 +266,20 @@ mod tests {
             Some(&NamespaceScope::All),
             "the cache is filled for all callers"
         );
+    }
+
+    #[test]
+    fn permit_to_poll_usage_is_for_nodes_or_pods() {
+        let derived = |verb, kind| permit(verb, kind, None).for_usage().and_then(|permit| permit.kind());
+        assert_eq!(derived(Verb::List, Kind::Node).unwrap(), Kind::Node);
+        for (verb, kind) in
+            [(Verb::Get, Kind::Pod), (Verb::List, Kind::Deployment), (Verb::List, Kind::CronJob)]
+        {
+            assert_eq!(derived(verb, kind).unwrap(), Kind::Pod);
+        }
+        for (verb, kind) in [(Verb::List, Kind::Secret), (Verb::Delete, Kind::Pod), (Verb::Logs, Kind::Pod)] {
+            assert!(derived(verb, kind).is_err(), "{verb:?} {kind}");
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Warning {
     Unreadable(&'static str),
     /// The cluster does not serve this API group or kind.
     NotServed(&'static str),
+    /// The API server of this API group does not answer, so its kinds may be missing or out of date.
+    GroupUnavailable(String),
     /// The cluster was stored without having been reached.
     NotTested,
     /// This kind is read from the cluster for each request, because the credential may not watch it in all namespaces,
@@ -37,11 +39,12 @@ pub enum Warning {
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 14] = [
+    pub const KEYS: [&'static str; 15] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
         "not_served",
+        "group_unavailable",
         "not_tested",
         "not_cached",
         "secrets_through_pods",
@@ -61,6 +64,7 @@ impl Warning {
             Self::Autoscaled(_) => "autoscaled",
             Self::Unreadable(_) => "unreadable",
             Self::NotServed(_) => "not_served",
+            Self::GroupUnavailable(_) => "group_unavailable",
             Self::NotTested => "not_tested",
             Self::NotCached(_) => "not_cached",
             Self::DerivedPower(power) => power.as_str(),
@@ -76,7 +80,10 @@ impl Warning {
     /// Subject of the warning, for the placeholder in the message.
     pub fn subject(&self) -> &str {
         match self {
-            Self::Autoscaled(name) | Self::MissingReference(name) | Self::RunsBeside(name) => name,
+            Self::Autoscaled(name)
+            | Self::GroupUnavailable(name)
+            | Self::MissingReference(name)
+            | Self::RunsBeside(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
             Self::OutcomeNotStored
             | Self::NotTested

@@ -29,6 +29,7 @@ mod rights_matrix;
 mod rollouts;
 mod rows;
 mod second_factors;
+mod small_changes;
 mod socket;
 mod stream;
 mod swagger;

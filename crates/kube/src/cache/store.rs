@@ -169,6 +169,11 @@ impl ListStore {
         }
     }
 
+    /// The events of all rows from now on.
+    pub(super) fn events(&self) -> broadcast::Receiver<ListEvent> {
+        self.events.subscribe()
+    }
+
     /// Freshness of the rows, and the kinds that the cluster does not serve.
     pub(super) fn freshness(&self) -> (Freshness, Vec<Kind>) {
         let states = self.states.borrow();

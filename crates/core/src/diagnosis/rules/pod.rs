@@ -93,7 +93,10 @@ impl<'a> Context<'a> {
         match missing {
             Missing::Secret(name) => of(Rule::MissingSecret).fact("secret", name),
             Missing::ConfigMap(name) => of(Rule::MissingConfigMap).fact("configmap", name),
-            Missing::Key { key, kind, name } => of(Rule::MissingKey).fact("key", key).fact(kind, name),
+            Missing::Key { key, kind, name } => {
+                let holder = if name.is_empty() { String::new() } else { format!("{kind} {name}") };
+                of(Rule::MissingKey).fact("key", key).fact("holder", holder).fact(kind, name)
+            }
         }
     }
 

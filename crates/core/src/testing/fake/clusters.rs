@@ -1,9 +1,12 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
 mod diagnosis;
+mod pods;
 mod rollout;
 mod small_changes;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -30,9 +33,9 @@ use crate::{
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
-    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs, PodRow},
+    pod::PodRow,
     rows::{ListQuery, Row, Table, select},
-    streams::StreamEnd,
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -48,6 +51,7 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
     /// A change that another client makes before the next JSON patch.
     other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
     signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
@@ -354,38 +358,5 @@ impl WorkloadApi for FakeClusters {
             Ok(())
         })?;
         WorkloadRow::project(key.1, &object)
-    }
-}
-
-#[async_trait]
-impl PodApi for FakeClusters {
-    async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs> {
-        self.call(permit, pod.as_str())?;
-        let key = Self::key(permit, pod)?;
-        if !lock(&self.objects).contains_key(&key) {
-            return Err(not_found(&key));
-        }
-        let container = options.container.as_ref().map_or("app", |name| name.as_str()).to_owned();
-        Ok(PodLogs {
-            pod_name: pod.to_string(),
-            containers: vec![container.clone()],
-            container,
-            init_containers: Vec::new(),
-            tail_lines: options.tail_lines,
-            truncated: false,
-            logs: "a line\n".to_owned(),
-        })
-    }
-
-    async fn follow(&self, permit: &Permit, pod: &ObjectName, _: &Follow) -> Result<LogChunks> {
-        self.call(permit, pod.as_str())?;
-        let key = Self::key(permit, pod)?;
-        if !lock(&self.objects).contains_key(&key) {
-            return Err(not_found(&key));
-        }
-        let line = async { Ok(b"2026-01-01T00:00:00Z a line\n".to_vec()) };
-        let log = lock(&self.logs).pop_front();
-        let log = log.map_or_else(|| stream::once(line).boxed(), StreamExt::boxed);
-        Ok(log.map(|chunk| chunk.map_err(StreamEnd::from)).boxed())
     }
 }

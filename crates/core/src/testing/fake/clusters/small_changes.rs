@@ -1,14 +1,15 @@
-//! Changes of jobs, pods, autoscalers and nodes of the fake clusters.
+//! Changes of jobs, pods, autoscalers and nodes of the fake clusters, and the owners of objects.
 
 use async_trait::async_trait;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{FakeClusters, Key, not_found};
+use super::{FakeClusters, Key, lock, not_found, raw};
 use crate::{
     access::Permit,
     autoscaler::AutoscalerRow,
     autoscaler_limits::{AutoscalerApi, AutoscalerLimits},
     cordon::NodeApi,
+    dependents::{Dependee, DependentApi, OwnedObject},
     error::{Cause, Error, Result},
     gate::{Changed, Warning},
     job::{JobApi, NewJob},
@@ -163,6 +164,26 @@ impl AutoscalerApi for FakeClusters {
             Ok(())
         })?;
         Ok(AutoscalerRow::project(parse(&object)?).into())
+    }
+}
+
+#[async_trait]
+impl DependentApi for FakeClusters {
+    async fn dependee(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Dependee>> {
+        self.call(permit, name.as_str())?;
+        let key = Self::key(permit, name)?;
+        self.find(&key)?.map(|object| Dependee::project(key.1, &object)).transpose()
+    }
+
+    async fn owned_objects(&self, permit: &Permit) -> Result<Option<Vec<OwnedObject>>> {
+        let (cluster, kind, scope) = (permit.cluster()?, permit.kind()?, permit.namespace()?.as_str());
+        self.call(permit, scope)?;
+        let objects = lock(&self.objects);
+        let listed = objects
+            .iter()
+            .filter(|((of, found, namespace, _), _)| (*of, *found, &**namespace) == (cluster, kind, scope));
+        let owned = listed.map(|(_, object)| OwnedObject::project(&raw(object)?));
+        owned.collect::<Result<_>>().map(Some)
     }
 }
 
