@@ -35,6 +35,7 @@ mod rekey;
 mod replicas;
 mod retention;
 mod rights;
+mod rollouts;
 mod secrecy;
 mod shutdown;
 mod start;

@@ -56,7 +56,11 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
-        "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/detail"
+        | "/api/k8s/workloads/history"
+        | "/api/k8s/workloads/rollout"
+        | "/api/k8s/workloads/rollout/watch" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/history/diff" => "&namespace=default&type=deployment&name=web&from=1&to=2",
         "/api/k8s/compare" => return Some("namespace=default&type=deployment&name=web".to_owned()),
         "/api/k8s/metrics/series" => "&kind=pod&namespace=default&name=absent",
         // no node runs in this cluster; see `read_pod_log`
@@ -78,7 +82,10 @@ fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
         "namespaces" => return Some(json!({"cluster_id": cluster, "name": "made"})),
         "namespaces/delete" => return Some(json!({"cluster_id": cluster, "namespace": "made"})),
         "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
-        "workloads/restart" => json!({"type": "deployment", "name": "web"}),
+        "workloads/restart" | "workloads/undo" | "workloads/pause" | "workloads/resume" => {
+            json!({"type": "deployment", "name": "web"})
+        }
+        "workloads/set-image" => json!({"type": "deployment", "name": "web", "images": {"web": "made:1"}}),
         "secrets" | "secrets/update" => json!({"name": "made", "data": {"key": secret_value}}),
         // the test itself reveals `planted`, with a client whose responses are not searched
         "secrets/reveal" => json!({"name": "absent"}),
@@ -100,7 +107,8 @@ async fn send_all_requests(client: &Client, cluster: i64, secret_value: &str) {
             }
         } else if let Some(query) = query(path, cluster) {
             // a watch does not end
-            client.get_until(&format!("{path}?{query}"), "event: synced").await;
+            let until = if path.ends_with("/rollout/watch") { "event: rollout" } else { "event: synced" };
+            client.get_until(&format!("{path}?{query}"), until).await;
         }
     }
 }
