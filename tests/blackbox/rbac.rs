@@ -298,14 +298,18 @@ async fn full_credential_allows_every_feature() {
 /// These tests cover all endpoints that send requests to a cluster.
 #[test]
 fn every_cluster_endpoint_is_tested_with_the_credentials() {
-    // registry and trail are in Pilothouse's database; the streams need the same permissions as the log and the list
+    // registry and trail are in Pilothouse's database; the streams and the download need the same permissions as the
+    // log and the list
     let is_exempt = |path: &str| {
         let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest = [
             "/api/k8s/clusters/test",
+            "/api/k8s/live",
             "/api/k8s/pods/logs",
+            "/api/k8s/pods/logs/download",
             "/api/k8s/pods/logs/stream",
             "/api/k8s/watch",
+            "/api/k8s/workloads/logs/stream",
             "/api/k8s/workloads/rollout/watch",
         ];
         registry.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")

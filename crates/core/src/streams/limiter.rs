@@ -154,7 +154,7 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
 const EVENTS: usize = 8;
-/// Number of events buffered for the reader of a download. An event has at most 256 KiB, the size of the receive buffer.
+/// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;
 
 impl StreamSlot {

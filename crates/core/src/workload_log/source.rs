@@ -170,8 +170,7 @@ impl Source {
             }
             Err(error) if error.cause == Cause::ContainerNotStarted => {
                 let reason = error.context.message.clone();
-                self.stage = Stage::Wait { retry: true };
-                (SourceState::Waiting, reason)
+                self.ended(SourceState::Waiting, reason)
             }
             // the pod was removed; the list of pods tells it, too
             Err(error) if error.cause == Cause::NotFoundInCluster && !self.is_previous() => {
@@ -203,11 +202,8 @@ impl Source {
 
     /// The state of a log that is not read any more.
     fn ended(&mut self, state: SourceState, reason: Option<String>) -> Told {
-        self.stage = if self.is_previous() {
-            Stage::Over
-        } else {
-            Stage::Wait { retry: state == SourceState::Failed }
-        };
+        self.stage =
+            if self.is_previous() { Stage::Over } else { Stage::Wait { retry: state != SourceState::Ended } };
         (state, reason)
     }
 
