@@ -37,6 +37,7 @@ mod retention;
 mod rights;
 mod secrecy;
 mod shutdown;
+mod small_changes;
 mod start;
 mod support;
 mod three_replicas;

@@ -56,6 +56,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
+        "/api/k8s/dependents" => "&namespace=default&resource=deployments.apps&name=web",
         "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
         // no node runs in this cluster; see `read_pod_log`
         "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
@@ -77,6 +78,15 @@ fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
         "namespaces/delete" => return Some(json!({"cluster_id": cluster, "namespace": "made"})),
         "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
         "workloads/restart" => json!({"type": "deployment", "name": "web"}),
+        "nodes/cordon" | "nodes/uncordon" => return Some(json!({"cluster_id": cluster, "name": "absent"})),
+        "cronjobs/suspend" | "cronjobs/resume" | "cronjobs/run" | "jobs/rerun" | "jobs/suspend" => {
+            json!({"name": "absent"})
+        }
+        "autoscalers/update" => json!({"name": "absent", "min": 1, "max": 2}),
+        "pods/delete" | "pods/evict" => json!({"pod_name": "absent", "uid": "absent"}),
+        "pods/resize" => {
+            json!({"pod_name": "absent", "uid": "absent", "container": "app", "limits": {"memory": "64Mi"}})
+        }
         "secrets" | "secrets/update" => json!({"name": "made", "data": {"key": secret_value}}),
         // the test itself reveals `planted`, with a client whose responses are not searched
         "secrets/reveal" => json!({"name": "absent"}),

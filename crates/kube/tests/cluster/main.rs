@@ -9,6 +9,7 @@ mod configuration;
 mod kinds;
 mod objects;
 mod probe;
+mod small_changes;
 mod workloads;
 
 use std::{
