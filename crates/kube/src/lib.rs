@@ -33,11 +33,13 @@ mod cache;
 mod client;
 mod client_pool;
 mod config;
+mod discovery;
 mod error;
 mod inventory;
 mod large_reads;
 mod list;
 mod namespace;
+mod object;
 mod object_client;
 mod observe;
 mod parser_threads;
@@ -45,6 +47,7 @@ mod pending_writes;
 mod permissions;
 mod pod;
 mod probe;
+mod projection;
 mod rbac;
 mod replace;
 mod request;
@@ -129,8 +132,8 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
-/// `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`,
+/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
