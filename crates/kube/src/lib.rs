@@ -36,12 +36,14 @@ mod client_pool;
 mod config;
 mod cordon;
 mod dependents;
+mod discovery;
 mod error;
 mod inventory;
 mod job;
 mod large_reads;
 mod list;
 mod namespace;
+mod object;
 mod object_client;
 mod observe;
 mod parser_threads;
@@ -50,6 +52,7 @@ mod permissions;
 mod pod;
 mod pod_change;
 mod probe;
+mod projection;
 mod rbac;
 mod replace;
 mod request;
@@ -134,9 +137,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`, `NodeApi`,
-/// `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share
-/// their connections.
+/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`,
+/// `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone;
+/// clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
