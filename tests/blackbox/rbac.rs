@@ -13,6 +13,7 @@ use crate::support::{Client, Server, apply, create_namespace, delete_namespace, 
 const VIEWING_MANIFEST: &str = include_str!("../../docs/rbac/viewing.yaml");
 const OPERATING_MANIFEST: &str = include_str!("../../docs/rbac/operating.yaml");
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+const REVISION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Applies a manifest. Returns the token in its last object, a Secret that the cluster fills.
 async fn token(plane: &ControlPlane, manifest: &str) -> String {
@@ -50,10 +51,13 @@ async fn seed(plane: &ControlPlane, name: &str) {
     service["spec"] = json!({"ports": [{"port": 80}], "selector": {"app": "web"}});
     let mut secret = of("v1", "Secret", "login");
     secret["stringData"] = json!({"key": "value"});
+    let (web, mut held) = (workloads::deployment(name, "web", 1), workloads::deployment(name, "held", 1));
+    held["spec"]["paused"] = json!(true);
     apply(
         &admin,
         &[
-            workloads::deployment(name, "web", 1),
+            web.clone(),
+            held,
             workloads::stateful_set(name, "db", 1),
             workloads::daemon_set(name, "agent"),
             workloads::job(name, "migrate"),
@@ -68,6 +72,13 @@ async fn seed(plane: &ControlPlane, name: &str) {
         ],
     )
     .await;
+    // a second revision of the deployment
+    let revisions = format!("/apis/apps/v1/namespaces/{name}/replicasets?labelSelector=app%3Dweb");
+    let has = |n: usize| move |list: &Value| list["items"].as_array().is_some_and(|items| items.len() == n);
+    admin.wait_until(&revisions, has(1), REVISION_TIMEOUT).await.unwrap();
+    let annotated = json!({"spec": {"template": {"metadata": {"annotations": {"revision": "second"}}}}});
+    admin.patch(&path_of(&web), &annotated).await.unwrap();
+    admin.wait_until(&revisions, has(2), REVISION_TIMEOUT).await.unwrap();
 }
 
 /// The paths of all lists and single reads of a cluster, except Secrets.
@@ -85,6 +96,9 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let detail = types.iter().filter_map(|workload| workload.split_once('/')).map(|(kind, name)| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
     });
+    let web = format!("cluster_id={id}&namespace={namespace}&type=deployment&name=web");
+    let rollouts = ["history?", "history/diff?from=1&to=2&", "rollout?"]
+        .map(|path| format!("/api/k8s/workloads/{path}{web}"));
     let of_types =
         ["job", "cronjob"].map(|kind| format!("/api/k8s/workloads?cluster_id={id}&namespace=*&type={kind}"));
     let rest = [
@@ -93,7 +107,7 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
         "/api/k8s/search?kind=pods&q=web".to_owned(),
         "/api/k8s/overview".to_owned(),
     ];
-    lists.chain(detail).chain(of_types).chain(rest).collect()
+    lists.chain(detail).chain(rollouts).chain(of_types).chain(rest).collect()
 }
 
 /// Warnings that these changes have with every credential: `jobs/rerun` while the job runs, `pods/resize` always.
@@ -147,6 +161,26 @@ fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static 
         ),
         ("pods/evict", of(json!({"pod_name": "leaver"})), "create", "pods/eviction"),
         ("pods/delete", of(json!({"pod_name": "talker"})), "delete", "pod"),
+        (
+            "workloads/undo",
+            of(json!({"type": "deployment", "name": "web", "to_revision": 1})),
+            "patch",
+            "deployment",
+        ),
+        ("workloads/pause", of(json!({"type": "deployment", "name": "web"})), "patch", "deployment"),
+        ("workloads/resume", of(json!({"type": "deployment", "name": "held"})), "patch", "deployment"),
+        (
+            "workloads/set-image",
+            of(json!({"type": "statefulset", "name": "db", "images": {"db": "other:1"}})),
+            "patch",
+            "statefulset",
+        ),
+        (
+            "workloads/set-image",
+            of(json!({"type": "daemonset", "name": "agent", "images": {"agent": "other:1"}})),
+            "patch",
+            "daemonset",
+        ),
         ("configmaps", of(json!({"name": "new", "data": {"k": "v"}})), "create", "configmap"),
         ("configmaps/update", of(json!({"name": "settings", "data": {"k": "v"}})), "patch", "configmap"),
         ("configmaps/delete", of(json!({"name": "settings"})), "delete", "configmap"),
@@ -296,6 +330,7 @@ fn every_cluster_endpoint_is_tested_with_the_credentials() {
             "/api/k8s/pods/logs",
             "/api/k8s/pods/logs/stream",
             "/api/k8s/watch",
+            "/api/k8s/workloads/rollout/watch",
         ];
         registry.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
     };

@@ -57,7 +57,11 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
         "/api/k8s/dependents" => "&namespace=default&resource=deployments.apps&name=web",
-        "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/detail"
+        | "/api/k8s/workloads/history"
+        | "/api/k8s/workloads/rollout"
+        | "/api/k8s/workloads/rollout/watch" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/history/diff" => "&namespace=default&type=deployment&name=web&from=1&to=2",
         // no node runs in this cluster; see `read_pod_log`
         "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
         _ => match LISTS.iter().find(|info| info.path == path)? {
@@ -77,7 +81,10 @@ fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
         "namespaces" => return Some(json!({"cluster_id": cluster, "name": "made"})),
         "namespaces/delete" => return Some(json!({"cluster_id": cluster, "namespace": "made"})),
         "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
-        "workloads/restart" => json!({"type": "deployment", "name": "web"}),
+        "workloads/restart" | "workloads/undo" | "workloads/pause" | "workloads/resume" => {
+            json!({"type": "deployment", "name": "web"})
+        }
+        "workloads/set-image" => json!({"type": "deployment", "name": "web", "images": {"web": "made:1"}}),
         "nodes/cordon" | "nodes/uncordon" => return Some(json!({"cluster_id": cluster, "name": "absent"})),
         "cronjobs/suspend" | "cronjobs/resume" | "cronjobs/run" | "jobs/rerun" | "jobs/suspend" => {
             json!({"name": "absent"})
@@ -108,7 +115,8 @@ async fn send_all_requests(client: &Client, cluster: i64, secret_value: &str) {
             }
         } else if let Some(query) = query(path, cluster) {
             // a watch does not end
-            client.get_until(&format!("{path}?{query}"), "event: synced").await;
+            let until = if path.ends_with("/rollout/watch") { "event: rollout" } else { "event: synced" };
+            client.get_until(&format!("{path}?{query}"), until).await;
         }
     }
 }

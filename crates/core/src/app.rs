@@ -14,6 +14,7 @@ use crate::{
     config::{ConfigApi, Configs},
     cordon::{NodeApi, Nodes},
     dependents::{DependentApi, DependentReader},
+    diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
@@ -30,6 +31,7 @@ use crate::{
     pod_change::{PodChangeApi, PodChanges},
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    rollout::{RolloutApi, Rollouts},
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     service_account::{ServiceAccountStore, ServiceAccounts},
@@ -108,12 +110,14 @@ pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
+    pub rollouts: Arc<dyn RolloutApi>,
     pub jobs: Arc<dyn JobApi>,
     pub pods: Arc<dyn PodApi>,
     pub pod_changes: Arc<dyn PodChangeApi>,
     pub autoscalers: Arc<dyn AutoscalerApi>,
     pub nodes: Arc<dyn NodeApi>,
     pub dependents: Arc<dyn DependentApi>,
+    pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
@@ -159,12 +163,14 @@ pub struct App {
     pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
+    pub rollouts: Rollouts,
     pub jobs: Jobs,
     pub pods: Pods,
     pub pod_changes: PodChanges,
     pub autoscalers: Autoscalers,
     pub nodes: Nodes,
     pub dependents: DependentReader,
+    pub diagnoses: Diagnoses,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open log streams and list watches.
@@ -263,6 +269,8 @@ impl App {
         .with_sessions(Arc::new(live.clone()))
         .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
+        let audit = Audit::new(gate.clone(), audit, clock.clone());
+        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone());
         let sessions = Sessions {
             gate: gate.clone(),
             ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
@@ -287,7 +295,7 @@ impl App {
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit: Audit::new(gate.clone(), audit, clock.clone()),
+            audit: audit.clone(),
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
@@ -341,6 +349,16 @@ impl App {
             },
             objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            rollouts: Rollouts {
+                gate: gate.clone(),
+                api: objects.rollouts,
+                diagnoses: diagnoses.clone(),
+                audit: Some(audit),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+                masked_fields: masked_fields.clone(),
+            },
+            diagnoses,
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
             jobs: Jobs::new(gate.clone(), objects.jobs),

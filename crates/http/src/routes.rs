@@ -26,6 +26,7 @@ mod params;
 mod pod_changes;
 mod pods;
 mod providers;
+mod rollouts;
 mod second_factor;
 mod secrets;
 mod service_accounts;
@@ -150,6 +151,14 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/workloads/detail",        Right(Get, Workloads),     CLUSTER, workloads::detail,      "A workload with its related objects"),
         change("/api/k8s/workloads/scale",       Right(Scale, Workloads),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
         change("/api/k8s/workloads/restart",     Right(Restart, Workloads), CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/workloads/history",       Right(Get, Workloads),     CLUSTER, rollouts::history,      "The revisions of a workload, the newest first"),
+        get( "/api/k8s/workloads/history/diff",  Right(Get, Workloads),     CLUSTER, rollouts::diff,         "The fields in which two revisions of a workload differ"),
+        get( "/api/k8s/workloads/rollout",       Right(Get, Workloads),     CLUSTER, rollouts::rollout,      "The progress of a rollout, and why it is stuck"),
+        get( "/api/k8s/workloads/rollout/watch", Right(Get, Workloads),     CLUSTER, rollouts::watch,        "The progress of a rollout as it changes, as server-sent events"),
+        change("/api/k8s/workloads/undo",        Right(Update, Workloads),  CLUSTER, rollouts::undo,         "Go back to an earlier revision, as kubectl rollout undo does"),
+        change("/api/k8s/workloads/pause",       Right(Update, Workloads),  CLUSTER, rollouts::pause,        "Pause the rollout of a deployment"),
+        change("/api/k8s/workloads/resume",      Right(Update, Workloads),  CLUSTER, rollouts::resume,       "Resume the rollout of a deployment"),
+        change("/api/k8s/workloads/set-image",   Right(Update, Workloads),  CLUSTER, rollouts::set_image,    "Set the images of containers"),
         change("/api/k8s/cronjobs/suspend",      Right(Update, Workloads),  CLUSTER, jobs::suspend_cron_job, "Suspend a CronJob: it starts no more Jobs"),
         change("/api/k8s/cronjobs/resume",       Right(Update, Workloads),  CLUSTER, jobs::resume_cron_job,  "Resume a suspended CronJob"),
         change("/api/k8s/cronjobs/run",          Right(Restart, Workloads), CLUSTER, jobs::run_cron_job,     "Run a CronJob now, as kubectl create job --from does"),

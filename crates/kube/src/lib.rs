@@ -36,6 +36,7 @@ mod client_pool;
 mod config;
 mod cordon;
 mod dependents;
+mod diagnosis;
 mod discovery;
 mod error;
 mod inventory;
@@ -137,9 +138,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `JobApi`, `PodApi`, `PodChangeApi`,
-/// `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone;
-/// clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `RolloutApi`, `JobApi`, `PodApi`,
+/// `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`,
+/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

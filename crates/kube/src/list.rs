@@ -289,7 +289,8 @@ pub(crate) async fn all_metadata<T: Size + Send + 'static>(
     let mut params = ListParams { limit: Some(CHUNK_SIZE), ..selection.clone() };
     loop {
         let call = Call::list_metadata(kind, scope, &params)?;
-        let page = read_chunk(client, &call, None, move |object: &RawValue| project(object).map(Some)).await?;
+        let page =
+            read_chunk(client, &call, None, move |object: &RawValue| project(object).map(Some)).await?;
         reservation.add(page.projected.iter().map(Size::size).sum())?;
         let next = page.metadata.r#continue.filter(|token| !token.is_empty());
         if next.is_some() && (page.objects == 0 || params.continue_token == next) {

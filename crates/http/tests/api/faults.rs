@@ -151,6 +151,7 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/clusters/update", &["name"], &["slash", "dots", "emoji", "percent"], "a name in Pilothouse; never part of a path"),
     ("", &["reason"], &["percent"], "free text, several lines"),
     ("", &["token"], &["slash", "dots", "percent"], "opaque; any header value"),
+    ("/set-image", &["images"], &["slash in value"], "an image has slashes; an unknown container is not found: 404"),
     ("/configmaps", &["data"], ANY_VALUE, "a value is any text"),
     ("/configmaps/update", &["data"], ANY_VALUE, "a value is any text"),
     ("/secrets", &["data"], ANY_VALUE, "a value is any text"),

@@ -26,6 +26,7 @@ mod refusals;
 mod resources;
 mod rights;
 mod rights_matrix;
+mod rollouts;
 mod rows;
 mod second_factors;
 mod small_changes;

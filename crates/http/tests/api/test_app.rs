@@ -313,6 +313,15 @@ pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let template = json!({"spec": {"containers": [
         {"name": "app", "image": "web:1", "env": [{"name": "A", "value": "canary-env"}]}]}});
     put(Kind::Deployment, json!({"metadata": named("web"), "spec": {"replicas": 2, "template": template}}));
+    let former = json!({"spec": {"containers": [
+        {"name": "app", "image": "web:0", "env": [{"name": "A", "value": "canary-env-0"}]}]}});
+    for (name, number, template) in [("web-1", "1", &former), ("web-2", "2", &template)] {
+        let mut metadata = named(name);
+        metadata["annotations"] = json!({"deployment.kubernetes.io/revision": number});
+        metadata["ownerReferences"] =
+            json!([{"kind": "Deployment", "name": "web", "uid": "web", "controller": true}]);
+        put(Kind::ReplicaSet, json!({"metadata": metadata, "spec": {"template": template}}));
+    }
     put(Kind::Deployment, json!({"metadata": named("still"), "spec": {"replicas": 1, "paused": true}}));
     put(Kind::Job, json!({"metadata": named("once"), "spec": {"completions": 1}}));
     let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}});

@@ -273,3 +273,14 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
         pagination: Pagination::of(&query.list, u64::try_from(total).unwrap_or(0)),
     })
 }
+
+/// The rows of these operations.
+pub(super) async fn of_ids(db: &Db, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows: Vec<Row> = read!(*db, |conn| Ok(operations::table
+        .filter(operations::operation_id.eq_any(ids.clone()))
+        .select(Row::as_select())
+        .load(conn)
+        .await?))?;
+    rows.into_iter().map(OperationRow::try_from).collect()
+}

@@ -72,6 +72,20 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((finished.duration_ms, finished.finished_at), (Some(12), Some(outcome.finished_at)));
 }
 
+pub(super) async fn rows_of_operations_are_found_by_id(ports: &StorePorts) {
+    let operations = [ports.operation(), ports.operation(), ports.operation()];
+    for operation in &operations {
+        ports.writer.begin(operation).await.unwrap();
+    }
+    let absent = ports.operation().id;
+    let ids = [operations[2].id, absent, operations[0].id];
+    let mut rows = ports.query.operations_of(&ids).await.unwrap();
+    rows.sort_by_key(|row| row.id);
+    let all = ports.operations().await;
+    assert_eq!(rows, [all[0].clone(), all[2].clone()]);
+    assert_eq!(ports.query.operations_of(&[]).await.unwrap(), []);
+}
+
 pub(super) async fn only_first_outcome_is_recorded(ports: &StorePorts) {
     let operation = ports.operation();
     ports.writer.begin(&operation).await.unwrap();

@@ -1,7 +1,9 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
+mod diagnosis;
 mod pods;
+mod rollout;
 mod small_changes;
 
 use std::{
@@ -46,6 +48,9 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -189,7 +194,8 @@ impl FakeClusters {
         let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
         let objects = lock(&self.objects);
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
-            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+            let namespace = kind.info().namespaced.then_some(namespace.as_str());
+            (*of, *found) == (cluster, kind) && namespaces.contains(namespace)
         });
         let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
