@@ -190,6 +190,7 @@ async fn compose(
             workloads: clusters.clone(),
             pods: clusters.clone(),
             configs: clusters.clone(),
+            objects: clusters.clone(),
             secrets: clusters,
             digest: keyring.clone(),
         },
