@@ -28,6 +28,7 @@ mod service_accounts;
 mod sessions;
 mod tokens;
 mod users;
+mod workload_logs;
 mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
@@ -146,8 +147,10 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/workloads/detail",        Right(Get, Workloads),     CLUSTER, workloads::detail,      "A workload with its related objects"),
         change("/api/k8s/workloads/scale",       Right(Scale, Workloads),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
         change("/api/k8s/workloads/restart",     Right(Restart, Workloads), CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/workloads/logs/stream",   Right(Logs, Workloads),    CLUSTER, workload_logs::follow,  "The logs of a workload in one or several clusters as they are written, as server-sent events"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
