@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     dynamic_kind::{DynamicKind, KindNames},
@@ -14,7 +14,8 @@ use crate::{
 
 /// Name by which kubectl selects a kind: `pods`, `deployments.apps`, `boats.day2.example.org`. Of the versions of a kind,
 /// the one that the cluster prefers is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ResourceName {
     plural: String,
     group: String,
@@ -38,6 +39,14 @@ impl FromStr for ResourceName {
             ObjectName::new(group)?;
         }
         Ok(Self { plural: plural.to_owned(), group: group.to_owned() })
+    }
+}
+
+impl TryFrom<String> for ResourceName {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        text.parse()
     }
 }
 
