@@ -25,10 +25,11 @@ mod query;
 mod watch;
 
 pub use fleet::{
-    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
-    SearchResults, countable_lists, searchable_lists,
+    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, FoundRow, KindCounts, MAX_RESULT_WINDOW,
+    Overview, SearchResults, countable_lists, searchable_lists,
 };
 pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project};
+pub use query::SearchQuery;
 pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 
 /// A page of any list of Kubernetes objects.
@@ -119,6 +120,9 @@ impl Counts {
 
 /// Name of the field by which rows are counted.
 pub const STATUS: &str = "status";
+
+/// Name of the field with the level of a row.
+pub const LEVEL: &str = "level";
 
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {

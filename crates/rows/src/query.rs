@@ -68,7 +68,7 @@ impl Default for ListQuery {
 const MAX_TEXT_CHARS: usize = 253;
 
 /// Maximum number of values of a filter.
-const MAX_VALUES: usize = 20;
+pub const MAX_FILTER_VALUES: usize = 20;
 
 /// Scope of a list: Pilothouse's own rows, or objects of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +285,7 @@ fn values(text: &str) -> Result<Vec<&str>, Reason> {
     let values: Vec<_> = text.split(',').collect();
     match values.len() {
         _ if values.contains(&"") => Err(Reason::Required),
-        1..=MAX_VALUES => Ok(values),
+        1..=MAX_FILTER_VALUES => Ok(values),
         _ => Err(Reason::TooLong),
     }
 }

@@ -220,6 +220,15 @@ impl Row {
         by_field.then_with(|| self.key().cmp(&other.key()))
     }
 
+    /// As [`Row::order`], for rows of two lists, each of which has the field at its own index. The value of a row whose
+    /// list does not have the field is unknown.
+    pub fn order_across(&self, sort: Option<Sort>, other: &Self, other_sort: Option<Sort>) -> Ordering {
+        let [own, others] = [(self, sort), (other, other_sort)]
+            .map(|(row, sort)| sort.map_or(Cell::Null, |sort| row.cell(sort.field)));
+        let descending = sort.or(other_sort).is_some_and(|sort| sort.descending);
+        own.order(&others, descending).then_with(|| self.key().cmp(&other.key()))
+    }
+
     /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two
     /// types) are ordered by their JSON, then by their keys.
     pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
