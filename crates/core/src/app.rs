@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
+    diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
@@ -101,6 +102,7 @@ pub struct ObjectPorts {
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
     pub pods: Arc<dyn PodApi>,
+    pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
@@ -145,6 +147,7 @@ pub struct App {
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub pods: Pods,
+    pub diagnoses: Diagnoses,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open log streams and list watches.
@@ -316,6 +319,7 @@ impl App {
                 streams: streams.clone(),
             },
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            diagnoses: Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone()),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },

@@ -31,6 +31,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod coordinator;
+pub mod diagnosis;
 pub mod endpoint;
 pub mod event;
 pub mod grant;

@@ -33,6 +33,7 @@ mod cache;
 mod client;
 mod client_pool;
 mod config;
+mod diagnosis;
 mod error;
 mod inventory;
 mod large_reads;
@@ -129,8 +130,8 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
-/// `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `PodApi`, `DiagnosisSource`, `NamespaceApi`,
+/// `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
