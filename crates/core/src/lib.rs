@@ -34,6 +34,7 @@ pub mod coordinator;
 pub mod diagnosis;
 pub mod endpoint;
 pub mod event;
+pub mod fault;
 pub mod grant;
 pub mod idempotency;
 pub mod inventory;

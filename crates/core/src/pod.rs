@@ -16,6 +16,7 @@ use crate::{
     streams::{EventStream, StreamGuard, Streams},
 };
 
+mod fault;
 mod follow;
 mod line;
 mod object;

@@ -186,9 +186,25 @@ impl Row {
         self.column(FIRST_FIELD + field)
     }
 
-    /// The value of a text field; `None` for other types.
-    pub(super) fn text(&self, field: usize) -> Option<&str> {
+    /// The value of a text field, by its index among the fields of its type; `None` for other types.
+    pub fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
+    }
+
+    /// The value of a number field; `None` for other types.
+    pub fn number(&self, field: usize) -> Option<f64> {
+        match self.cell(field) {
+            Cell::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The value of a level field; `None` for other types.
+    pub fn level(&self, field: usize) -> Option<Level> {
+        match self.cell(field) {
+            Cell::Level(level) => Some(level),
+            _ => None,
+        }
     }
 
     /// Namespace and name.
