@@ -21,6 +21,7 @@ use crate::{
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    problem::Problems,
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
@@ -143,6 +144,7 @@ pub struct App {
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
+    pub problems: Problems,
     pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
@@ -260,14 +262,17 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let audit = Audit::new(gate.clone(), audit, clock.clone());
+        let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
+            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit: Audit::new(gate.clone(), audit, clock.clone()),
+            audit,
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
@@ -311,7 +316,7 @@ impl App {
             clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
                 .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()),
-            fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
+            fleet,
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory,

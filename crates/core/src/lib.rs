@@ -51,6 +51,7 @@ pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod pod;
+pub mod problem;
 pub mod provider;
 pub mod quantity;
 pub mod quota;

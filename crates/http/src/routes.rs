@@ -20,6 +20,7 @@ mod namespaces;
 mod object_changes;
 mod params;
 mod pods;
+mod problems;
 mod providers;
 mod second_factor;
 mod secrets;
@@ -64,7 +65,7 @@ const CLUSTER: &[Code] = &[
     Code::TimeoutError,
 ];
 
-/// Error codes of questions about rights in a cluster.
+/// Error codes of questions about a cluster that send nothing to it for the caller: about rights, and about problems.
 const QUESTION: &[Code] = &[Code::PermissionDenied, Code::ResourceNotFound];
 
 /// Error codes of log reads: those of [`CLUSTER`], and a conflict when the container has not started.
@@ -157,8 +158,9 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/secrets/update",        Right(Update, Secrets),    CLUSTER, secrets::update,        "Replace the values, or the labels, of a Secret"),
         change("/api/k8s/secrets/delete",        Right(Delete, Secrets),    CLUSTER, secrets::delete,        "Delete a Secret"),
 
-        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one or several kinds in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
+        get( "/api/k8s/problems",                SignedIn,                  QUESTION, problems::list,         "Problems: what is wrong in all clusters, by cause and owner, the worst first"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, as server-sent events"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),

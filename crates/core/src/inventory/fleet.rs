@@ -96,6 +96,11 @@ impl ClusterResult {
         }
     }
 
+    /// Whether some of the rows are the last known ones.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.status == ClusterResultStatus::Stale
+    }
+
     /// Adds the number of rows of one list.
     pub(crate) fn add_total(&mut self, total: u64) {
         self.total = Some(self.total.unwrap_or_default() + total);

@@ -244,7 +244,7 @@ pub(super) fn label() -> Value {
     with_example(parameter("label", false, description, schema), "app=web")
 }
 
-fn namespace(description: &str) -> Value {
+pub(super) fn namespace(description: &str) -> Value {
     let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
     let schema = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
     with_example(parameter("namespace", false, description, schema), "*")
