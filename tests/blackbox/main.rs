@@ -38,6 +38,7 @@ mod rights;
 mod rollouts;
 mod secrecy;
 mod shutdown;
+mod small_changes;
 mod start;
 mod support;
 mod three_replicas;

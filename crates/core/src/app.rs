@@ -47,6 +47,7 @@ use crate::{
     usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
+    workload_log::WorkloadLogs,
 };
 
 /// All ports of the application, by subject. An embedder provides its own adapters; tests use `Ports::fake()`.
@@ -135,7 +136,7 @@ pub struct AppSettings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster with certificate verification disabled.
     pub allow_insecure_tls: bool,
-    /// Limits of concurrent log streams and list watches.
+    /// Limits of concurrent streams, and of the connections that they hold.
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
@@ -177,9 +178,10 @@ pub struct App {
     pub nodes: Nodes,
     pub dependents: DependentReader,
     pub diagnoses: Diagnoses,
+    pub workload_logs: WorkloadLogs,
     pub configs: Configs,
     pub secrets: Secrets,
-    /// Open log streams and list watches.
+    /// Open streams of logs and lists.
     pub streams: Streams,
 }
 
@@ -349,9 +351,17 @@ impl App {
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
-                inventory: objects.inventory,
+                inventory: objects.inventory.clone(),
                 usage: Some(objects.usage),
                 objects: Some(any_objects.clone()),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+            },
+            workload_logs: WorkloadLogs {
+                gate: gate.clone(),
+                inventory: objects.inventory,
+                api: objects.pods.clone(),
+                clock: clock.clone(),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },

@@ -75,6 +75,7 @@ mod ttl_cache;
 pub mod usage;
 pub mod user;
 pub mod workload;
+pub mod workload_log;
 
 pub use pilothouse_gate::{access, gate, operation, rights};
 pub use pilothouse_rows as rows;

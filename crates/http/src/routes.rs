@@ -36,6 +36,7 @@ mod sessions;
 mod tokens;
 mod usage;
 mod users;
+mod workload_logs;
 mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
@@ -162,6 +163,7 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/workloads/pause",       Right(Update, Workloads),  CLUSTER, rollouts::pause,        "Pause the rollout of a deployment"),
         change("/api/k8s/workloads/resume",      Right(Update, Workloads),  CLUSTER, rollouts::resume,       "Resume the rollout of a deployment"),
         change("/api/k8s/workloads/set-image",   Right(Update, Workloads),  CLUSTER, rollouts::set_image,    "Set the images of containers"),
+        get( "/api/k8s/workloads/logs/stream",   Right(Logs, Workloads),    CLUSTER, workload_logs::follow,  "The logs of a workload in one or several clusters as they are written, as server-sent events"),
         change("/api/k8s/cronjobs/suspend",      Right(Update, Workloads),  CLUSTER, jobs::suspend_cron_job, "Suspend a CronJob: it starts no more Jobs"),
         change("/api/k8s/cronjobs/resume",       Right(Update, Workloads),  CLUSTER, jobs::resume_cron_job,  "Resume a suspended CronJob"),
         change("/api/k8s/cronjobs/run",          Right(Restart, Workloads), CLUSTER, jobs::run_cron_job,     "Run a CronJob now, as kubectl create job --from does"),
@@ -176,6 +178,7 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
         get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),

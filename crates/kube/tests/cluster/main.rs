@@ -10,6 +10,7 @@ mod kinds;
 mod objects;
 mod probe;
 mod rollouts;
+mod small_changes;
 mod workloads;
 
 use std::{
