@@ -320,16 +320,20 @@ async fn operating_credential_reads_and_changes_everything() {
 /// These tests cover all endpoints that send requests to a cluster.
 #[test]
 fn every_cluster_endpoint_is_tested_with_the_credentials() {
-    // registry and trail are in Pilothouse's database; the streams need the same permissions as the log and the list;
-    // dependents are read of every kind that may be listed, and these credentials list only the kinds of the lists
+    // registry and trail are in Pilothouse's database; the streams and the download need the same permissions as the
+    // log and the list; dependents are read of every kind that may be listed, and these credentials list only the kinds
+    // of the lists
     let is_exempt = |path: &str| {
         let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest = [
             "/api/k8s/clusters/test",
             "/api/k8s/dependents",
+            "/api/k8s/live",
             "/api/k8s/pods/logs",
+            "/api/k8s/pods/logs/download",
             "/api/k8s/pods/logs/stream",
             "/api/k8s/watch",
+            "/api/k8s/workloads/logs/stream",
             "/api/k8s/workloads/rollout/watch",
         ];
         registry.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")

@@ -53,7 +53,12 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/clusters/status" => return Some(format!("id={cluster}")),
         "/api/k8s/search" => return Some("kind=secrets&q=planted".to_owned()),
         "/api/k8s/overview" => return Some("kind=pods".to_owned()),
+        "/api/k8s/live" => {
+            return Some(format!("sub=kind%3Dsecrets%26cluster_id%3D{cluster}%26namespace%3Ddefault"));
+        }
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
+        // the logs of previous runs, because that stream ends
+        "/api/k8s/workloads/logs/stream" => "&namespace=default&type=deployment&name=web&previous=true",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
         "/api/k8s/dependents" => "&namespace=default&resource=deployments.apps&name=web",
@@ -63,7 +68,9 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         | "/api/k8s/workloads/rollout/watch" => "&namespace=default&type=deployment&name=web",
         "/api/k8s/workloads/history/diff" => "&namespace=default&type=deployment&name=web&from=1&to=2",
         // no node runs in this cluster; see `read_pod_log`
-        "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
+        "/api/k8s/pods/logs" | "/api/k8s/pods/logs/download" | "/api/k8s/pods/logs/stream" => {
+            "&namespace=default&pod_name=absent"
+        }
         _ => match LISTS.iter().find(|info| info.path == path)? {
             ListInfo { scope: ListScope::Local, .. } => return None,
             ListInfo { owner: Some(_), .. } => "&namespace=default&name=kubernetes",

@@ -45,6 +45,7 @@ use crate::{
     ttl_cache::{Caches, Invalidate, TtlCache},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
+    workload_log::WorkloadLogs,
 };
 
 /// All ports of the application, by subject. An embedder provides its own adapters; tests use `Ports::fake()`.
@@ -131,7 +132,7 @@ pub struct AppSettings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster with certificate verification disabled.
     pub allow_insecure_tls: bool,
-    /// Limits of concurrent log streams and list watches.
+    /// Limits of concurrent streams, and of the connections that they hold.
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
@@ -171,9 +172,10 @@ pub struct App {
     pub nodes: Nodes,
     pub dependents: DependentReader,
     pub diagnoses: Diagnoses,
+    pub workload_logs: WorkloadLogs,
     pub configs: Configs,
     pub secrets: Secrets,
-    /// Open log streams and list watches.
+    /// Open streams of logs and lists.
     pub streams: Streams,
 }
 
@@ -342,8 +344,16 @@ impl App {
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
-                inventory: objects.inventory,
+                inventory: objects.inventory.clone(),
                 objects: Some(any_objects.clone()),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+            },
+            workload_logs: WorkloadLogs {
+                gate: gate.clone(),
+                inventory: objects.inventory,
+                api: objects.pods.clone(),
+                clock: clock.clone(),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },

@@ -73,6 +73,7 @@ pub mod token;
 mod ttl_cache;
 pub mod user;
 pub mod workload;
+pub mod workload_log;
 
 pub use pilothouse_gate::{access, gate, operation, rights};
 pub use pilothouse_rows as rows;

@@ -34,6 +34,7 @@ mod service_accounts;
 mod sessions;
 mod tokens;
 mod users;
+mod workload_logs;
 mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
@@ -172,8 +173,10 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/pods/evict",            Right(Restart, Workloads), CLUSTER, pod_changes::evict,     "Evict a pod, as far as its disruption budget allows; without a controller that replaces it, it takes the right to delete workloads"),
         change("/api/k8s/pods/resize",           Right(Update, Workloads),  CLUSTER, pod_changes::resize,    "Change the resources of a container of a running pod"),
         get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
+        get( "/api/k8s/workloads/logs/stream",   Right(Logs, Workloads),    CLUSTER, workload_logs::follow,  "The logs of a workload in one or several clusters as they are written, as server-sent events"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),

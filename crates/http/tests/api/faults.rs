@@ -165,6 +165,8 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/pods", &["status"], COMPARED, "only compared with rows"),
     ("/events", &["type"], COMPARED, "only compared with rows"),
     ("/search", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a name, some of them free text"),
+    ("/workloads/logs/stream", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a line"),
+    ("/workloads/logs/stream", &["re"], &["slash", "raw slash", "dots", "emoji"], "an expression"),
     ("/search", &["status", "type"], COMPARED, "only compared with rows"),
     ("/watch", &["status", "type"], COMPARED, "only compared with rows"),
     ("/search", &["workload", "object"], &["slash"], "two parts"),

@@ -18,6 +18,8 @@ mod grants;
 mod idempotency;
 mod large;
 mod lists;
+mod live;
+mod logs;
 mod non_interference;
 mod observer;
 mod paths;
