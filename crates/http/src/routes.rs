@@ -24,6 +24,7 @@ mod lists;
 mod namespaces;
 mod nodes;
 mod object_changes;
+mod objects;
 mod params;
 mod pod_changes;
 mod pods;
@@ -189,6 +190,10 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/k8s/secrets/reveal",          Right(Reveal, Secrets),    CLUSTER, secrets::reveal,        "A Secret's values; recorded before they are read"),
         change("/api/k8s/secrets/update",        Right(Update, Secrets),    CLUSTER, secrets::update,        "Replace the values, or the labels, of a Secret"),
         change("/api/k8s/secrets/delete",        Right(Delete, Secrets),    CLUSTER, secrets::delete,        "Delete a Secret"),
+
+        get( "/api/k8s/kinds",                   SignedIn,                  CLUSTER, objects::kinds,         "The kinds that a cluster serves, custom resources too"),
+        get( "/api/k8s/objects",                 SignedIn,                  CLUSTER, objects::list,          "Objects of one kind that a cluster serves, with the columns that it prints"),
+        get( "/api/k8s/objects/detail",          SignedIn,                  CLUSTER, objects::detail,        "An object of any kind but Secret, with the owners of its fields and its events"),
 
         get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),

@@ -16,7 +16,7 @@ use pilothouse_core::{
 };
 use serde_json::{Map, Value, json};
 
-use super::lists::parameter;
+use super::{lists::parameter, objects::resource};
 use crate::{
     api::Api,
     docs::{Docs, Documented},
@@ -237,8 +237,11 @@ impl Documented for WatchInput {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         let text = json!({"type": "string", "maxLength": 253});
+        let mut kind = kind(false, searchable_lists());
+        kind["description"] = "Which list; required without `resource`".into();
         docs.parameters.extend([
-            kind(true, searchable_lists()),
+            kind,
+            resource(false, "The kind of objects, as for `/api/k8s/objects`, in place of `kind`"),
             parameter("cluster_id", true, "The id of the cluster", id),
             namespace("A namespace, or `*` for all; required for namespaced kinds, unknown for others"),
             with_example(parameter("search", false, "A part of the name, ignoring case", text), "web"),

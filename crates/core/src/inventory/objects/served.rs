@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     dynamic_kind::{DynamicKind, KindNames},
@@ -14,7 +14,8 @@ use crate::{
 
 /// Name by which kubectl selects a kind: `pods`, `deployments.apps`, `boats.day2.example.org`. Of the versions of a kind,
 /// the one that the cluster prefers is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ResourceName {
     plural: String,
     group: String,
@@ -38,6 +39,14 @@ impl FromStr for ResourceName {
             ObjectName::new(group)?;
         }
         Ok(Self { plural: plural.to_owned(), group: group.to_owned() })
+    }
+}
+
+impl TryFrom<String> for ResourceName {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        text.parse()
     }
 }
 
@@ -87,7 +96,8 @@ impl ServedKind {
 
     /// The kind: that of the table with these names, or a dynamic one. `None` if a name is not valid, the kind has another
     /// scope than that of the table, or the process knows too many kinds. Dynamic kinds are kept for the life of the
-    /// process, so this is called for kinds that a caller requests, not for all that a cluster serves.
+    /// process, so this is called for kinds that a caller requests and for a limited number of others, not for all that a
+    /// cluster serves.
     pub fn to_kind(&self) -> Option<Kind> {
         match Kind::in_table(&self.group, &self.version, &self.plural) {
             Some(kind) => Some(kind).filter(|kind| kind.info().namespaced == self.namespaced),
