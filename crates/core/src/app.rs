@@ -44,7 +44,7 @@ use crate::{
     spawn::Spawner,
     streams::{StreamLimits, Streams},
     token::{CachedTokens, LiveTokens, TokenStore, Tokens},
-    ttl_cache::{Caches, Invalidate, TtlCache},
+    ttl_cache::{Caches, TtlCache},
     usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
@@ -210,7 +210,7 @@ impl App {
         // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
-        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let caches = Caches::new(sessions.caches().into_iter().chain(api_tokens.caches()));
         let users: Arc<dyn UserRegistry> =
             Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {

@@ -22,14 +22,11 @@ impl<'a> Context<'a> {
 
     /// The first rule that applies to a pod.
     pub(super) fn of_pod(&self, pod: &'a PodObject) -> Option<Finding> {
-        let status = &pod.status;
-        if status.phase == "Succeeded" {
-            return None;
-        }
         if pod.metadata.deletion_timestamp.is_some() {
             return self.stuck_deletion("Pod", &pod.metadata, pod.spec.node_name.as_deref());
         }
-        if status.phase == "Failed" && self.replaces_pods() {
+        let phase = pod.status.phase.as_str();
+        if phase == "Succeeded" || (phase == "Failed" && self.replaces_pods()) {
             return None;
         }
         let containers = Container::all(pod);
