@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
+    diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
@@ -23,6 +24,7 @@ use crate::{
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    problem::Problems,
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
@@ -105,6 +107,7 @@ pub struct ObjectPorts {
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
     pub pods: Arc<dyn PodApi>,
+    pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
     pub digest: Arc<dyn ValueDigest>,
@@ -146,12 +149,14 @@ pub struct App {
     pub clusters: Clusters,
     pub lists: Lists,
     pub fleet: Fleet,
+    pub problems: Problems,
     pub watches: Watches,
     pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub pods: Pods,
     pub workload_logs: WorkloadLogs,
+    pub diagnoses: Diagnoses,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open streams of logs and lists.
@@ -266,14 +271,17 @@ impl App {
         };
         let any_objects =
             Objects::new(gate.clone(), objects.objects).with_masked_fields(masked_fields.clone());
+        let audit = Audit::new(gate.clone(), audit, clock.clone());
+        let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
+            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit: Audit::new(gate.clone(), audit, clock.clone()),
+            audit,
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
@@ -317,7 +325,7 @@ impl App {
             clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
                 .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()),
-            fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
+            fleet,
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory.clone(),
@@ -335,6 +343,7 @@ impl App {
             },
             objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            diagnoses: Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone()),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },

@@ -31,8 +31,10 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod coordinator;
+pub mod diagnosis;
 pub mod endpoint;
 pub mod event;
+pub mod fault;
 pub mod grant;
 pub mod idempotency;
 pub mod inventory;
@@ -49,6 +51,7 @@ pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod pod;
+pub mod problem;
 pub mod provider;
 pub mod quantity;
 pub mod quota;

@@ -210,7 +210,10 @@ const fn is_closed_to_tokens(verb: Verb, resource: Resource) -> bool {
 /// Related kinds that a permit for `verb` on `resource` also lets the adapter read, as far as the caller may list them:
 /// the details of a workload include its pods, a scale checks for an autoscaler.
 const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
-    use Kind::{ControllerRevision, Event, HorizontalPodAutoscaler, Node, Pod, ReplicaSet, ResourceQuota};
+    use Kind::{
+        ControllerRevision, EndpointSlice, Event, HorizontalPodAutoscaler, Node, PersistentVolumeClaim, Pod,
+        PodDisruptionBudget, ReplicaSet, ResourceQuota,
+    };
     match (verb, resource) {
         (Verb::List, Resource::Kind(Kind::Namespace)) => &[ResourceQuota],
         (Verb::List, Resource::Kind(Kind::Node)) => &[Pod],
@@ -218,7 +221,22 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
         (Verb::List, Resource::Kind(Kind::Deployment)) => {
             &[Kind::StatefulSet, Kind::DaemonSet, Kind::Job, Kind::CronJob]
         }
-        (Verb::Get, Resource::Kind(_)) => &[Pod, Event, ReplicaSet, ControllerRevision, Kind::Job],
+        // the diagnosis of an object reads what it depends on
+        (Verb::Get, Resource::Kind(Kind::Service)) => &[Pod, Event, EndpointSlice],
+        (Verb::Get, Resource::Kind(Kind::Ingress)) => &[Event, EndpointSlice, Kind::Service],
+        (Verb::Get, Resource::Kind(Kind::PersistentVolumeClaim)) => &[Pod, Event],
+        (Verb::Get, Resource::Kind(Kind::Node)) => &[Event],
+        (Verb::Get, Resource::Kind(_)) => &[
+            Pod,
+            Event,
+            ReplicaSet,
+            ControllerRevision,
+            Kind::Job,
+            PersistentVolumeClaim,
+            Node,
+            HorizontalPodAutoscaler,
+            PodDisruptionBudget,
+        ],
         (Verb::Scale, Resource::Kind(_)) => &[HorizontalPodAutoscaler],
         (_, Resource::Cluster | Resource::NewCluster) => &[Node, Pod, Kind::Namespace],
         _ => &[],

@@ -33,6 +33,7 @@ mod cache;
 mod client;
 mod client_pool;
 mod config;
+mod diagnosis;
 mod discovery;
 mod error;
 mod inventory;
@@ -132,8 +133,8 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`,
-/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `PodApi`, `DiagnosisSource`,
+/// `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

@@ -189,6 +189,7 @@ async fn compose(
             namespaces: clusters.clone(),
             workloads: clusters.clone(),
             pods: clusters.clone(),
+            diagnosis: clusters.clone(),
             configs: clusters.clone(),
             objects: clusters.clone(),
             secrets: clusters,

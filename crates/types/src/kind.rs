@@ -79,6 +79,7 @@ kinds! {
     EndpointSlice: "discovery.k8s.io" "v1" "endpointslices" "endpointslice" Namespaced;
     StorageClass: "storage.k8s.io" "v1" "storageclasses" "storageclass" Cluster;
     HorizontalPodAutoscaler: "autoscaling" "v2" "horizontalpodautoscalers" "horizontalpodautoscaler" Namespaced;
+    PodDisruptionBudget: "policy" "v1" "poddisruptionbudgets" "poddisruptionbudget" Namespaced;
 }
 
 impl Kind {

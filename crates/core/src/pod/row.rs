@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{object::PodObject, status::ComputedStatus};
+use super::{fault, object::PodObject, status::ComputedStatus};
 use crate::{
+    fault::{FAULT, Fault},
     object::Labels,
     rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
 };
@@ -59,6 +60,9 @@ pub struct PodRow {
     /// The change of its level that comes with age.
     #[serde(skip)]
     next_level: Option<NextLevel>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
 
 /// Internal field by which the pods of each node are counted.
@@ -85,6 +89,7 @@ impl ListRow for PodRow {
             },
         )
         .counted(),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {
@@ -106,6 +111,7 @@ impl PodRow {
         let computed = ComputedStatus::of(&object);
         let AgingLevel { level, next } = computed.level(&object);
         let reason = if has_reason(level) { computed.cause(&object) } else { None };
+        let fault = has_reason(level).then(|| Box::new(fault::of_pod(&object, &computed.reason)));
         let owner = object
             .metadata
             .controller()
@@ -128,6 +134,7 @@ impl PodRow {
             created_at: metadata.creation_timestamp,
             ended: matches!(&*status.phase, "Succeeded" | "Failed"),
             next_level: next,
+            fault,
         }
     }
 

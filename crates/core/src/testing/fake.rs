@@ -90,6 +90,7 @@ impl Fake {
                 namespaces: clusters.clone(),
                 workloads: clusters.clone(),
                 pods: clusters.clone(),
+                diagnosis: clusters.clone(),
                 configs: clusters.clone(),
                 secrets: clusters.clone(),
                 digest: Arc::new(PlainDigest),

@@ -114,7 +114,8 @@ pub fn resource_of_kind(kind: Kind, writes: bool) -> RightResource {
         | Kind::ControllerRevision
         | Kind::Job
         | Kind::CronJob
-        | Kind::HorizontalPodAutoscaler => RightResource::Workloads,
+        | Kind::HorizontalPodAutoscaler
+        | Kind::PodDisruptionBudget => RightResource::Workloads,
         Kind::ConfigMap => RightResource::Config,
         Kind::Secret => RightResource::Secrets,
         Kind::Service | Kind::Ingress => RightResource::Network,

@@ -1,6 +1,7 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
+mod diagnosis;
 mod objects;
 mod pods;
 
@@ -193,7 +194,8 @@ impl FakeClusters {
         let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
         let objects = lock(&self.objects);
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
-            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+            let namespace = kind.info().namespaced.then_some(namespace.as_str());
+            (*of, *found) == (cluster, kind) && namespaces.contains(namespace)
         });
         let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
