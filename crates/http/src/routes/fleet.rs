@@ -12,7 +12,7 @@ use pilothouse_core::{
         ClusterResult, FoundRow, List, ListInfo, LiveEvent, Overview, SearchQuery, SearchResults, WatchEvent,
         WatchQuery, countable_lists, searchable_lists,
     },
-    rows::{ListQuery, Pagination},
+    rows::Pagination,
 };
 use serde_json::{Map, Value, json};
 
