@@ -175,6 +175,8 @@ pub struct AutoscalerRow {
     pub metrics: Vec<AutoscalerMetric>,
     /// Its conditions: `AbleToScale`, `ScalingActive`, `ScalingLimited`.
     pub conditions: Vec<Condition>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -189,6 +191,7 @@ impl AutoscalerRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             target: spec.scale_target_ref.text(),
             // the API server's default is one replica
             min_replicas: spec.min_replicas.unwrap_or(1),
@@ -256,6 +259,7 @@ impl ListRow for AutoscalerRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("target", Filter::Reference, |row| Cell::text(&*row.target)),
         Field::new("min_replicas", |row| Cell::from(row.min_replicas)),
         Field::new("max_replicas", |row| Cell::from(row.max_replicas)),

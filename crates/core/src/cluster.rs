@@ -13,7 +13,7 @@ use crate::{
     error::{Reason, Result},
     ids::ClusterId,
     name::{MAX_NORMALISED_BYTES, is_invisible},
-    rows::{Cell, Field, Filter, ListRow},
+    rows::{Cell, Field, Filter, Level, ListRow},
 };
 
 mod cached;
@@ -110,6 +110,15 @@ impl Health {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Level of the health.
+    pub const fn level(self) -> Level {
+        match self {
+            Self::Online => Level::Ok,
+            Self::Offline => Level::Bad,
+            Self::Unknown => Level::Warn,
+        }
+    }
 }
 
 /// A registered cluster as displayed. Contains no secrets.
@@ -128,6 +137,8 @@ pub struct Cluster {
     pub auth_type: AuthType,
     /// Its health.
     pub status: Health,
+    /// Level of the status.
+    pub level: Level,
     /// The `cause` of the last probe's error; null unless the last probe failed.
     pub status_reason: Option<String>,
     /// Nodes at the last successful probe; null before the first. This count and the next two are null for a caller
@@ -163,6 +174,7 @@ impl Cluster {
             api_server: record.connection.server.to_string(),
             auth_type: record.auth_type,
             status: Health::Offline,
+            level: Health::Offline.level(),
             status_reason: None,
             node_count: None,
             pod_count: None,
@@ -197,6 +209,7 @@ impl Cluster {
                 self.status_reason = Some(cause.as_str().to_owned());
             }
         }
+        self.level = self.status.level();
     }
 }
 
@@ -222,6 +235,7 @@ impl ListRow for Cluster {
         Field::filtered("status", Filter::OneOf(&["online", "offline", "unknown"]), |row| {
             Cell::text(row.status.as_str())
         }),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
         Field::new("status_reason", |row| Cell::from(&row.status_reason)),
         Field::new("node_count", |row| Cell::from(row.node_count)),
         Field::new("pod_count", |row| Cell::from(row.pod_count)),

@@ -97,6 +97,8 @@ pub struct EndpointRow {
     pub node: Option<String>,
     /// Its target object.
     pub target: Option<Target>,
+    /// UID of the EndpointSlice.
+    pub uid: String,
     /// The slice's labels.
     pub labels: Labels,
     /// Creation time of the slice.
@@ -116,6 +118,7 @@ impl EndpointRow {
                 addresses.into_iter().map(move |ip| Self {
                     name: metadata.name.clone(),
                     namespace: metadata.namespace.clone().unwrap_or_default(),
+                    uid: metadata.uid.clone(),
                     ip,
                     ports: ports.clone(),
                     ready,
@@ -142,6 +145,7 @@ impl ListRow for EndpointRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::new("ip", |row| Cell::text(&*row.ip)),
         Field::new("ready", |row| Cell::from(row.ready)),
         Field::new("serving", |row| Cell::from(row.serving)),

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    level,
     object::{Labels, Metadata, lenient_time, or_default},
-    rows::{Cell, Field, Filter, ListRow},
+    rows::{Cell, Field, Filter, Level, ListRow},
 };
 
 /// Fields of an Event (`v1`) that Pilothouse reads: the old fields and those of `events.k8s.io`.
@@ -64,6 +65,8 @@ pub struct EventRow {
     pub namespace: String,
     /// `Normal` or `Warning`.
     pub r#type: String,
+    /// Level of the type.
+    pub level: Level,
     /// Machine-readable reason.
     pub reason: String,
     /// Human-readable message.
@@ -78,6 +81,8 @@ pub struct EventRow {
     /// Time of the last occurrence.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_seen: Option<Timestamp>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -93,6 +98,8 @@ impl EventRow {
         Self {
             name: object.metadata.name,
             namespace: object.metadata.namespace.unwrap_or_default(),
+            uid: object.metadata.uid,
+            level: level::of_event(&object.kind),
             r#type: object.kind,
             reason: object.reason,
             message: object.message,
@@ -110,7 +117,9 @@ impl ListRow for EventRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("type", Filter::Any, |row| Cell::text(&*row.r#type)),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
         Field::new("reason", |row| Cell::text(&*row.reason)),
         Field::new("message", |row| Cell::text(&*row.message)),
         Field::new("count", |row| Cell::from(row.count)),

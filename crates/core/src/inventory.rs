@@ -17,18 +17,25 @@ use crate::{
     ids::ClusterId,
     namespaces::NamespaceScope,
     rows::{Change, ListQuery, Pagination, Row, Table},
+    usage::{Usage, UsageApi},
 };
 
 mod fleet;
 mod lists;
+pub mod objects;
 mod query;
+mod usage;
 mod watch;
 
 pub use fleet::{
-    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
-    SearchResults, countable_lists, searchable_lists,
+    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, FoundRow, KindCounts, MAX_RESULT_WINDOW,
+    Overview, SearchResults, countable_lists, searchable_lists,
 };
-pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project};
+pub(crate) use fleet::{FleetQuery, result_window};
+pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project, UsageOf};
+pub use query::SearchQuery;
+use usage::PageWithUsage;
+pub use usage::with_workloads;
 pub use watch::{
     ChangeKind, ListStream, ListStreamEvent, LiveEvent, LiveStream, MAX_LIVE_WATCHES, WatchEvent, WatchQuery,
     Watches,
@@ -52,8 +59,10 @@ pub struct Listing {
 /// Page of a list, with the part of the request that the caller's rights reach.
 #[derive(Clone, Debug)]
 pub struct ListPage {
-    /// The page.
+    /// The page. The usage in its rows is null.
     pub listing: Listing,
+    /// The usage of CPU and memory of each row, in the same order. Empty if none is known, or the list has no usage.
+    pub usage: Vec<Option<Usage>>,
     /// The part of the request that it covers.
     pub scope: ListedScope,
 }
@@ -123,6 +132,9 @@ impl Counts {
 /// Name of the field by which rows are counted.
 pub const STATUS: &str = "status";
 
+/// Name of the field with the level of a row.
+pub const LEVEL: &str = "level";
+
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
     /// The rows that match the query, in its order.
@@ -155,6 +167,19 @@ pub enum ListEvent {
     ConnectionChanged,
 }
 
+/// Namespace and name of an object.
+pub type ObjectKey = (String, String);
+
+/// The rows with one of these namespaces and names.
+pub fn rows_named(rows: Vec<Row>, objects: &[ObjectKey]) -> Vec<Row> {
+    let is_named = |row: &Row| {
+        objects
+            .iter()
+            .any(|(namespace, name)| row.name() == name && row.namespace() == Some(namespace.as_str()))
+    };
+    rows.into_iter().filter(is_named).collect()
+}
+
 /// Port: lists of a cluster's objects.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -176,6 +201,16 @@ pub trait Inventory: Send + Sync {
     async fn count(&self, permit: &Permit, list: List) -> Result<Counts> {
         let listing = self.page(permit, list, &Counts::query(permit, list)).await?;
         Ok(Counts::of_listing(list, listing))
+    }
+
+    /// Returns the rows of `list` with these namespaces and names, in the permit's cluster and namespaces. What does not
+    /// exist is left out.
+    ///
+    /// # Errors
+    /// As [`Inventory::page`].
+    async fn find(&self, permit: &Permit, list: List, objects: &[ObjectKey]) -> Result<Vec<Row>> {
+        let listing = self.page(permit, list, &Counts::query(permit, list)).await?;
+        Ok(rows_named(listing.rows, objects))
     }
 
     /// Returns the matching rows of `list` in the permit's namespaces, and a stream of the events that follow.
@@ -206,19 +241,27 @@ pub trait Inventory: Send + Sync {
 pub struct Lists {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    usage: Option<Arc<dyn UsageApi>>,
 }
 
 impl Lists {
     /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>) -> Self {
-        Self { gate, inventory }
+        Self { gate, inventory, usage: None }
+    }
+
+    /// Adds the usage of CPU and memory. Without it, the usage of every row is null.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
     }
 
     /// Returns a page of `list` in `cluster`, cut to the namespaces that the caller's rights reach.
     ///
     /// # Errors
     /// `RoleTooLow` if they reach none of the requested ones; `NotFound` if the cluster does not exist or the caller
-    /// has no right in it; otherwise as [`Inventory::page`].
+    /// has no right in it; `Overloaded` if too many pages are sorted by usage at once; otherwise as
+    /// [`Inventory::page`].
     pub async fn page(
         &self,
         caller: &Caller,
@@ -228,14 +271,16 @@ impl Lists {
     ) -> Result<ListPage> {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let permit = self.gate.allow(caller, access).await?;
-        let listing = self.inventory.page(&permit, list, query).await?;
-        Ok(ListPage { listing, scope: ListedScope::of(&permit) })
+        let (usage, spawner) = (self.usage.as_deref(), self.gate.spawner());
+        let page = PageWithUsage::read(&*self.inventory, usage, spawner, &permit, list, query).await?;
+        let PageWithUsage { listing, usage } = page;
+        Ok(ListPage { listing, usage, scope: ListedScope::of(&permit) })
     }
 }
 
 /// The access request for reading a list, without a cluster. Only objects that belong to namespaces are requested in
 /// `namespaces`: the right to all namespaces includes no right to nodes.
-fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
+pub(crate) fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
     let access = AccessRequest::to(Verb::List, list.info().resource);
     match list.info().resource {
         Resource::Kind(kind) if kind.belongs_to_namespace() => access.within(namespaces.clone()),

@@ -12,11 +12,12 @@ use crate::{
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
+    level,
     name::Namespace,
     namespaces::NamespaceScope,
     object::{Labels, Metadata, or_default},
     quota::{QuotaRow, QuotaSummary},
-    rows::{Cell, Field, Filter, ListRow, Row, Table},
+    rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, Row, Table, has_reason},
 };
 
 /// Namespaces that Pilothouse never deletes. Kubernetes itself uses them, and a deletion would break the cluster; the
@@ -37,6 +38,17 @@ pub struct NamespaceObject {
 #[serde(default)]
 pub(crate) struct NamespaceStatus {
     phase: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    conditions: Vec<NamespaceCondition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NamespaceCondition {
+    #[serde(deserialize_with = "or_default")]
+    status: String,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
 }
 
 /// List row of a namespace.
@@ -47,28 +59,45 @@ pub struct NamespaceRow {
     pub name: String,
     /// `Active` or `Terminating`.
     pub status: String,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// Its merged quotas; null if it has none.
     pub resource_quota: Option<QuotaSummary>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// The change of its level that comes with age.
+    #[serde(skip)]
+    next_level: Option<NextLevel>,
 }
 
 impl NamespaceRow {
     /// Projects a Namespace, without its quotas, which are separate objects.
     pub fn project(object: NamespaceObject) -> Self {
         let NamespaceObject { metadata, status } = object;
-        let terminating = metadata.deletion_timestamp.is_some();
+        let (created_at, deleted_at) = (metadata.creation_timestamp, metadata.deletion_timestamp);
+        let by_deletion = || if deleted_at.is_some() { "Terminating" } else { "Active" }.to_owned();
+        let phase = status.phase.unwrap_or_else(by_deletion);
+        let AgingLevel { level, next } = level::of_phase(Some(&phase), created_at, deleted_at);
+        // the conditions are those of its deletion, the last one about the finalizers of its objects
+        let remaining = status.conditions.into_iter().rev().find(|condition| condition.status == "True");
+        let reason = remaining.map(|condition| condition.reason);
         Self {
-            resource_quota: None,
-            status: status
-                .phase
-                .unwrap_or_else(|| if terminating { "Terminating" } else { "Active" }.to_owned()),
             name: metadata.name,
+            uid: metadata.uid,
+            status: phase,
+            level,
+            reason: reason.filter(|reason| has_reason(level) && !reason.is_empty()),
+            resource_quota: None,
             labels: metadata.labels,
-            created_at: metadata.creation_timestamp,
+            created_at,
+            next_level: next,
         }
     }
 
@@ -89,10 +118,13 @@ impl NamespaceRow {
 impl ListRow for NamespaceRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("status", Filter::OneOf(&["Active", "Terminating"]), |row: &Self| {
             Cell::text(&*row.status)
         })
         .counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
 
@@ -103,6 +135,10 @@ impl ListRow for NamespaceRow {
     /// Its own name: a right to a namespace includes its row.
     fn namespace(&self) -> Option<&str> {
         Some(&self.name)
+    }
+
+    fn next_level(&self) -> Option<NextLevel> {
+        self.next_level
     }
 }
 

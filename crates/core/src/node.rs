@@ -6,10 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Result,
+    fault::{FAULT, Fault},
+    level,
     namespaces::NamespaceScope,
-    object::{Labels, Metadata, or_default},
+    object::{Labels, Metadata, lenient_time, or_default},
     pod::OCCUPIES_NODE,
-    rows::{Cell, Field, Filter, ListRow, Table},
+    rows::{Cell, Field, Filter, Level, ListRow, Row, Table, has_reason},
+    usage::Usage,
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -49,10 +53,14 @@ struct NodeStatus {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct NodeCondition {
     r#type: String,
     status: String,
+    #[serde(deserialize_with = "or_default")]
+    reason: String,
+    #[serde(deserialize_with = "lenient_time")]
+    last_transition_time: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -92,6 +100,10 @@ pub struct NodeRow {
     pub name: String,
     /// `Ready`, `NotReady`, or `Unknown` if its kubelet does not report.
     pub status: String,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// Its roles, from the labels `node-role.kubernetes.io/<role>`.
     pub roles: Vec<String>,
     /// Its kubelet version.
@@ -114,12 +126,22 @@ pub struct NodeRow {
     pub unschedulable: bool,
     /// Its taints.
     pub taints: Vec<Taint>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
+
+/// Conditions of a node that lacks a resource.
+const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
 
 const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
 
@@ -133,6 +155,17 @@ impl NodeRow {
             Some("False") => "NotReady",
             _ => "Unknown",
         };
+        let has_pressure = |condition: &&NodeCondition| {
+            condition.status == "True" && PRESSURES.contains(&condition.r#type.as_str())
+        };
+        let pressure = status.conditions.iter().find(has_pressure).filter(|_| node_status == "Ready");
+        let level = level::of_node(node_status, spec.unschedulable, pressure.is_some());
+        let reason = match pressure {
+            Some(pressure) => Some(pressure.r#type.clone()),
+            None => ready.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty()),
+        };
+        let since = pressure.or(ready).and_then(|condition| condition.last_transition_time);
+        let fault = has_reason(level).then(|| Box::new(Fault { since, ..Fault::default() }));
         let roles = metadata
             .labels
             .keys()
@@ -141,6 +174,8 @@ impl NodeRow {
         let internal = status.addresses.into_iter().find(|address| address.r#type == "InternalIP");
         Self {
             status: node_status.to_owned(),
+            level,
+            reason: reason.filter(|_| has_reason(level)),
             roles: roles.map(str::to_owned).collect(),
             version: status.node_info.kubelet_version,
             internal_ip: internal.map(|address| address.address),
@@ -153,13 +188,28 @@ impl NodeRow {
             unschedulable: spec.unschedulable,
             taints: spec.taints,
             name: metadata.name,
+            uid: metadata.uid,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
+            fault,
         }
     }
 }
 
 impl NodeRow {
+    /// Index of the hidden field, which is the last.
+    const FAULT_FIELD: usize = Self::FIELDS.len() - 1;
+
+    /// Joins the row of a node with the table of pods ([`NodeRow::with_pods`]).
+    ///
+    /// # Errors
+    /// `Internal` if the row is not that of a node.
+    pub fn join(row: &Row, pods: &Table, namespaces: &NamespaceScope) -> Result<Row> {
+        let fault = Fault::of(row, Self::FAULT_FIELD).map(Box::new);
+        Row::of(&Self { fault, ..row.parse()? }.with_pods(pods, namespaces))
+    }
+
     /// Sets the number of pods on the node that have not terminated, of the pods in these namespaces.
     pub fn with_pods(self, pods: &Table, namespaces: &NamespaceScope) -> Self {
         let counted = pods.counted_by(OCCUPIES_NODE, &self.name, namespaces);
@@ -170,10 +220,13 @@ impl NodeRow {
 impl ListRow for NodeRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row: &Self| {
             Cell::text(&*row.status)
         })
         .counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("version", |row| Cell::from(&row.version)),
         Field::new("internal_ip", |row| Cell::from(&row.internal_ip)),
         Field::new("os_image", |row| Cell::from(&row.os_image)),
@@ -182,6 +235,9 @@ impl ListRow for NodeRow {
         Field::new("pods", |row| Cell::from(row.pods)),
         Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {

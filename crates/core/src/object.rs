@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Cause, Error, FieldError, Reason, Result},
-    name::ObjectName,
+    name::{is_label_key, is_label_value},
 };
 
 /// Labels or annotations.
@@ -41,6 +41,8 @@ pub struct Metadata {
     pub annotations: Labels,
     #[serde(deserialize_with = "or_default")]
     pub owner_references: Vec<OwnerReference>,
+    #[serde(deserialize_with = "or_default")]
+    pub finalizers: Vec<String>,
 }
 
 /// An entry of `metadata.ownerReferences`.
@@ -88,21 +90,9 @@ pub(crate) fn lenient_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<
 /// # Errors
 /// `InvalidInput`, naming each label as `labels.<key>`.
 pub fn check_labels(labels: &Labels) -> Result<()> {
-    let qualified = |text: &str| {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let bytes = text.as_bytes();
-        (1..=63).contains(&bytes.len())
-            && bytes.iter().all(|&b| inner(b))
-            && bytes[0].is_ascii_alphanumeric()
-            && bytes[bytes.len() - 1].is_ascii_alphanumeric()
-    };
-    let key = |key: &str| match key.split_once('/') {
-        Some((prefix, name)) => ObjectName::new(prefix).is_ok() && qualified(name),
-        None => qualified(key),
-    };
     let refused: Vec<_> = labels
         .iter()
-        .filter(|(name, value)| !key(name) || !(value.is_empty() || qualified(value)))
+        .filter(|(name, value)| !is_label_key(name) || !is_label_value(value))
         .map(|(name, _)| FieldError { name: format!("labels.{name}"), reason: Reason::InvalidName })
         .collect();
     if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }

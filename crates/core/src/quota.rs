@@ -42,6 +42,8 @@ pub struct QuotaRow {
     pub hard: BTreeMap<String, String>,
     /// Current use of each resource, as a Kubernetes quantity.
     pub used: BTreeMap<String, String>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -56,6 +58,7 @@ impl QuotaRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             hard,
             used,
             labels: metadata.labels,
@@ -68,6 +71,7 @@ impl ListRow for QuotaRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
 

@@ -149,7 +149,8 @@ fn watch_of_a_set_sends_rows_and_changes_of_its_namespaces() {
     let set = NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]);
     let query =
         ListQuery { namespaces: NamespaceScope::Set(set), kinds: vec![Kind::Pod], ..ListQuery::default() };
-    let watch = WatchQuery { list: List::Pods, cluster: fixture.cluster, query, window: false };
+    let watch =
+        WatchQuery { list: List::Pods, cluster: fixture.cluster, query, window: false, objects: None };
     let mut stream = block_on(fixture.app.watches.watch(&Caller::system(), watch)).unwrap();
     assert_eq!([next(&mut stream), next(&mut stream)].concat(), ["added t", "synced 1"]);
     let changes = [

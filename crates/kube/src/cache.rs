@@ -44,7 +44,7 @@ mod watch_state;
 
 pub(crate) use self::query::CacheResult;
 use self::{reflector::Reflector, store::ListStore};
-use crate::{observe::Observer, transport::Transport, uncached};
+use crate::{observe::Observer, projection::Projection, transport::Transport};
 
 /// Settings of the list cache.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl CacheSettings {
     }
 }
 
-/// Interval of the eviction of idle lists.
+/// Interval of the eviction of idle lists, and of the changes of levels that come with age.
 const EVICT_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval of the check that each cached list's cluster still exists.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ impl ListCache {
         let first_kind = *kinds.first().ok_or_else(|| Error::internal("a list without a kind"))?;
         let key = (permit.cluster()?, info.list, first_kind);
         let permits = kinds.iter().map(|kind| permit.for_cache(*kind)).collect::<Result<Vec<_>>>()?;
-        let project = uncached::projection(info)?;
+        let projection = Projection::new(info, kinds, &self.clock)?;
         let mut lists = self.lists();
         if transport.closed().is_cancelled() {
             return Err(Error::new(Cause::Unreachable));
@@ -164,6 +164,8 @@ impl ListCache {
             transport.clone(),
             self.budget.clone(),
             self.settings.max_age(),
+            self.clock.clone(),
+            projection.clone(),
         ));
         let mut reflectors = JoinSet::new();
         for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
@@ -171,7 +173,7 @@ impl ListCache {
                 store: store.clone(),
                 source: source as Source,
                 kind: *kind,
-                project,
+                projection: projection.clone(),
                 permit,
                 clock: self.clock.clone(),
                 observer: self.observer.clone(),
@@ -232,6 +234,18 @@ impl ListCache {
         self.lists().retain(|_, cached| !cached.store.transport.closed().is_cancelled());
     }
 
+    /// Removes a list, whose watches end. The next read of it begins anew.
+    fn forget(&self, store: &Arc<ListStore>) {
+        self.lists().retain(|_, cached| !Arc::ptr_eq(&cached.store, store));
+    }
+
+    /// Removes the lists of objects of any kind of a cluster, except for the kinds that it serves; their watches end.
+    pub(crate) fn retain_objects(&self, transport: &Arc<Transport>, is_served: impl Fn(Kind) -> bool) {
+        self.lists().retain(|(_, list, kind), cached| {
+            *list != List::Objects || !Arc::ptr_eq(&cached.store.transport, transport) || is_served(*kind)
+        });
+    }
+
     fn lists(&self) -> MutexGuard<'_, HashMap<Key, CachedList>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,7 +294,8 @@ impl ListCacheStats {
     }
 }
 
-/// Eviction task: removes idle lists, and lists of clusters that no longer exist.
+/// Eviction task: removes idle lists, and lists of clusters that no longer exist. Also changes the levels of rows that
+/// change with age.
 async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
     let mut ticks = interval(EVICT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -290,6 +305,10 @@ async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
         let Some(cache) = cache.upgrade() else { return };
         let idle = cache.settings.idle;
         cache.lists().retain(|_, cached| cached.store.idle_for() <= idle);
+        let stores: Vec<_> = cache.lists().values().map(|cached| cached.store.clone()).collect();
+        for store in stores {
+            store.age().await;
+        }
         if last_recheck.elapsed() < RECHECK_INTERVAL {
             continue;
         }

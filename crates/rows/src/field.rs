@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::level::{Level, NextLevel};
+
 /// Sort and filter value of a field. `T` is the text: owned in a row type, borrowed bytes in a stored row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell<T = Box<str>> {
@@ -16,6 +18,8 @@ pub enum Cell<T = Box<str>> {
     Number(f64),
     /// Text, sorted by code point, which in UTF-8 is byte order.
     Text(T),
+    /// Level, sorted by urgency, filtered by name.
+    Level(Level),
 }
 
 impl Cell {
@@ -33,6 +37,7 @@ impl<T: AsRef<[u8]>> Cell<T> {
             Self::Bool(value) => filter == bool_text(*value),
             Self::Number(value) => filter.parse::<f64>().is_ok_and(|filter| filter == *value),
             Self::Text(text) => text.as_ref() == filter.as_bytes(),
+            Self::Level(level) => level.as_str() == filter,
         }
     }
 
@@ -45,6 +50,7 @@ impl<T: AsRef<[u8]>> Cell<T> {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
             (Self::Text(a), Self::Text(b)) => a.as_ref().cmp(b.as_ref()),
+            (Self::Level(a), Self::Level(b)) => a.cmp(b),
             // all values of a field have one type; mixed types keep their order
             _ => Ordering::Equal,
         };
@@ -55,6 +61,12 @@ impl<T: AsRef<[u8]>> Cell<T> {
 /// Filter value of a boolean.
 pub(super) const fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
+}
+
+impl From<Level> for Cell {
+    fn from(level: Level) -> Self {
+        Self::Level(level)
+    }
 }
 
 impl From<bool> for Cell {
@@ -122,12 +134,13 @@ pub struct Field<R: ?Sized> {
     sorts: bool,
     filter: Filter,
     counted: bool,
+    late: bool,
 }
 
 impl<R> Field<R> {
     /// Declares a field that can be sorted by.
     pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: true, filter: Filter::None, counted: false }
+        Self { name, cell, sorts: true, filter: Filter::None, counted: false, late: false }
     }
 
     /// Name of the field in the row.
@@ -155,6 +168,18 @@ impl<R> Field<R> {
         Self { sorts: false, filter: Filter::Internal, ..Self::new(name, cell) }
     }
 
+    /// Declares a value that is not stored in the row and is known only when a page of one cluster is read. Its stored
+    /// value is null. Pages can be sorted by it, search results cannot.
+    pub const fn late(name: &'static str) -> Self {
+        Self { late: true, ..Self::new(name, |_| Cell::Null) }
+    }
+
+    /// Declares a value that is stored with the row and not visible to callers: it neither sorts nor filters
+    /// ([`super::Row::text`]).
+    pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+        Self { sorts: false, ..Self::new(name, cell) }
+    }
+
     /// Counts rows by the values of this field ([`super::Table::tally`]).
     pub const fn counted(self) -> Self {
         Self { counted: true, ..self }
@@ -172,6 +197,8 @@ pub struct FieldInfo {
     pub filter: Filter,
     /// Whether rows are counted by the values of the field.
     pub counted: bool,
+    /// Whether the value is known only when a page is read ([`Field::late`]).
+    pub late: bool,
 }
 
 /// Row type of a list.
@@ -189,12 +216,24 @@ pub trait ListRow: Serialize + Sized + 'static {
     fn search_terms(&self) -> Vec<&str> {
         Vec::new()
     }
+
+    /// The change of the row's level that comes with age. In the JSON of a row that has one, `level` and `reason` precede
+    /// every map of the cluster's own keys, such as `labels`.
+    fn next_level(&self) -> Option<NextLevel> {
+        None
+    }
 }
 
 /// The fields of a row type.
 pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
     R::FIELDS
         .iter()
-        .map(|&Field { name, sorts, filter, counted, .. }| FieldInfo { name, sorts, filter, counted })
+        .map(|&Field { name, sorts, filter, counted, late, .. }| FieldInfo {
+            name,
+            sorts,
+            filter,
+            counted,
+            late,
+        })
         .collect()
 }

@@ -10,7 +10,7 @@ use pilothouse_types::{
     namespaces::NamespaceScope,
 };
 
-use super::{FieldInfo, Filter};
+use super::{FieldInfo, Filter, LabelSelector};
 
 /// Sort order of rows by one field; ties by namespace, then name, both ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,10 @@ pub struct ListQuery {
     pub search: Option<String>,
     /// Sort order. `None`: by namespace and name.
     pub sort: Option<Sort>,
-    /// Field indices, each with the required value.
-    pub filters: Vec<(usize, String)>,
+    /// Field indices, each with its values, of which a row has one.
+    pub filters: Vec<(usize, Vec<String>)>,
+    /// Selector of the rows' labels.
+    pub labels: Option<LabelSelector>,
     /// The kinds to read, as selected by `type`.
     pub kinds: Vec<Kind>,
 }
@@ -56,6 +58,7 @@ impl Default for ListQuery {
             search: None,
             sort: None,
             filters: Vec::new(),
+            labels: None,
             kinds: Vec::new(),
         }
     }
@@ -63,6 +66,9 @@ impl Default for ListQuery {
 
 /// Maximum length of a search text or filter value, in characters. No Kubernetes name is longer.
 const MAX_TEXT_CHARS: usize = 253;
+
+/// Maximum number of values of a filter.
+pub const MAX_FILTER_VALUES: usize = 20;
 
 /// Scope of a list: Pilothouse's own rows, or objects of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +106,10 @@ impl QuerySpec {
 }
 
 impl QuerySpec {
-    /// Whether a parameter applies to lists of this scope. Only `cluster_id` and `namespace` depend on the scope.
+    /// Whether a parameter applies to lists of this scope. Only these depend on the scope.
     fn has(&self, parameter: &str) -> bool {
         match parameter {
-            "cluster_id" => self.scope != ListScope::Local,
+            "cluster_id" | "label" => self.scope != ListScope::Local,
             "namespace" => self.scope == ListScope::Namespaced,
             _ => true,
         }
@@ -116,7 +122,7 @@ impl ListQuery {
     /// # Errors
     /// `InvalidInput`, naming every refused parameter: unknown, duplicate, missing, out of range.
     pub fn parse_page(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
-        let accepted = &["cluster_id", "namespace", "page", "per_page", "search", "sort"];
+        let accepted = &["cluster_id", "label", "namespace", "page", "per_page", "search", "sort"];
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
     }
 
@@ -126,7 +132,7 @@ impl ListQuery {
     /// # Errors
     /// As [`ListQuery::parse_page`].
     pub fn parse_search(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
-        let accepted = &["kind", "namespace", "page", "per_page", "q", "sort"];
+        let accepted = &["kind", "label", "namespace", "page", "per_page", "q", "sort"];
         Parser::new(spec, accepted).parse(pairs, &["q"])
     }
 
@@ -135,8 +141,18 @@ impl ListQuery {
     /// # Errors
     /// As [`ListQuery::parse_page`].
     pub fn parse_watch(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
-        let accepted = &["cluster_id", "kind", "namespace", "page", "per_page", "search", "sort"];
+        let accepted = &["cluster_id", "kind", "label", "namespace", "page", "per_page", "search", "sort"];
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
+    }
+
+    /// Parses the query parameters of a page or a watch of objects whose kind is not known yet: `namespace` may be there
+    /// or not.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse_page`].
+    pub fn parse_objects(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["cluster_id", "label", "namespace", "page", "per_page", "search", "sort"];
+        Parser::new(spec, accepted).parse(pairs, &["cluster_id"])
     }
 
     /// The query, cut to the namespaces of a permit. If the permit does not contain the namespaces of the query, the
@@ -221,47 +237,79 @@ impl<'a> Parser<'a> {
                 self.query.cluster = Some(ClusterId(id.cast_signed()));
             }
             "namespace" if accepted => self.query.namespaces = NamespaceScope::parse(value)?,
+            "label" if accepted => self.query.labels = Some(LabelSelector::parse(value)?),
             "name" if self.spec.owner_field.is_some() => {
                 self.query.owner = Some(ObjectName::new(value)?);
-                self.filter(self.spec.owner_field, value);
+                self.filter(self.spec.owner_field, vec![value]);
             }
             "type" if !self.spec.more_kinds.is_empty() => {
-                let mut kinds = self.spec.kinds.iter().chain(self.spec.more_kinds);
-                let kind = kinds.find(|kind| kind.info().singular == value).ok_or(Reason::NotOneOf)?;
-                self.query.kinds = vec![*kind];
-                self.filter(Some(name), value);
+                let types = filter_values(value)?;
+                self.query.kinds = self.kinds_of_types(&types)?;
+                self.filter(Some(name), types);
             }
             _ => {
                 let is_parameter = |field: &&FieldInfo| field.filter.is_parameter() && field.name == name;
                 let field = self.fields.iter().find(is_parameter).ok_or(Reason::Unknown)?;
-                check_filter(field.filter, value)?;
-                self.filter(Some(name), value);
+                let values = filter_values(value)?;
+                values.iter().try_for_each(|value| check_filter(field.filter, value))?;
+                self.filter(Some(name), values);
             }
         }
         Ok(())
     }
 
-    /// Parses the value of `sort`: a field name, after `-` for descending order.
+    /// The kinds that the values of `type` select: any of the list's kinds, or one of its further kinds.
+    fn kinds_of_types(&self, types: &[&str]) -> Result<Vec<Kind>, Reason> {
+        let named = |kinds: &[Kind]| -> Vec<Kind> {
+            kinds.iter().copied().filter(|kind| types.contains(&kind.info().singular)).collect()
+        };
+        let (kinds, more_kinds) = (named(self.spec.kinds), named(self.spec.more_kinds));
+        let all = kinds.iter().chain(&more_kinds);
+        let names: Vec<_> = all.map(|kind| kind.info().singular).collect();
+        match (&kinds[..], &more_kinds[..]) {
+            _ if !types.iter().all(|name| names.contains(name)) => Err(Reason::NotOneOf),
+            (_, []) => Ok(kinds),
+            ([], [_]) => Ok(more_kinds),
+            _ => Err(Reason::NotOneOf),
+        }
+    }
+
+    /// Parses the value of `sort`: a field name, after `-` for descending order. Search results cannot be sorted by a
+    /// value that is known only when a page is read.
     fn sort(&self, text: &str) -> Result<Sort, Reason> {
         let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-        let sorts = |field: &FieldInfo| field.sorts && field.name == name;
+        let is_search = self.accepted.contains(&"q");
+        let sorts = |field: &FieldInfo| field.sorts && field.name == name && !(field.late && is_search);
         let field = self.fields.iter().position(sorts).ok_or(Reason::NotOneOf)?;
         Ok(Sort { field, descending })
     }
 
     /// Adds a filter for the field of this name, if there is such a field.
-    fn filter(&mut self, field: Option<&str>, value: &str) {
+    fn filter(&mut self, field: Option<&str>, values: Vec<&str>) {
         let index = self.fields.iter().position(|info| Some(info.name) == field);
-        self.query.filters.extend(index.map(|index| (index, value.to_owned())));
+        let values = values.into_iter().map(str::to_owned).collect();
+        self.query.filters.extend(index.map(|index| (index, values)));
     }
 }
 
-/// Checks the value of a filter.
+/// Parses the values of a filter, separated by commas.
+///
+/// # Errors
+/// [`Reason::Required`] if one is empty; [`Reason::TooLong`] for more than [`MAX_FILTER_VALUES`].
+pub fn filter_values(text: &str) -> Result<Vec<&str>, Reason> {
+    let values: Vec<_> = text.split(',').collect();
+    match values.len() {
+        _ if values.contains(&"") => Err(Reason::Required),
+        1..=MAX_FILTER_VALUES => Ok(values),
+        _ => Err(Reason::TooLong),
+    }
+}
+
+/// Checks a value of a filter, which is not empty.
 fn check_filter(filter: Filter, value: &str) -> Result<(), Reason> {
     match filter {
         Filter::OneOf(allowed) if !allowed.contains(&value) => Err(Reason::NotOneOf),
         Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
-        _ if value.is_empty() => Err(Reason::Required),
         Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
         // filter values are identifiers, which are ASCII
         _ if !value.is_ascii() => Err(Reason::Malformed),

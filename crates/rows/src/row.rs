@@ -5,14 +5,21 @@
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
+use jiff::Timestamp;
 use pilothouse_types::error::{Error, Result};
 use serde::de::DeserializeOwned;
 
 use super::{
     digest::{Digest, DigestKey},
     field::{Cell, ListRow},
+    labels::{JsonLabels, json_labels},
+    level::{Level, NextLevel},
     query::{ListQuery, Sort},
 };
+
+mod packed;
+
+use packed::{DIGEST_BYTES, Keys, Packed, with_value};
 
 /// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
 #[derive(Clone)]
@@ -26,16 +33,18 @@ pub struct Row {
 /// Key of a stored row.
 pub(super) type Key<'a> = Cell<&'a [u8]>;
 
-/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset.
-const NULL: u8 = 0;
-const FALSE: u8 = 1;
-const TRUE: u8 = 2;
-const NUMBER: u8 = 3;
-const TEXT: u8 = 4;
-const IN_JSON: u8 = 5;
+/// Change of a stored row.
+pub(super) struct Update {
+    /// The new level, which has no next one.
+    pub(super) level: Level,
+    /// Field of the row's reason, if it is to become null.
+    pub(super) cleared_reason: Option<usize>,
+}
 
-/// Size of a row's digest in bytes.
-const DIGEST_BYTES: usize = size_of::<Digest>();
+/// Index of the time of the next level, in seconds since the Unix epoch.
+const NEXT_LEVEL_AT: usize = 3;
+/// Number of keys before the fields: namespace, name, search text, time of the next level, next level.
+const FIRST_FIELD: usize = 5;
 
 impl Row {
     /// Creates a stored row from a typed row.
@@ -53,10 +62,7 @@ impl Row {
     pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
         let json =
             serde_json::to_vec(row).map_err(|error| Error::internal(format!("serialise a row: {error}")))?;
-        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row exceeds 4 GiB"))?;
-        let mut packed = Packed { bytes: json, json: length as usize };
-        let digest = key.digest(packed.json());
-        packed.bytes.extend_from_slice(&digest);
+        let mut packed = Packed::new(json, key)?;
 
         let mut searched = row.name().to_lowercase();
         for text in row.search_terms() {
@@ -66,6 +72,7 @@ impl Row {
         packed.push(row.namespace().map_or(Cell::Null, Cell::Text));
         packed.push(Cell::Text(row.name()));
         packed.push(Cell::Text(&searched));
+        packed.push_next(row.next_level());
         for field in R::FIELDS {
             let cell = field.cell(row);
             packed.push(match &cell {
@@ -73,9 +80,50 @@ impl Row {
                 Cell::Bool(value) => Cell::Bool(*value),
                 Cell::Number(value) => Cell::Number(*value),
                 Cell::Text(text) => Cell::Text(text),
+                Cell::Level(level) => Cell::Level(*level),
             });
         }
-        Ok(Self { bytes: packed.bytes.into(), json: length })
+        Ok(Self::from(packed))
+    }
+
+    /// The row after a change of its level.
+    pub(super) fn updated(&self, update: &Update) -> Self {
+        let mut json = with_value(self.json(), "level", &format!("\"{}\"", update.level.as_str()));
+        if update.cleared_reason.is_some() {
+            json = with_value(&json, "reason", "null");
+        }
+        // the JSON was shorter than 4 GiB, and its new values are as short as the old ones
+        let Ok(mut packed) = Packed::new(json.into_bytes(), DigestKey::shared()) else { return self.clone() };
+        for (index, key) in self.keys().enumerate() {
+            let field = index.checked_sub(FIRST_FIELD);
+            packed.push(match key {
+                _ if field.is_none() && index >= NEXT_LEVEL_AT => Cell::Null,
+                _ if field.is_some() && field == update.cleared_reason => Cell::Null,
+                Cell::Level(_) => Cell::Level(update.level),
+                Cell::Text(text) => Cell::Text(std::str::from_utf8(text).unwrap_or_default()),
+                Cell::Number(value) => Cell::Number(value),
+                Cell::Bool(value) => Cell::Bool(value),
+                Cell::Null => Cell::Null,
+            });
+        }
+        packed.into()
+    }
+
+    /// The change of the level that comes with age.
+    pub fn next_level(&self) -> Option<NextLevel> {
+        let mut keys = self.keys().skip(NEXT_LEVEL_AT);
+        match (keys.next()?, keys.next()?) {
+            (Cell::Number(second), Cell::Level(level)) => {
+                let at = Timestamp::from_second(second as i64).ok()?;
+                Some(NextLevel { at, level })
+            }
+            _ => None,
+        }
+    }
+
+    /// The labels of the object, from the JSON.
+    pub fn labels(&self) -> JsonLabels<'_> {
+        json_labels(self.bytes())
     }
 
     /// The name.
@@ -126,12 +174,28 @@ impl Row {
 
     /// The value of a field, by its index.
     pub(super) fn cell(&self, field: usize) -> Key<'_> {
-        self.column(3 + field)
+        self.column(FIRST_FIELD + field)
     }
 
-    /// The value of a text field; `None` for other types.
-    pub(super) fn text(&self, field: usize) -> Option<&str> {
+    /// The value of a text field, by its index among the fields of its type; `None` for other types.
+    pub fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
+    }
+
+    /// The value of a number field; `None` for other types.
+    pub fn number(&self, field: usize) -> Option<f64> {
+        match self.cell(field) {
+            Cell::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The value of a level field; `None` for other types.
+    pub fn level(&self, field: usize) -> Option<Level> {
+        match self.cell(field) {
+            Cell::Level(level) => Some(level),
+            _ => None,
+        }
     }
 
     /// Namespace and name.
@@ -148,7 +212,11 @@ impl Row {
                 let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
                 searched.contains(search)
             })
-            && query.filters.iter().all(|(field, value)| self.cell(*field).matches(value))
+            && query.filters.iter().all(|(field, values)| {
+                let cell = self.cell(*field);
+                values.iter().any(|value| cell.matches(value))
+            })
+            && query.labels.as_ref().is_none_or(|selector| selector.matches(self))
     }
 
     /// The documented order of a list: by a field, then by namespace and name.
@@ -159,20 +227,35 @@ impl Row {
         by_field.then_with(|| self.key().cmp(&other.key()))
     }
 
+    /// As [`Row::order`], for rows of two lists, each of which has the field at its own index. The value of a row whose
+    /// list does not have the field is unknown.
+    pub fn order_across(&self, sort: Option<Sort>, other: &Self, other_sort: Option<Sort>) -> Ordering {
+        let [own, others] = [(self, sort), (other, other_sort)]
+            .map(|(row, sort)| sort.map_or(Cell::Null, |sort| row.cell(sort.field)));
+        let descending = sort.or(other_sort).is_some_and(|sort| sort.descending);
+        own.order(&others, descending).then_with(|| self.key().cmp(&other.key()))
+    }
+
     /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two
-    /// types) are ordered by their JSON.
+    /// types) are ordered by their JSON, then by their keys.
     pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
-        self.order(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
+        self.order(other, sort).then_with(|| self.bytes.cmp(&other.bytes))
     }
 
     fn keys(&self) -> Keys<'_> {
-        let (json, packed) = self.bytes.split_at(self.json as usize);
-        Keys { json, packed: &packed[DIGEST_BYTES..] }
+        Keys::of(&self.bytes, self.json)
     }
 
-    /// Key at an index: the namespace, the name, the search text, then the fields.
+    /// Key at an index: those before [`FIRST_FIELD`], then the fields.
     fn column(&self, index: usize) -> Key<'_> {
         self.keys().nth(index).unwrap_or(Cell::Null)
+    }
+}
+
+impl From<Packed> for Row {
+    fn from(packed: Packed) -> Self {
+        let (bytes, json) = packed.finish();
+        Self { bytes, json }
     }
 }
 
@@ -199,102 +282,4 @@ fn bytes(key: Key<'_>) -> Option<&[u8]> {
 /// Text of a text key; `None` for other types.
 fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
-}
-
-/// Builder of the packed form of a row.
-struct Packed {
-    bytes: Vec<u8>,
-    json: usize,
-}
-
-impl Packed {
-    fn json(&self) -> &[u8] {
-        &self.bytes[..self.json]
-    }
-
-    /// Appends a key.
-    fn push(&mut self, key: Cell<&str>) {
-        match key {
-            Cell::Null => self.bytes.push(NULL),
-            Cell::Bool(false) => self.bytes.push(FALSE),
-            Cell::Bool(true) => self.bytes.push(TRUE),
-            Cell::Number(value) => {
-                self.bytes.push(NUMBER);
-                self.bytes.extend_from_slice(&value.to_le_bytes());
-            }
-            Cell::Text(text) => {
-                let offset = memchr::memmem::find(self.json(), text.as_bytes());
-                self.bytes.push(if offset.is_some() { IN_JSON } else { TEXT });
-                self.length(text.len());
-                match offset {
-                    Some(offset) => self.length(offset),
-                    None => self.bytes.extend_from_slice(text.as_bytes()),
-                }
-            }
-        }
-    }
-
-    /// Writes a length as unsigned LEB128: seven bits per byte, lowest bits first.
-    fn length(&mut self, mut length: usize) {
-        while length >= 0x80 {
-            self.bytes.push(length as u8 | 0x80);
-            length >>= 7;
-        }
-        self.bytes.push(length as u8);
-    }
-}
-
-/// Iterator over the packed keys.
-struct Keys<'a> {
-    json: &'a [u8],
-    packed: &'a [u8],
-}
-
-impl<'a> Keys<'a> {
-    fn take(&mut self, count: usize) -> &'a [u8] {
-        let (taken, rest) = self.packed.split_at(count);
-        self.packed = rest;
-        taken
-    }
-
-    /// Reads a length that [`Packed::length`] wrote.
-    fn length(&mut self) -> usize {
-        let mut length = 0;
-        for shift in (0..).step_by(7) {
-            let byte = self.take(1)[0];
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        length
-    }
-}
-
-impl<'a> Iterator for Keys<'a> {
-    type Item = Key<'a>;
-
-    fn next(&mut self) -> Option<Key<'a>> {
-        if self.packed.is_empty() {
-            return None;
-        }
-        Some(match self.take(1)[0] {
-            FALSE => Cell::Bool(false),
-            TRUE => Cell::Bool(true),
-            NUMBER => {
-                let mut number = [0; 8];
-                number.copy_from_slice(self.take(8));
-                Cell::Number(f64::from_le_bytes(number))
-            }
-            TEXT => {
-                let length = self.length();
-                Cell::Text(self.take(length))
-            }
-            IN_JSON => {
-                let (length, offset) = (self.length(), self.length());
-                Cell::Text(&self.json[offset..offset + length])
-            }
-            _ => Cell::Null,
-        })
-    }
 }

@@ -10,18 +10,22 @@
 //!   namespaces, the rows of the set in one order are an index, too: a view; the newest few views are kept.
 //! - Filters compare one number per row: a 64-bit SipHash of the value with a random key. A collision of n values has a
 //!   probability of about n²/2⁶⁵ and is accepted.
+//! - Label selectors are evaluated on the labels in the JSON of each row that the other conditions leave.
+//! - Levels that change with age: rows that have a next level are in a queue, by its time.
 //! - Search scans one buffer that holds the search texts of all rows (`name_index.rs`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     ops::Range,
 };
 
+use jiff::Timestamp;
 use pilothouse_types::namespaces::{NamespaceScope, NamespaceSet};
 
 use super::{
     field::{Cell, FieldInfo, Filter, bool_text},
+    level::Aging,
     query::{ListQuery, Sort},
     row::{Key, Row},
     select::Pagination,
@@ -61,6 +65,9 @@ pub struct Table {
     /// Created by the first search.
     names: Option<NameIndex>,
     tallies: Vec<Tally>,
+    aging: Aging,
+    /// Rows whose level changes with age, by the time of the change in seconds since the Unix epoch.
+    due: BTreeSet<(i64, Slot)>,
     hasher: RandomState,
     /// Memory of the rows alone, in bytes.
     row_bytes: usize,
@@ -126,6 +133,7 @@ struct Column {
 impl Table {
     /// Creates an empty table of rows with these fields.
     pub fn new(fields: &[FieldInfo]) -> Self {
+        let aging = Aging::of(fields);
         let fields = || fields.iter().enumerate();
         let columns = fields().filter(|(_, info)| info.filter != Filter::None).map(|(field, info)| Column {
             field,
@@ -141,6 +149,8 @@ impl Table {
             namespaces: Namespaces::new(),
             names: None,
             tallies: tallies.collect(),
+            aging,
+            due: BTreeSet::new(),
             hasher: RandomState::new(),
             row_bytes: 0,
         }
@@ -166,8 +176,19 @@ impl Table {
             + slots
             + orders
             + hashes * size_of::<u64>()
+            + self.due.len() * 2 * size_of::<(i64, Slot)>()
             + self.namespaces.bytes()
             + self.names.as_ref().map_or(0, NameIndex::bytes)
+    }
+
+    /// How the levels of the rows change with age.
+    pub fn aging(&self) -> Aging {
+        self.aging
+    }
+
+    /// Time of the first change of a level that comes with age.
+    pub fn level_changes_at(&self) -> Option<Timestamp> {
+        self.due.first().and_then(|(second, _)| Timestamp::from_second(*second).ok())
     }
 
     /// Number of rows in these namespaces.
@@ -215,11 +236,16 @@ impl Table {
         self.orders[0].slots.iter().filter_map(|slot| self.row(*slot))
     }
 
+    /// The rows with this namespace and name.
+    pub fn rows_named(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &Row> {
+        let key = (namespace.map(str::as_bytes), name.as_bytes());
+        let candidates = self.orders[0].slots[self.lower_bound(key)..].iter();
+        candidates.filter_map(|slot| self.row(*slot)).take_while(move |row| row.key() == key)
+    }
+
     /// Whether a row with this namespace and name exists.
     pub fn contains(&self, namespace: Option<&str>, name: &str) -> bool {
-        let key = (namespace.map(str::as_bytes), name.as_bytes());
-        let index = self.lower_bound(key);
-        self.orders[0].slots.get(index).and_then(|slot| self.row(*slot)).is_some_and(|row| row.key() == key)
+        self.rows_named(namespace, name).next().is_some()
     }
 
     /// Returns the page that a query requests; `None` if an index that it needs is missing ([`Self::build_index`]).
@@ -229,26 +255,34 @@ impl Table {
         let parts = self.parts(order, members.as_deref());
         // only a whole order, without a view, has rows of other namespaces
         let unchecked = members.as_deref().filter(|_| order.sort.is_some() && order.view.is_none());
-        let mut conditions: Vec<(&[u64], u64)> = Vec::new();
-        for (field, value) in &query.filters {
+        let mut conditions: Vec<(&[u64], Vec<u64>)> = Vec::new();
+        for (field, values) in &query.filters {
             let column = self.columns.iter().find(|column| column.field == *field)?;
-            conditions.push((&column.hashes, self.hash_of_filter(column.number, value)));
+            let hashes = values.iter().map(|value| self.hash_of_filter(column.number, value));
+            conditions.push((&column.hashes, hashes.collect()));
         }
-        let matches = |slot: Slot| conditions.iter().all(|(hashes, hash)| hashes[slot as usize] == *hash);
+        let has_labels = |slot: Slot| {
+            let selector = query.labels.as_ref();
+            selector.is_none_or(|selector| self.row(slot).is_some_and(|row| selector.matches(row)))
+        };
+        let has_values = |slot: Slot| {
+            conditions.iter().all(|(hashes, accepted)| accepted.contains(&hashes[slot as usize]))
+        };
+        let matches = |slot: Slot| has_values(slot) && has_labels(slot);
 
         let (page, total) = match query.search.as_deref() {
-            None if conditions.is_empty() && unchecked.is_none() => {
+            None if conditions.is_empty() && query.labels.is_none() && unchecked.is_none() => {
                 let slots = parts.iter().copied().flatten().copied();
                 let total = parts.iter().map(|part| part.len()).sum::<usize>();
                 (slots.skip(query.offset()).take(query.limit()).collect(), total)
             }
             None => {
-                paginate(&parts, query, |slot| matches(slot) && self.namespaces.contains(unchecked, slot))
+                paginate(&parts, query, |slot| self.namespaces.contains(unchecked, slot) && matches(slot))
             }
             Some(search) => {
                 let mut hits = self.names.as_ref()?.find(search);
                 let members = members.as_deref();
-                hits.retain(|slot| matches(*slot) && self.namespaces.contains(members, *slot));
+                hits.retain(|slot| self.namespaces.contains(members, *slot) && matches(*slot));
                 self.page_of_hits(hits, &parts, query)
             }
         };
@@ -378,6 +412,7 @@ impl Table {
             Cell::Bool(value) => self.hasher.hash_one(bool_text(value).as_bytes()).max(1),
             Cell::Number(value) => self.hasher.hash_one((value + 0.0).to_bits()).max(1),
             Cell::Text(text) => self.hasher.hash_one(text).max(1),
+            Cell::Level(level) => self.hasher.hash_one(level.as_str().as_bytes()).max(1),
         }
     }
 

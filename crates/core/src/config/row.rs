@@ -75,6 +75,8 @@ pub struct ConfigMapRow {
     pub keys: Vec<KeySize>,
     /// Whether it is immutable.
     pub immutable: bool,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -93,6 +95,7 @@ impl ConfigMapRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             keys,
             immutable,
             labels: metadata.labels,
@@ -105,6 +108,7 @@ impl ListRow for ConfigMapRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::new("immutable", |row| Cell::from(row.immutable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];

@@ -9,7 +9,11 @@ use futures_util::{
 };
 use jiff::Timestamp;
 
-use super::{Inventory, List, ListedScope, to_list};
+use super::{
+    Inventory, List, ListedScope,
+    objects::{ObjectQuery, Objects, to_list_objects},
+    to_list,
+};
 use crate::{
     access::{Caller, Permit},
     error::{Error, Result},
@@ -18,6 +22,7 @@ use crate::{
     rows::{ListQuery, Pagination, Row},
     spawn::Spawner,
     streams::{EventStream, StreamEvent, StreamGuard, Streams},
+    usage::{Usage, UsageApi},
 };
 
 mod live;
@@ -25,7 +30,7 @@ mod rows;
 mod window;
 
 pub use live::{LiveEvent, LiveStream, MAX_LIVE_WATCHES};
-use window::Window;
+use window::{Pages, Window};
 
 /// Query of a watch: one list of one cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +43,8 @@ pub struct WatchQuery {
     pub query: ListQuery,
     /// Whether the stream consists of the page that the query requests, instead of all rows and their changes.
     pub window: bool,
+    /// The query of [`List::Objects`], whose kind is looked up in the cluster's discovery when the watch begins.
+    pub objects: Option<ObjectQuery>,
 }
 
 /// Item of a list stream.
@@ -75,8 +82,10 @@ pub enum WatchEvent {
     },
     /// The requested page, which replaces the one before it.
     Window {
-        /// The rows of the page.
+        /// The rows of the page. The usage in them is null.
         rows: Vec<Row>,
+        /// The usage of CPU and memory of each row, in the same order. Empty if none is known, or the list has no usage.
+        usage: Vec<Option<Usage>>,
         /// The position of the page among all matching rows.
         pagination: Pagination,
         /// Last time at which the rows were known to be current.
@@ -117,6 +126,10 @@ impl ChangeKind {
 pub struct Watches {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    /// Usage in windows; without it, the usage of every row is null.
+    pub(crate) usage: Option<Arc<dyn UsageApi>>,
+    /// Objects of any kind; without them, only the lists of [`LISTS`](super::LISTS) can be watched.
+    pub(crate) objects: Option<Objects>,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
 }
@@ -129,20 +142,43 @@ impl Watches {
         spawner: Arc<dyn Spawner>,
         streams: Streams,
     ) -> Self {
-        Self { gate, inventory, spawner, streams }
+        Self { gate, inventory, usage: None, objects: None, spawner, streams }
+    }
+
+    /// Adds the usage of CPU and memory.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
+    }
+
+    /// Adds the use cases that look up the kinds of objects.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects) -> Self {
+        Self { objects: Some(objects), ..self }
     }
 
     /// Streams the matching rows of a list that the caller's rights reach, then their changes. Joined fields
-    /// ([`super::ListInfo::join`]) are null. With [`WatchQuery::window`], streams the requested page each time it
-    /// changes, at most once a second, as [`super::Lists::page`] returns it.
+    /// ([`super::ListInfo::join`]) and usage are null. With [`WatchQuery::window`], streams the requested page each time
+    /// it changes, at most once a second, as [`super::Lists::page`] returns it.
     ///
     /// # Errors
-    /// As [`Inventory::watch`]; `Overloaded` if the caller, or all callers together, have too many open streams.
+    /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
+    /// callers together, have too many open streams.
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
+        let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
         let slot = self.streams.enter(caller.principal())?;
         let events = self.events(permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
+    }
+
+    /// The watch with the kind of its objects, if it is one of objects of any kind.
+    async fn resolve(&self, caller: &Caller, watch: WatchQuery) -> Result<WatchQuery> {
+        let Some(query) = &watch.objects else { return Ok(watch) };
+        let objects = self.objects.as_ref();
+        let objects = objects.ok_or_else(|| Error::internal("a watch of objects without their use cases"))?;
+        let query = objects.watched(caller, query).await?;
+        Ok(WatchQuery { query, ..watch })
     }
 
     async fn authorise(
@@ -150,8 +186,11 @@ impl Watches {
         caller: &Caller,
         watch: &WatchQuery,
     ) -> Result<(Permit, BoxFuture<'static, Error>)> {
-        let access = to_list(watch.list, &watch.query.namespaces).in_cluster(watch.cluster);
-        self.gate.follow(caller, access).await
+        let access = match watch.list {
+            List::Objects => to_list_objects(&watch.query)?,
+            list => to_list(list, &watch.query.namespaces),
+        };
+        self.gate.follow(caller, access.in_cluster(watch.cluster)).await
     }
 
     /// The events of a watch under a permit to list.
@@ -159,9 +198,15 @@ impl Watches {
         let WatchQuery { list, query, window, .. } = watch;
         let query = query.within(permit.namespaces()).into_owned();
         if window {
-            return Ok(Window::open(self.inventory.clone(), self.spawner.clone(), permit, list, query)
-                .await?
-                .events());
+            let pages = Pages {
+                inventory: self.inventory.clone(),
+                usage: self.usage.clone(),
+                spawner: self.spawner.clone(),
+                permit,
+                list,
+                query,
+            };
+            return Ok(Window::open(pages).await?.events());
         }
         let scope = ListedScope::of(&permit);
         let watched = self.inventory.watch(&permit, list, &query).await?;

@@ -127,6 +127,8 @@ pub struct IngressRow {
     pub tls: Vec<IngressTls>,
     /// Its load balancer addresses.
     pub addresses: Vec<String>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -150,6 +152,7 @@ impl IngressRow {
             class: class.or_else(|| metadata.annotations.get("kubernetes.io/ingress.class").cloned()),
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             rules: rules.chain(default).collect(),
             tls: spec
                 .tls
@@ -178,6 +181,7 @@ impl ListRow for IngressRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::new("class", |row| Cell::from(&row.class)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];

@@ -80,6 +80,8 @@ pub struct ServiceRow {
     pub ports: Vec<ServicePort>,
     /// Label selector of its pods.
     pub selector: Option<Labels>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -95,6 +97,7 @@ impl ServiceRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             r#type: spec.r#type.unwrap_or_else(|| "ClusterIP".to_owned()),
             cluster_ip: spec.cluster_ip.filter(|ip| !ip.is_empty()),
             external_ips: external.collect(),
@@ -127,6 +130,7 @@ impl ListRow for ServiceRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered(
             "type",
             Filter::OneOf(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),

@@ -1,8 +1,9 @@
 //! Fields of pods that Pilothouse reads.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::object::{Metadata, or_default};
+use crate::object::{Metadata, lenient_time, or_default};
 
 /// Fields of Pod that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -50,6 +51,8 @@ pub struct PodStatus {
     pub phase: String,
     #[serde(deserialize_with = "or_default")]
     pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
     #[serde(deserialize_with = "or_default")]
@@ -62,7 +65,7 @@ pub struct PodStatus {
 
 /// Fields of a condition that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes PodCondition")]
 pub struct PodCondition {
     #[serde(rename = "type", deserialize_with = "or_default")]
@@ -71,6 +74,10 @@ pub struct PodCondition {
     pub status: String,
     #[serde(deserialize_with = "or_default")]
     pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
+    #[serde(deserialize_with = "lenient_time")]
+    pub last_transition_time: Option<Timestamp>,
 }
 
 /// Fields of a container's status that Pilothouse reads.
@@ -88,6 +95,8 @@ pub struct ContainerStatus {
     pub restart_count: i64,
     #[serde(deserialize_with = "or_default")]
     pub state: ContainerState,
+    #[serde(deserialize_with = "or_default")]
+    pub last_state: ContainerState,
 }
 
 /// Fields of a container's state that Pilothouse reads.
@@ -107,11 +116,18 @@ pub struct ContainerState {
 pub struct Waiting {
     #[serde(deserialize_with = "or_default")]
     pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
 }
 
 /// State of a running container.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Running {}
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields of the Kubernetes ContainerStateRunning")]
+pub struct Running {
+    #[serde(deserialize_with = "lenient_time")]
+    pub started_at: Option<Timestamp>,
+}
 
 /// State of a terminated container.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,6 +140,52 @@ pub struct Terminated {
     pub exit_code: i64,
     #[serde(deserialize_with = "or_default")]
     pub signal: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
+    #[serde(deserialize_with = "lenient_time")]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl PodStatus {
+    /// The statuses of all containers, init containers first.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerStatus> {
+        self.init_container_statuses.iter().chain(&self.container_statuses)
+    }
+
+    /// The condition of this type.
+    pub fn condition(&self, kind: &str) -> Option<&PodCondition> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+
+    /// Time of the last restart of a container.
+    pub fn restarted_at(&self) -> Option<Timestamp> {
+        self.all_containers().filter_map(ContainerStatus::restarted_at).max()
+    }
+}
+
+impl PodCondition {
+    /// The reason of a condition that does not hold.
+    pub(super) fn cause(&self) -> Option<String> {
+        (self.status != "True" && !self.reason.is_empty()).then(|| self.reason.clone())
+    }
+}
+
+impl ContainerStatus {
+    /// Time of the last restart: the start of the current run, or the end of the one before.
+    pub fn restarted_at(&self) -> Option<Timestamp> {
+        let ended = self.last_state.terminated.as_ref().and_then(|terminated| terminated.finished_at);
+        self.started_at().or(ended).filter(|_| self.restart_count > 0)
+    }
+
+    /// Time since which the container runs.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.state.running.as_ref().and_then(|running| running.started_at)
+    }
+
+    /// The reason for which the container waits.
+    pub fn waiting_reason(&self) -> Option<&str> {
+        self.state.waiting.as_ref().map(|waiting| waiting.reason.as_str())
+    }
 }
 
 impl Terminated {

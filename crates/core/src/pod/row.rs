@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{object::PodObject, status::ComputedStatus};
+use super::{fault, object::PodObject, status::ComputedStatus};
 use crate::{
+    fault::{FAULT, Fault},
     object::Labels,
-    rows::{Cell, Field, Filter, ListRow},
+    rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
+    usage::Usage,
 };
 
 /// Controller of a pod.
@@ -29,6 +31,10 @@ pub struct PodRow {
     pub namespace: String,
     /// Its status as `kubectl get pods` prints it: `Running`, `CrashLoopBackOff`, `Init:0/1`, `Terminating`.
     pub status: String,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// Ready containers and all containers: `1/2`.
     pub ready: String,
     /// Number of restarts of all containers.
@@ -41,16 +47,29 @@ pub struct PodRow {
     pub containers: Vec<String>,
     /// Its controller.
     pub owner: Option<Owner>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
     /// Whether it has terminated (`Succeeded`, `Failed`) and no longer counts on its node, as in `kubectl describe
     /// node`.
     #[serde(skip)]
     ended: bool,
+    /// The change of its level that comes with age.
+    #[serde(skip)]
+    next_level: Option<NextLevel>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
+
+/// Field with the workload of a pod.
+pub(crate) const WORKLOAD: &str = "workload";
 
 /// Internal field by which the pods of each node are counted.
 pub(crate) const OCCUPIES_NODE: &str = "occupies";
@@ -59,13 +78,16 @@ impl ListRow for PodRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("status", Filter::Any, |row: &Self| Cell::text(&*row.status)).counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("ready", |row| Cell::text(&*row.ready)),
         Field::new("restarts", |row| Cell::from(row.restarts)),
         Field::filtered("node", Filter::Any, |row| Cell::from(&row.node)),
         Field::new("pod_ip", |row| Cell::from(&row.pod_ip)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
-        Field::filter_only("workload", |row| Cell::from(&row.workload())),
+        Field::filter_only(WORKLOAD, |row| Cell::from(&row.workload())),
         Field::internal(
             OCCUPIES_NODE,
             |row: &Self| {
@@ -73,6 +95,9 @@ impl ListRow for PodRow {
             },
         )
         .counted(),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {
@@ -82,12 +107,19 @@ impl ListRow for PodRow {
     fn namespace(&self) -> Option<&str> {
         Some(&self.namespace)
     }
+
+    fn next_level(&self) -> Option<NextLevel> {
+        self.next_level
+    }
 }
 
 impl PodRow {
     /// Projects a Pod.
     pub fn project(object: PodObject) -> Self {
         let computed = ComputedStatus::of(&object);
+        let AgingLevel { level, next } = computed.level(&object);
+        let reason = if has_reason(level) { computed.cause(&object) } else { None };
+        let fault = has_reason(level).then(|| Box::new(fault::of_pod(&object, &computed.reason)));
         let owner = object
             .metadata
             .controller()
@@ -96,7 +128,10 @@ impl PodRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             status: computed.reason,
+            level,
+            reason,
             ready: format!("{}/{}", computed.ready, computed.total),
             restarts: computed.restarts,
             node: spec.node_name,
@@ -105,8 +140,18 @@ impl PodRow {
             owner,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
             ended: matches!(&*status.phase, "Succeeded" | "Failed"),
+            next_level: next,
+            fault,
         }
+    }
+
+    /// The row at a time, with the level at that time. A row that is as wanted has no reason.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> Self {
+        let AgingLevel { level, next } = AgingLevel { level: self.level, next: self.next_level }.at(now);
+        Self { level, next_level: next, reason: self.reason.filter(|_| has_reason(level)), ..self }
     }
 
     /// The workload to which the pod belongs, as `type/name`. A pod of a deployment is owned by a replica set, whose
@@ -127,10 +172,74 @@ impl PodRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::{Row, Table, fields_of};
     use serde_json::{Value, json};
 
     fn row(pod: Value) -> PodRow {
         PodRow::project(serde_json::from_value(pod).unwrap())
+    }
+
+    /// A row of a running pod without uid, level and reason, as it was before these fields.
+    #[derive(Serialize)]
+    struct EarlierRow(Value);
+
+    impl ListRow for EarlierRow {
+        const FIELDS: &'static [Field<Self>] = &[
+            Field::new("name", |row| row.text("name")),
+            Field::new("namespace", |row| row.text("namespace")),
+            Field::filtered("status", Filter::Any, |row: &Self| row.text("status")).counted(),
+            Field::new("ready", |row| row.text("ready")),
+            Field::new("restarts", |row| Cell::from(row.0["restarts"].as_i64())),
+            Field::filtered("node", Filter::Any, |row| row.text("node")),
+            Field::new("pod_ip", |row| row.text("pod_ip")),
+            Field::new("created_at", |_| Cell::Null),
+            Field::filter_only("workload", |_| Cell::text("deployment/web")),
+            Field::internal(OCCUPIES_NODE, |row: &Self| row.text("node")).counted(),
+        ];
+
+        fn name(&self) -> &str {
+            self.0["name"].as_str().unwrap_or_default()
+        }
+
+        fn namespace(&self) -> Option<&str> {
+            self.0["namespace"].as_str()
+        }
+    }
+
+    impl EarlierRow {
+        fn text(&self, field: &str) -> Cell {
+            self.0[field].as_str().map_or(Cell::Null, Cell::text)
+        }
+    }
+
+    #[test]
+    fn uid_level_and_reason_take_at_most_96_bytes_of_memory() {
+        let pod = |n: usize| {
+            row(json!({"metadata": {"name": format!("web-5d9f-{n:05}"), "namespace": "shop",
+                "uid": format!("0f4b4a2e-9c1d-4b1e-8f5e-{n:012}"), "labels": {"pod-template-hash": "5d9f", "app": "web"},
+                "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d9f", "controller": true}]},
+                "spec": {"nodeName": "node-1", "containers": [{"name": "web"}]},
+                "status": {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses":
+                    [{"name": "web", "ready": true, "state": {"running": {}}}]}}))
+        };
+        let earlier = |pod: &PodRow| {
+            let mut value = serde_json::to_value(pod).unwrap();
+            for field in ["uid", "level", "reason"] {
+                value.as_object_mut().unwrap().remove(field).unwrap();
+            }
+            EarlierRow(value)
+        };
+        let pods: Vec<_> = (0..1000).map(pod).collect();
+        assert_eq!(pods[0].level, Level::Ok);
+        let rows = pods.iter().map(|pod| Row::of(pod).unwrap()).collect();
+        let earlier = pods.iter().map(|pod| Row::of(&earlier(pod)).unwrap()).collect();
+        let bytes = Table::new(&fields_of::<PodRow>()).replace_all(0, rows).0.bytes();
+        let before = Table::new(&fields_of::<EarlierRow>()).replace_all(0, earlier).0.bytes();
+        assert!(
+            bytes > before && bytes - before <= 96 * pods.len(),
+            "{} bytes a row",
+            (bytes - before) / pods.len()
+        );
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Status of a pod: the value of the STATUS column of `kubectl get pods` (`printPod` in
 //! `k8s.io/kubernetes/pkg/printers/internalversion/printers.go`).
 
-use super::object::{ContainerState, PodObject, Terminated, Waiting};
+use super::object::{ContainerState, ContainerStatus, PodCondition, PodObject, Terminated, Waiting};
+use crate::{
+    level::{self, PodFacts},
+    rows::AgingLevel,
+};
 
 /// Status values that kubectl computes for a pod.
 pub(super) struct ComputedStatus {
@@ -9,6 +13,7 @@ pub(super) struct ComputedStatus {
     pub(super) ready: usize,
     pub(super) total: usize,
     pub(super) restarts: i64,
+    pub(super) is_ready: bool,
 }
 
 impl ComputedStatus {
@@ -19,16 +24,16 @@ impl ComputedStatus {
                 .iter()
                 .any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
         };
-        let condition = |kind: &str| status.conditions.iter().find(|condition| condition.kind == kind);
-        let holds = |kind: &str| condition(kind).is_some_and(|condition| condition.status == "True");
+        let holds = |kind: &str| status.condition(kind).is_some_and(|condition| condition.status == "True");
 
         let mut this = Self {
             reason: if status.reason.is_empty() { status.phase.clone() } else { status.reason.clone() },
             ready: 0,
             total: spec.containers.len() + spec.init_containers.iter().filter(|c| sidecar(&c.name)).count(),
             restarts: 0,
+            is_ready: false,
         };
-        if condition("PodScheduled").is_some_and(|condition| condition.reason == "SchedulingGated") {
+        if status.condition("PodScheduled").is_some_and(|condition| condition.reason == "SchedulingGated") {
             this.reason = "SchedulingGated".to_owned();
         }
 
@@ -47,7 +52,7 @@ impl ComputedStatus {
                     continue;
                 }
                 ContainerState { terminated: Some(terminated), .. } => terminated.reason_text(),
-                ContainerState { waiting: Some(Waiting { reason }), .. }
+                ContainerState { waiting: Some(Waiting { reason, .. }), .. }
                     if !reason.is_empty() && reason != "PodInitializing" =>
                 {
                     reason.clone()
@@ -65,7 +70,7 @@ impl ComputedStatus {
             for container in status.container_statuses.iter().rev() {
                 this.restarts += container.restart_count;
                 match &container.state {
-                    ContainerState { waiting: Some(Waiting { reason }), .. } if !reason.is_empty() => {
+                    ContainerState { waiting: Some(Waiting { reason, .. }), .. } if !reason.is_empty() => {
                         this.reason.clone_from(reason);
                     }
                     ContainerState { terminated: Some(terminated), .. } => {
@@ -90,7 +95,48 @@ impl ComputedStatus {
                 this.reason = "Terminating".to_owned();
             }
         }
+        this.is_ready = match status.condition("Ready") {
+            Some(ready) => ready.status == "True",
+            None => this.ready == this.total,
+        };
         this
+    }
+
+    /// The level of the pod.
+    pub(super) fn level(&self, pod: &PodObject) -> AgingLevel {
+        level::of_pod(PodFacts {
+            status: &self.reason,
+            is_ready: self.is_ready,
+            restarts: self.restarts,
+            restarted_at: pod.status.restarted_at(),
+            created_at: pod.metadata.creation_timestamp,
+            deleted_at: pod.metadata.deletion_timestamp,
+        })
+    }
+
+    /// The cause of the level in the words of Kubernetes. `None` if there is none besides the status.
+    pub(super) fn cause(&self, pod: &PodObject) -> Option<String> {
+        let status = &pod.status;
+        let last_end = |container: &ContainerStatus| {
+            container.last_state.terminated.as_ref().map(Terminated::reason_text)
+        };
+        match self.reason.strip_prefix("Init:").unwrap_or(&self.reason) {
+            "CrashLoopBackOff" => {
+                let is_in_loop =
+                    |container: &&ContainerStatus| container.waiting_reason() == Some("CrashLoopBackOff");
+                status.all_containers().find(is_in_loop).and_then(last_end)
+            }
+            "Pending" => status.condition("PodScheduled").and_then(PodCondition::cause),
+            "Unknown" => Some(status.reason.clone()).filter(|reason| !reason.is_empty()),
+            "Running" | "NotReady" if self.restarts < level::REPEATED_RESTARTS => {
+                status.condition("Ready").and_then(PodCondition::cause)
+            }
+            "Running" | "NotReady" => {
+                let last = status.all_containers().max_by_key(|container| container.restarted_at());
+                last.and_then(last_end)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -114,6 +160,73 @@ mod tests {
 
     fn ended(reason: &str, exit_code: i64, signal: i64) -> Value {
         json!({"name": "a", "state": {"terminated": {"reason": reason, "exitCode": exit_code, "signal": signal}}})
+    }
+
+    #[test]
+    fn cause_is_the_deepest_reason_that_the_pod_has() {
+        let one = json!({"containers": [{"name": "a"}]});
+        let restarted = |state: Value, restarts: i64| {
+            json!({"name": "a", "restartCount": restarts, "state": state, "lastState": {"terminated":
+                {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-01-01T00:00:00Z"}}})
+        };
+        let looping = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let running = json!({"running": {"startedAt": "2026-01-01T00:00:10Z"}});
+        let condition = |kind: &str, status: &str, reason: &str| json!([{"type": kind, "status": status, "reason": reason}]);
+        let not_ready = condition("Ready", "False", "ContainersNotReady");
+        let cases = [
+            ("bad", Some("OOMKilled"), json!({"containerStatuses": [restarted(looping.clone(), 5)]})),
+            ("bad", Some("OOMKilled"), json!({"initContainerStatuses": [restarted(looping, 5)]})),
+            ("bad", None, json!({"containerStatuses": [waiting("ImagePullBackOff")]})),
+            ("bad", None, json!({"reason": "Evicted"})),
+            (
+                "progress",
+                Some("Unschedulable"),
+                json!({"phase": "Pending",
+                "conditions": condition("PodScheduled", "False", "Unschedulable")}),
+            ),
+            ("progress", None, json!({"phase": "Pending"})),
+            (
+                "warn",
+                Some("ContainersNotReady"),
+                json!({"containerStatuses": [restarted(running.clone(), 1)],
+                "conditions": not_ready}),
+            ),
+            (
+                "warn",
+                Some("OOMKilled"),
+                json!({"containerStatuses": [restarted(running.clone(), 3)],
+                "conditions": not_ready}),
+            ),
+            (
+                "warn",
+                Some("OOMKilled"),
+                json!({"containerStatuses": [restarted(running.clone(), 3)],
+                "conditions": condition("Ready", "True", "")}),
+            ),
+            (
+                "ok",
+                None,
+                json!({"containerStatuses": [restarted(running, 2)], "conditions": condition("Ready", "True", "")}),
+            ),
+        ];
+        for (level, reason, mut status) in cases {
+            if status.get("phase").is_none() {
+                status["phase"] = "Running".into();
+            }
+            let pod = row(json!({"spec": one, "status": status}));
+            assert_eq!((pod.level.as_str(), pod.reason.as_deref()), (level, reason), "{status}");
+        }
+    }
+
+    #[test]
+    fn repeated_restarts_lose_level_and_reason_with_age() {
+        let container = json!({"name": "a", "ready": true, "restartCount": 4, "lastState": {"terminated":
+            {"exitCode": 1}}, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}});
+        let pod = row(json!({"spec": {"containers": [{"name": "a"}]}, "status": {"phase": "Running",
+            "containerStatuses": [container]}}));
+        assert_eq!((pod.level.as_str(), pod.reason.as_deref()), ("warn", Some("ExitCode:1")));
+        let later = pod.at("2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!((later.level.as_str(), later.reason), ("ok", None));
     }
 
     /// The cases of kubectl's own table test (`TestPrintPod`), with the expected output first.

@@ -43,6 +43,8 @@ pub struct SecretRow {
     pub keys: Vec<KeySize>,
     /// Whether it is immutable.
     pub immutable: bool,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -57,6 +59,7 @@ impl SecretRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             r#type: r#type.unwrap_or_else(opaque),
             keys: data.into_iter().map(|(name, length)| KeySize { name, bytes: length.bytes() }).collect(),
             immutable,
@@ -152,6 +155,7 @@ impl ListRow for SecretRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered("type", Filter::Any, |row| Cell::text(&*row.r#type)),
         Field::new("immutable", |row| Cell::from(row.immutable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),

@@ -37,6 +37,8 @@ pub struct StorageClassRow {
     pub allow_volume_expansion: bool,
     /// Whether it is the default for claims without a storage class.
     pub is_default: bool,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
@@ -57,6 +59,7 @@ impl StorageClassRow {
             .any(|key| annotations.get(*key).is_some_and(|value| value == "true"));
         Self {
             name: object.metadata.name,
+            uid: object.metadata.uid,
             provisioner: object.provisioner,
             reclaim_policy: object.reclaim_policy,
             volume_binding_mode: object.volume_binding_mode,
@@ -71,6 +74,7 @@ impl StorageClassRow {
 impl ListRow for StorageClassRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::new("provisioner", |row| Cell::from(&row.provisioner)),
         Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
         Field::new("volume_binding_mode", |row| Cell::from(&row.volume_binding_mode)),

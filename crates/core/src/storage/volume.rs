@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{Quantities, bytes};
 use crate::{
+    level,
     object::{Labels, Metadata, or_default},
-    rows::{Cell, Field, Filter, ListRow},
+    rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
 };
 
 /// Fields of PersistentVolume that Pilothouse reads.
@@ -51,6 +52,7 @@ struct ClaimRef {
 #[serde(default)]
 struct Phase {
     phase: Option<String>,
+    reason: Option<String>,
 }
 
 /// Keys of a volume's `spec` that hold an object but are not the volume source.
@@ -64,6 +66,10 @@ pub struct VolumeRow {
     pub name: String,
     /// `Pending`, `Available`, `Bound`, `Released` or `Failed`; `Terminating` while it is being deleted, as in kubectl.
     pub status: Option<String>,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// Its capacity, as a Kubernetes quantity.
     pub capacity: Option<String>,
     /// Access modes, such as `ReadWriteOnce`.
@@ -78,11 +84,16 @@ pub struct VolumeRow {
     pub volume_mode: Option<String>,
     /// Its volume source: the name of the CSI driver, otherwise the key of the source, such as `hostPath` or `nfs`.
     pub source: Option<String>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// The change of its level that comes with age.
+    #[serde(skip)]
+    next_level: Option<NextLevel>,
 }
 
 impl VolumeRow {
@@ -93,12 +104,17 @@ impl VolumeRow {
             .rest
             .iter()
             .find(|(key, value)| value.is_object() && !NON_SOURCE_KEYS.contains(&key.as_str()));
-        let terminating = metadata.deletion_timestamp.is_some();
+        let (created_at, deleted_at) = (metadata.creation_timestamp, metadata.deletion_timestamp);
+        let status_text = if deleted_at.is_some() { Some("Terminating".to_owned()) } else { status.phase };
+        let AgingLevel { level, next } = level::of_phase(status_text.as_deref(), created_at, deleted_at);
         let source = source
             .map(|(key, value)| value["driver"].as_str().filter(|_| key == "csi").unwrap_or(key).to_owned());
         Self {
             name: metadata.name,
-            status: if terminating { Some("Terminating".to_owned()) } else { status.phase },
+            uid: metadata.uid,
+            status: status_text,
+            level,
+            reason: status.reason.filter(|reason| has_reason(level) && !reason.is_empty()),
             capacity: spec.capacity.remove("storage"),
             access_modes: spec.access_modes,
             reclaim_policy: spec.persistent_volume_reclaim_policy,
@@ -107,7 +123,8 @@ impl VolumeRow {
             volume_mode: spec.volume_mode,
             source,
             labels: metadata.labels,
-            created_at: metadata.creation_timestamp,
+            created_at,
+            next_level: next,
         }
     }
 }
@@ -115,12 +132,15 @@ impl VolumeRow {
 impl ListRow for VolumeRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
         Field::filtered(
             "status",
             Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed", "Terminating"]),
             |row: &Self| Cell::from(&row.status),
         )
         .counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("capacity", |row| bytes(&row.capacity)),
         Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
         Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
@@ -136,6 +156,10 @@ impl ListRow for VolumeRow {
 
     fn namespace(&self) -> Option<&str> {
         None
+    }
+
+    fn next_level(&self) -> Option<NextLevel> {
+        self.next_level
     }
 }
 

@@ -6,14 +6,16 @@ use serde_json::value::RawValue;
 
 use super::{
     WorkloadType,
-    object::WorkloadObject,
+    object::{StatusCondition, WorkloadObject},
     status::{ReplicaCounts, WorkloadStatus},
 };
 use crate::{
     error::{Error, Result},
+    fault::{FAULT, Fault},
     kind::Kind,
-    object::{Labels, parse},
-    rows::{Cell, Field, Filter, ListRow},
+    object::{Labels, Metadata, parse},
+    rows::{Cell, Field, Filter, Level, ListRow},
+    usage::Usage,
 };
 
 /// List row of a workload.
@@ -37,6 +39,10 @@ pub struct WorkloadRow {
     pub available_replicas: Option<i64>,
     /// Its status.
     pub status: WorkloadStatus,
+    /// Level of the status.
+    pub level: Level,
+    /// Cause of the level in the words of Kubernetes, such as `OOMKilled`; null if there is none besides the status.
+    pub reason: Option<String>,
     /// The images of its containers, in order.
     pub images: Vec<String>,
     /// Label selector of its pods.
@@ -44,18 +50,30 @@ pub struct WorkloadRow {
     /// Time of the last restart by `kubectl rollout restart` or an equivalent.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub restarted_at: Option<Timestamp>,
+    /// UID of the object. An object that is created again under the same name has another one.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// The usage of CPU and memory of its pods together, filled in when a page of one cluster is read; null if it is not
+    /// known, and elsewhere.
+    pub usage: Option<Usage>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
+
+/// Field with the type of a workload.
+pub(crate) const TYPE: &str = "type";
 
 impl ListRow for WorkloadRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("type", Filter::Internal, |row| Cell::text(row.r#type.as_str())),
+        Field::new("uid", |row| Cell::text(&*row.uid)),
+        Field::filtered(TYPE, Filter::Internal, |row| Cell::text(row.r#type.as_str())),
         Field::new("replicas", |row| Cell::from(row.replicas)),
         Field::new("ready_replicas", |row| Cell::from(row.ready_replicas)),
         Field::new("updated_replicas", |row| Cell::from(row.updated_replicas)),
@@ -64,8 +82,13 @@ impl ListRow for WorkloadRow {
             Cell::text(row.status.as_str())
         })
         .counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("restarted_at", |row| Cell::from(row.restarted_at)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {
@@ -91,6 +114,10 @@ impl WorkloadRow {
         let object: WorkloadObject = parse(object)?;
         let counts = ReplicaCounts::of(r#type, &object.spec, &object.status);
         let status = WorkloadStatus::of(r#type, &object, &counts);
+        let cause = status.cause(&object.status);
+        let reason = cause.map(|cause| cause.reason.clone()).filter(|reason| !reason.is_empty());
+        let is_wanted = status.level() < Level::Warn;
+        let fault = (!is_wanted).then(|| Box::new(fault(&object.metadata, cause)));
         let WorkloadObject { metadata, spec, .. } = object;
         let template =
             if r#type == WorkloadType::CronJob { spec.job_template.spec.template } else { spec.template };
@@ -99,19 +126,32 @@ impl WorkloadRow {
         Ok(Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid,
             r#type,
             replicas: counts.desired,
             ready_replicas: counts.ready,
             updated_replicas: counts.updated,
             available_replicas: counts.available,
             status,
+            level: status.level(),
+            reason,
             images: template.spec.containers.into_iter().map(|container| container.image).collect(),
             selector: spec.selector.map(|selector| selector.match_labels),
             restarted_at,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
+            fault,
         })
     }
+}
+
+/// The fault of a workload that is not as wanted, from the condition that causes its status.
+fn fault(metadata: &Metadata, cause: Option<&StatusCondition>) -> Fault {
+    let owner = metadata.controller().map(|owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name));
+    let since = cause.and_then(|cause| cause.last_transition_time);
+    let fault = Fault { since: since.or(metadata.creation_timestamp), owner, ..Fault::default() };
+    fault.with_message(cause.map_or("", |cause| cause.message.as_str()))
 }
 
 #[cfg(test)]

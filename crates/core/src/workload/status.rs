@@ -6,7 +6,7 @@ use super::{
     WorkloadType,
     object::{ObjectStatus, Spec, StatusCondition, WorkloadObject},
 };
-use crate::object::Metadata;
+use crate::{object::Metadata, rows::Level};
 
 /// Status of a workload: the first that applies, in this order. Jobs and cron jobs have their own statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +53,29 @@ impl WorkloadStatus {
     /// Name of the status in rows and filters.
     pub const fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
+    }
+
+    /// Level of the status.
+    pub const fn level(self) -> Level {
+        match self {
+            Self::Failed => Level::Bad,
+            Self::Degraded => Level::Warn,
+            Self::Progressing | Self::Active => Level::Progress,
+            Self::Running | Self::Complete => Level::Ok,
+            Self::Stopped | Self::Paused | Self::Suspended | Self::Idle => Level::Idle,
+        }
+    }
+
+    /// The condition that causes the status.
+    pub(super) fn cause(self, status: &ObjectStatus) -> Option<&StatusCondition> {
+        let is_cause = |condition: &&StatusCondition| match (self, condition.kind.as_str()) {
+            (Self::Failed, "ReplicaFailure" | "Failed") => condition.status == "True",
+            (Self::Failed, "Progressing") | (Self::Degraded, "Available") => condition.status == "False",
+            _ => false,
+        };
+        // what cannot be created is the cause of a deadline that passed meanwhile
+        let causes = || status.conditions.iter().filter(is_cause);
+        causes().find(|condition| condition.kind != "Progressing").or_else(|| causes().next())
     }
 
     /// Computes the status of a workload.
@@ -207,6 +230,48 @@ mod tests {
             assert_eq!(json!(status), json!(status.as_str()));
         }
         assert_eq!(all.len(), S::NAMES.len());
+    }
+
+    #[test]
+    fn level_follows_from_the_status() {
+        use WorkloadStatus as S;
+        let cases = [
+            (Level::Bad, &[S::Failed][..]),
+            (Level::Warn, &[S::Degraded]),
+            (Level::Progress, &[S::Progressing, S::Active]),
+            (Level::Ok, &[S::Running, S::Complete]),
+            (Level::Idle, &[S::Stopped, S::Paused, S::Suspended, S::Idle]),
+        ];
+        for (level, statuses) in cases {
+            assert!(statuses.iter().all(|status| status.level() == level), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn reason_is_that_of_the_condition_which_causes_the_status() {
+        let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason});
+        let deadline = condition("Progressing", "False", "ProgressDeadlineExceeded");
+        let refused = condition("ReplicaFailure", "True", "FailedCreate");
+        let unavailable = condition("Available", "False", "MinimumReplicasUnavailable");
+        let rolled = condition("Progressing", "True", "NewReplicaSetAvailable");
+        let backoff = condition("Failed", "True", "BackoffLimitExceeded");
+        let replicas = |kind: Kind, conditions: Value| {
+            let status = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "conditions": conditions});
+            row(kind, &json!({"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status}))
+        };
+        let cases = [
+            (Kind::Deployment, json!([rolled, unavailable]), Some("MinimumReplicasUnavailable")),
+            (Kind::Deployment, json!([unavailable, deadline]), Some("ProgressDeadlineExceeded")),
+            (Kind::Deployment, json!([deadline, refused]), Some("FailedCreate")),
+            (Kind::StatefulSet, json!([]), None),
+            (Kind::Job, json!([backoff]), Some("BackoffLimitExceeded")),
+            (Kind::Job, json!([]), None),
+        ];
+        for (kind, conditions, expected) in cases {
+            let row = replicas(kind, conditions.clone());
+            assert_eq!(row.reason.as_deref(), expected, "{kind} {conditions}");
+            assert_eq!(row.level, row.status.level());
+        }
     }
 
     #[test]

@@ -71,11 +71,13 @@ impl RelatedKind {
 }
 
 /// The namespaces in which objects of a related kind are asked for: those of the request. For a request for objects
-/// that belong to no namespace, such as nodes, these are all namespaces.
+/// that belong to no namespace, such as nodes, these are all namespaces. A related kind whose objects belong to no
+/// namespace takes the reach `cluster`.
 fn asked_of(kind: Kind, access: &AccessRequest, own: &NamespaceScope) -> NamespaceScope {
     let in_namespace = matches!(access.resource, Resource::Kind(own) if own.belongs_to_namespace());
     match own {
-        NamespaceScope::Unscoped if !in_namespace && kind.belongs_to_namespace() => NamespaceScope::All,
+        _ if !kind.belongs_to_namespace() => NamespaceScope::Unscoped,
+        NamespaceScope::Unscoped if !in_namespace => NamespaceScope::All,
         own => own.clone(),
     }
 }

@@ -10,9 +10,10 @@ use std::{
 
 use pilothouse_core::{
     Cause, Error, Result,
+    clock::Clock,
     inventory::{ListEvent, ListInfo},
     kind::Kind,
-    rows::{Change, ListQuery, Pagination, Row, Source, Table},
+    rows::{Aging, Change, ListQuery, Pagination, Row, Source, Table},
 };
 use tokio::{
     sync::{Mutex, broadcast, watch},
@@ -23,10 +24,12 @@ use super::{
     CacheBudget,
     sync_state::{Freshness, Ready, SyncState, readiness},
 };
-use crate::{pending_writes::ReadBarrier, transport::Transport};
+use crate::{pending_writes::ReadBarrier, projection::Projection, transport::Transport};
 
 /// Batches of changes buffered for the slowest watcher; a watcher further behind lags.
 const EVENT_BUFFER: usize = 256;
+/// Maximum number of rows whose level changes with age while the table is locked.
+const MAX_AGED_ROWS: usize = 512;
 
 /// The rows of a list, updated by one reflector per kind.
 pub(super) struct ListStore {
@@ -34,6 +37,9 @@ pub(super) struct ListStore {
     pub(super) kinds: Vec<Kind>,
     pub(super) transport: Arc<Transport>,
     table: RwLock<Table>,
+    aging: Aging,
+    clock: Arc<dyn Clock>,
+    pub(super) projection: Projection,
     /// Held while rows are changed, so that the table itself is locked only briefly.
     write_lock: Mutex<()>,
     states: watch::Sender<Vec<SyncState>>,
@@ -57,12 +63,18 @@ impl ListStore {
         transport: Arc<Transport>,
         budget: Arc<CacheBudget>,
         max_age: Duration,
+        clock: Arc<dyn Clock>,
+        projection: Projection,
     ) -> Self {
+        let fields = (info.fields)();
         Self {
             info,
             kinds: kinds.to_vec(),
             transport,
-            table: RwLock::new(Table::new(&(info.fields)())),
+            table: RwLock::new(Table::new(&fields)),
+            aging: Aging::of(&fields),
+            clock,
+            projection,
             write_lock: Mutex::new(()),
             states: watch::Sender::new(vec![SyncState::default(); kinds.len()]),
             events: broadcast::Sender::new(EVENT_BUFFER),
@@ -244,15 +256,31 @@ impl ListStore {
             return;
         }
         let _write_guard = self.write_lock.lock().await;
+        let now = self.clock.now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Vec::new();
         for ObjectRows { namespace, name, rows } in batch {
             let namespace = self.row_namespace(source, namespace.as_deref(), &name);
+            let rows = rows.into_iter().map(|row| self.aging.advance(row, now)).collect();
             changes.extend(table.apply(source, (namespace, &name), rows));
         }
         self.publish(changes);
         drop(table);
         self.update_usage();
+    }
+
+    /// Changes the levels of rows whose time has come, and sends the changes to watchers.
+    pub(super) async fn age(&self) {
+        let now = self.clock.now();
+        let is_due = || self.table().level_changes_at().is_some_and(|at| at <= now);
+        while is_due() {
+            let _write_guard = self.write_lock.lock().await;
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let changes = table.age(now, MAX_AGED_ROWS);
+            self.publish(changes);
+            drop(table);
+            self.update_usage();
+        }
     }
 
     /// The namespace of the rows of an object: that of the object; a `Namespace` belongs to itself.
@@ -269,7 +297,12 @@ impl ListStore {
     pub(super) async fn replace_rows(self: &Arc<Self>, source: Source, rows: Vec<Row>) -> Result<()> {
         let _write_guard = self.write_lock.lock().await;
         let store = self.clone();
-        let filling = tokio::task::spawn_blocking(move || store.table().replace_all(source, rows)).await;
+        let now = self.clock.now();
+        let fill = move || {
+            let rows = rows.into_iter().map(|row| store.aging.advance(row, now)).collect();
+            store.table().replace_all(source, rows)
+        };
+        let filling = tokio::task::spawn_blocking(fill).await;
         let (filled, changes) = filling.map_err(|_| Error::internal("sorting a list panicked"))?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let replaced = std::mem::replace(&mut *table, filled);

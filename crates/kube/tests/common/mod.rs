@@ -5,6 +5,8 @@
     reason = "each test binary uses a part of it, and fails by panicking"
 )]
 
+pub(crate) mod kind_server;
+pub(crate) mod kinds;
 pub(crate) mod server;
 
 use std::{
@@ -26,7 +28,10 @@ use pilothouse_core::{
     namespaces::NamespaceScope,
     rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Rights, RoleRules},
     role::Role,
-    testing::{self, fake::FakeRuntime},
+    testing::{
+        self,
+        fake::{FakeClock, FakeRuntime},
+    },
 };
 use pilothouse_kube::{CacheSettings, Deadlines, EgressRules, KubeClusters, KubeSettings};
 use serde_json::{Value, json};
@@ -82,6 +87,16 @@ pub(crate) fn with_cache(
     deadlines: Deadlines,
     cache_settings: CacheSettings,
 ) -> (KubeClusters, Arc<Registry>) {
+    with_cache_and_clock(connection, deadlines, cache_settings, FakeRuntime::default().clock)
+}
+
+/// As [`with_cache`], with the clock of a test.
+pub(crate) fn with_cache_and_clock(
+    connection: Connection,
+    deadlines: Deadlines,
+    cache_settings: CacheSettings,
+    clock: Arc<FakeClock>,
+) -> (KubeClusters, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     registry.set(connection, 1);
     let settings = KubeSettings {
@@ -90,7 +105,7 @@ pub(crate) fn with_cache(
         cache_settings: Some(cache_settings),
         ..KubeSettings::default()
     };
-    (KubeClusters::new(settings, registry.clone(), FakeRuntime::default().clock), registry)
+    (KubeClusters::new(settings, registry.clone(), clock), registry)
 }
 
 /// A connection with a bearer token.

@@ -1,6 +1,8 @@
 //! Changes of a table's rows.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeSet};
+
+use jiff::Timestamp;
 
 use super::{Namespaces, Order, Slot, Source, Table, TableRow, Tally, View};
 use crate::row::Row;
@@ -52,6 +54,19 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// Changes the levels whose time has come, of at most `limit` rows. Reads no other rows. Returns the changes.
+    pub fn age(&mut self, now: Timestamp, limit: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < limit && self.level_changes_at().is_some_and(|at| at <= now) {
+            let due = self.due.pop_first();
+            let Some((slot, row)) = due.and_then(|(_, slot)| Some((slot, self.row(slot)?.clone()))) else {
+                continue;
+            };
+            changes.extend(self.replace(slot, self.aging.advance(row, now)));
+        }
+        changes
     }
 
     /// Returns a table in which these rows replace all rows of `source`, and the changes. Takes as long as sorting all
@@ -141,6 +156,7 @@ impl Table {
         let TableRow { row, .. } = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.row_bytes -= row.size();
+        self.forget_next_level(slot, &row);
         self.count(slot, &row, false);
         self.namespaces.remove(slot, row.namespace());
         if let Some(names) = &mut self.names {
@@ -159,6 +175,8 @@ impl Table {
         let indices: Vec<_> = (0..self.orders.len()).map(|order| self.index_of(order, slot)).collect();
         self.write_hashes(slot, &row);
         self.row_bytes = self.row_bytes + row.size() - old.size();
+        self.forget_next_level(slot, &old);
+        self.await_next_level(slot, &row);
         self.count(slot, &old, false);
         self.count(slot, &row, true);
         self.slots[slot as usize].as_mut()?.row = row.clone();
@@ -191,10 +209,21 @@ impl Table {
         });
         self.write_hashes(slot, &stored.row);
         self.row_bytes += stored.row.size();
+        self.await_next_level(slot, &stored.row);
         self.add_to_namespace(slot, stored.row.namespace());
         self.count(slot, &stored.row, true);
         self.slots[slot as usize] = Some(stored);
         slot
+    }
+
+    fn await_next_level(&mut self, slot: Slot, row: &Row) {
+        self.due.extend(row.next_level().map(|next| (next.at.as_second(), slot)));
+    }
+
+    fn forget_next_level(&mut self, slot: Slot, row: &Row) {
+        if let Some(next) = row.next_level() {
+            self.due.remove(&(next.at.as_second(), slot));
+        }
     }
 
     /// Adds the row of a slot to its namespace. The first row of a namespace decides which views have its rows.
@@ -275,6 +304,8 @@ impl Table {
             namespaces: Namespaces::new(),
             names: None,
             tallies: self.tallies.iter().map(Tally::empty_copy).collect(),
+            aging: self.aging,
+            due: BTreeSet::new(),
             hasher: self.hasher.clone(),
             row_bytes: 0,
         }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 
 use super::*;
-use crate::{Field, ListRow, fields_of, select};
+use crate::{AgingLevel, Field, LabelSelector, Level, ListRow, NextLevel, fields_of, select};
 
 /// Row type with few distinct names and values, so that collisions and ties are frequent.
 #[derive(Clone, Debug, Serialize)]
@@ -13,6 +13,27 @@ struct SampleRow {
     status: Option<&'static str>,
     size: Option<i64>,
     ready: bool,
+    level: Level,
+    reason: Option<&'static str>,
+    labels: BTreeMap<String, &'static str>,
+    #[serde(skip)]
+    next: Option<NextLevel>,
+}
+
+impl SampleRow {
+    fn new(name: String, namespace: Option<String>) -> Self {
+        Self {
+            name,
+            namespace,
+            status: None,
+            size: None,
+            ready: false,
+            level: Level::Ok,
+            reason: None,
+            labels: BTreeMap::new(),
+            next: None,
+        }
+    }
 }
 
 impl ListRow for SampleRow {
@@ -23,6 +44,8 @@ impl ListRow for SampleRow {
         Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
         Field::filtered("ready", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.ready)),
         Field::internal("initial", |row: &Self| Cell::text(&row.name[..1])).counted(),
+        Field::filtered("level", Filter::OneOf(Level::NAMES), |row| Cell::from(row.level)),
+        Field::new("reason", |row: &Self| row.reason.map_or(Cell::Null, Cell::text)),
     ];
 
     fn name(&self) -> &str {
@@ -36,13 +59,36 @@ impl ListRow for SampleRow {
     fn search_terms(&self) -> Vec<&str> {
         self.status.into_iter().collect()
     }
+
+    fn next_level(&self) -> Option<NextLevel> {
+        self.next
+    }
 }
 
 fn sample_row() -> impl Strategy<Value = SampleRow> {
     let status = prop::option::of(prop::sample::select(&["on", "Off", "Größe \"x\"\n"][..]));
     let namespace = prop::option::weighted(0.9, "[xy]|x-[ab]|kube-a");
-    ("[abA]{1,2}", namespace, status, prop::option::of(-1i64..3), any::<bool>())
-        .prop_map(|(name, namespace, status, size, ready)| SampleRow { name, namespace, status, size, ready })
+    let reason = prop::option::of(prop::sample::select(&["on", "a\"b", "level"][..]));
+    let next = prop::option::weighted(0.3, (0..MAX_SECOND, level()));
+    let labels = prop::collection::btree_map("app|level", prop::sample::select(&["warn", "x"][..]), 0..3);
+    let texts = ("[abA]{1,2}", namespace, status);
+    (texts, prop::option::of(-1i64..3), any::<bool>(), level(), reason, labels, next).prop_map(
+        |((name, namespace, status), size, ready, level, reason, labels, next)| {
+            let next = next.map(|(second, level)| NextLevel { at: at(second), level });
+            SampleRow { name, namespace, status, size, ready, level, reason, labels, next }
+        },
+    )
+}
+
+/// Last second at which a level changes.
+const MAX_SECOND: i64 = 8;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    prop::sample::select(&Level::ALL[..])
 }
 
 /// Operation on a table.
@@ -52,6 +98,8 @@ enum Step {
     Object(Source, SampleRow, Vec<i64>),
     /// Replaces all rows of a source.
     ReplaceAll(Source, Vec<SampleRow>),
+    /// Changes the levels whose time has come.
+    Age(i64),
     /// Runs a query.
     Query(ListQuery),
 }
@@ -62,6 +110,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => object.prop_map(|(source, sample, sizes)| Step::Object(source, sample, sizes)),
         1 => (0..2u8, prop::collection::vec(sample_row(), 0..12))
             .prop_map(|(source, samples)| Step::ReplaceAll(source, samples)),
+        1 => (0..MAX_SECOND).prop_map(Step::Age),
         3 => query().prop_map(Step::Query),
     ]
 }
@@ -82,19 +131,23 @@ fn scope() -> impl Strategy<Value = NamespaceScope> {
 }
 
 fn query() -> impl Strategy<Value = ListQuery> {
-    let sort = prop::option::of((0..5usize, any::<bool>()))
+    let sort = prop::option::of((0..7usize, any::<bool>()))
         .prop_map(|sort| sort.map(|(field, descending)| Sort { field, descending }));
     let filter = prop_oneof![
-        prop::sample::select(&["on", "Off", "off", "1"][..]).prop_map(|value| (1, value.to_owned())),
-        prop::sample::select(&["0", "-1", "2", "on"][..]).prop_map(|value| (2, value.to_owned())),
-        prop::sample::select(&["true", "false"][..]).prop_map(|value| (3, value.to_owned())),
+        values(1, &["on", "Off", "off", "1"]),
+        values(2, &["0", "-1", "2", "on"]),
+        values(3, &["true", "false"]),
+        values(5, Level::NAMES),
     ];
+    let selector = prop::sample::select(&["app", "app=x", "level in (warn,x),!app", "reason"][..]);
+    let labels = prop::option::weighted(0.3, selector.prop_map(|text| LabelSelector::parse(text).unwrap()));
     let search = prop::option::of(prop::sample::select(&["a", "ab", "o", "größe", "\n"][..]));
     let filters = prop::collection::vec(filter, 0..2);
-    (sort, filters, search, scope(), 1..4u64, prop::sample::select(&[1u64, 3, 100][..])).prop_map(
-        |(sort, filters, search, namespaces, page, per_page)| ListQuery {
+    (sort, filters, labels, search, scope(), 1..4u64, prop::sample::select(&[1u64, 3, 100][..])).prop_map(
+        |(sort, filters, labels, search, namespaces, page, per_page)| ListQuery {
             sort,
             filters,
+            labels,
             search: search.map(str::to_owned),
             namespaces,
             page,
@@ -102,6 +155,12 @@ fn query() -> impl Strategy<Value = ListQuery> {
             ..ListQuery::default()
         },
     )
+}
+
+/// A filter by one or two values of a field.
+fn values(field: usize, of: &'static [&'static str]) -> impl Strategy<Value = (usize, Vec<String>)> {
+    let values = prop::collection::vec(prop::sample::select(of).prop_map(str::to_owned), 1..3);
+    values.prop_map(move |values| (field, values))
 }
 
 /// Whether a scope contains a row, by the texts of its patterns.
@@ -210,6 +269,16 @@ proptest! {
                     table = replaced;
                     watch(changes);
                 }
+                Step::Age(second) => {
+                    let aging = table.aging();
+                    for (_, row) in &mut model {
+                        *row = aging.advance(row.clone(), at(second));
+                    }
+                    let earliest = model.iter().filter_map(|(_, row)| row.next_level()).map(|next| next.at).min();
+                    watch(table.age(at(second), usize::MAX));
+                    prop_assert_eq!(table.level_changes_at(), earliest);
+                    prop_assert!(earliest.is_none_or(|earliest| earliest > at(second)));
+                }
                 Step::Query(query) => {
                     let rows = sorted(model.iter().map(|(_, row)| row.clone()));
                     prop_assert_eq!(query_page(&mut table, &query), select_within(rows, &query), "{:?}", query);
@@ -244,14 +313,8 @@ proptest! {
 fn table_of(count: usize) -> Table {
     let rows = (0..count).map(|n| {
         let name = format!("web-{n:06}-{}", ["even", "odd"][n % 2]);
-        let sample = SampleRow {
-            name,
-            namespace: Some(format!("ns-{}", n % 7)),
-            status: Some("on"),
-            size: None,
-            ready: true,
-        };
-        Row::of(&sample).unwrap()
+        let sample = SampleRow::new(name, Some(format!("ns-{}", n % 7)));
+        Row::of(&SampleRow { status: Some("on"), ready: true, ..sample }).unwrap()
     });
     Table::new(&fields_of::<SampleRow>()).replace_all(0, rows.collect()).0
 }
@@ -279,11 +342,11 @@ fn name_index_frees_memory_of_removed_rows() {
 }
 
 #[test]
-fn table_overhead_is_at_most_150_bytes_per_row() {
+fn table_overhead_is_at_most_160_bytes_per_row() {
     let table = table_of(2000);
     let json: usize = table.rows().map(|row| row.json().len()).sum();
     let overhead = (table.bytes() - json) / table.len();
-    assert!(overhead <= 150, "{overhead} bytes per row besides its JSON");
+    assert!(overhead <= 160, "{overhead} bytes per row besides its JSON");
 }
 
 #[test]
@@ -318,6 +381,36 @@ fn number_of_views_is_limited_and_views_evict_no_order() {
 }
 
 #[test]
+fn level_changes_with_age_and_an_ok_row_has_no_reason() {
+    let sample = SampleRow::new("web".to_owned(), Some("shop".to_owned()));
+    let labels = BTreeMap::from([("level".to_owned(), "warn"), ("reason".to_owned(), "x")]);
+    let warn = |next: AgingLevel| SampleRow {
+        level: next.level,
+        next: next.next,
+        reason: Some("OOM\"Killed"),
+        labels: labels.clone(),
+        ..sample.clone()
+    };
+    let cases = [
+        (AgingLevel::until(Level::Warn, Some(at(60)), Level::Ok), Level::Ok, None),
+        (AgingLevel::until(Level::Progress, Some(at(60)), Level::Warn), Level::Warn, Some("OOM\"Killed")),
+    ];
+    for (aging, level, reason) in cases {
+        let mut table = Table::new(&fields_of::<SampleRow>());
+        let row = Row::of(&warn(aging)).unwrap();
+        table.apply(0, (Some("shop"), "web"), vec![row.clone()]);
+        assert_eq!((table.level_changes_at(), table.age(at(59), 1)), (Some(at(60)), vec![]));
+        let expected = SampleRow { level, reason, next: None, ..warn(aging) };
+        let expected = Row::of(&expected).unwrap();
+        assert_eq!(table.age(at(60), 1), [Change::Changed(row, expected.clone())]);
+        assert_eq!((table.level_changes_at(), table.age(at(9999), 1)), (None, vec![]));
+        let filter = (5, vec![level.as_str().to_owned()]);
+        let query = ListQuery { filters: vec![filter], ..ListQuery::default() };
+        assert_eq!(query_page(&mut table, &query).0, [expected]);
+    }
+}
+
+#[test]
 fn many_search_hits_are_cut_by_the_namespaces() {
     let mut table = table_of(3000);
     let rows: Vec<_> = table.rows().cloned().collect();
@@ -345,13 +438,7 @@ fn row_of_another_namespace_is_in_the_views_of_that_namespace() {
         assert_eq!(query_page(&mut table, query).1.total, 1);
     }
     let old = table.rows_in("ns-0").next().unwrap().clone();
-    let moved = SampleRow {
-        name: old.name().to_owned(),
-        namespace: Some("ns-1".to_owned()),
-        status: None,
-        size: None,
-        ready: false,
-    };
+    let moved = SampleRow::new(old.name().to_owned(), Some("ns-1".to_owned()));
     table.apply(0, (old.namespace(), old.name()), vec![Row::of(&moved).unwrap()]);
     let totals = pages.map(|query| query_page(&mut table, &query).1.total);
     assert_eq!(totals, [0, 2]);

@@ -28,8 +28,8 @@ pub(super) struct CountFilter {
     pub(super) to: Option<Timestamp>,
     /// A LIKE pattern.
     pub(super) search: Option<String>,
-    /// Pairs of field name and value.
-    pub(super) fields: Vec<(&'static str, String)>,
+    /// Names of fields, each with its values.
+    pub(super) fields: Vec<(&'static str, Vec<String>)>,
 }
 
 impl CountFilter {

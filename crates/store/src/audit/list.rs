@@ -43,6 +43,7 @@ struct Row {
     role: Option<String>,
     grant_id: Option<i64>,
     token_id: Option<i64>,
+    reason: Option<String>,
     source_ip: Option<String>,
     request_id: Option<String>,
     duration_ms: Option<i64>,
@@ -76,6 +77,7 @@ impl TryFrom<Row> for OperationRow {
             role: role?,
             grant_id: row.grant_id.map(GrantId),
             token_id: row.token_id.map(TokenId),
+            reason: row.reason,
             source_ip: row.source_ip,
             request_id: row.request_id,
             duration_ms: row.duration_ms,
@@ -115,7 +117,7 @@ impl Plan {
                 .map(|field| field.name)
                 .ok_or_else(|| Error::internal("an operation has no such field"))
         };
-        let named_filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
+        let named_filter = |(field, values): &(usize, Vec<String>)| Ok((name(*field)?, values.clone()));
         let filter = CountFilter {
             user_id: user_id.map(|user| user.0),
             audited: audited.clone(),
@@ -127,6 +129,17 @@ impl Plan {
         let sort = list.sort.map(|sort| Ok::<_, Error>((name(sort.field)?, sort.descending))).transpose()?;
         Ok(Self { filter, sort })
     }
+}
+
+/// Filters by the values of a column. One value is compared directly, so that an index on the column and the id has the
+/// rows in order.
+macro_rules! one_of {
+    ($query:expr, $column:ident, $values:expr) => {
+        match &$values[..] {
+            [value] => $query.filter(operations::$column.eq(value)),
+            values => $query.filter(operations::$column.eq_any(values.to_vec())),
+        }
+    };
 }
 
 /// Orders by one of these columns: NULL last in both directions, ties by namespace, name and id.
@@ -182,19 +195,25 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             if let Some(search) = &filter.search {
                 matching = matching.filter(operations::searched.like(search).escape('\\'));
             }
-            for (name, value) in &filter.fields {
+            for (name, values) in &filter.fields {
                 matching = match *name {
                     "cluster_id" => {
-                        let id = value
-                            .parse::<i64>()
+                        let ids: Vec<i64> = values
+                            .iter()
+                            .map(|value| value.parse())
+                            .collect::<Result<_, _>>()
                             .map_err(|_| Error::internal("a cluster id is not a number"))?;
-                        matching.filter(operations::cluster_id.eq(id))
+                        if let [id] = ids[..] {
+                            matching.filter(operations::cluster_id.eq(id))
+                        } else {
+                            matching.filter(operations::cluster_id.eq_any(ids))
+                        }
                     }
-                    "operation_type" => matching.filter(operations::operation_type.eq(value)),
-                    "resource_type" => matching.filter(operations::resource_type.eq(value)),
-                    "namespace" => matching.filter(operations::namespace.eq(value)),
-                    "status" => matching.filter(operations::status.eq(value)),
-                    "username" => matching.filter(operations::username.eq(value)),
+                    "operation_type" => one_of!(matching, operation_type, values),
+                    "resource_type" => one_of!(matching, resource_type, values),
+                    "namespace" => one_of!(matching, namespace, values),
+                    "status" => one_of!(matching, status, values),
+                    "username" => one_of!(matching, username, values),
                     name => return Err(Error::internal(format!("operations cannot be filtered by {name}"))),
                 };
             }
@@ -242,8 +261,8 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             sort,
             not_null: [id, operation_id, operation_type, resource_type, status, username, created_at],
             nullable: [
-                cluster_id, cluster_name, resource_name, namespace, user_id, role, grant_id, token_id, source_ip,
-                request_id, duration_ms, error_code, details, finished_at
+                cluster_id, cluster_name, resource_name, namespace, user_id, role, grant_id, token_id, reason,
+                source_ip, request_id, duration_ms, error_code, details, finished_at
             ]
         );
         let rows = page.select(Row::as_select()).limit(limit).offset(offset).load(conn).await?;
@@ -253,4 +272,15 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
         logs: rows.into_iter().map(OperationRow::try_from).collect::<Result<_>>()?,
         pagination: Pagination::of(&query.list, u64::try_from(total).unwrap_or(0)),
     })
+}
+
+/// The rows of these operations.
+pub(super) async fn of_ids(db: &Db, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows: Vec<Row> = read!(*db, |conn| Ok(operations::table
+        .filter(operations::operation_id.eq_any(ids.clone()))
+        .select(Row::as_select())
+        .load(conn)
+        .await?))?;
+    rows.into_iter().map(OperationRow::try_from).collect()
 }

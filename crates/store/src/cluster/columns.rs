@@ -45,13 +45,15 @@ impl TryFrom<Row> for Cluster {
             [AuthType::Token, AuthType::Kubeconfig].into_iter().find(|one| one.as_str() == row.auth_type);
         let status = [Health::Online, Health::Offline, Health::Unknown]
             .into_iter()
-            .find(|one| one.as_str() == row.status);
+            .find(|one| one.as_str() == row.status)
+            .ok_or_else(|| corrupt("clusters.status"))?;
         Ok(Self {
             id: ClusterId(row.id),
             name: ClusterName::new(&row.name).map_err(|_| corrupt("clusters.name"))?,
             api_server: row.api_server,
             auth_type: auth_type.ok_or_else(|| corrupt("clusters.auth_type"))?,
-            status: status.ok_or_else(|| corrupt("clusters.status"))?,
+            status,
+            level: status.level(),
             status_reason: row.status_reason,
             node_count: row.node_count,
             pod_count: row.pod_count,

@@ -58,6 +58,7 @@ impl Watches {
     /// The events of one watch, up to its end: also that of the caller's right.
     async fn part(&self, caller: &Caller, watch: WatchQuery) -> WatchEvents {
         let opened = async {
+            let watch = self.resolve(caller, watch).await?;
             let (permit, revoked) = self.authorise(caller, &watch).await?;
             Ok::<_, Error>((self.events(permit, watch).await?, revoked))
         };

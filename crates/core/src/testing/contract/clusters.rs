@@ -13,6 +13,7 @@ use crate::{
     connection::{ApiServer, AuthType, Connection, Credential},
     error::Cause,
     ids::ClusterId,
+    rows::Level,
 };
 
 fn name(text: &str) -> ClusterName {
@@ -267,7 +268,7 @@ pub(super) async fn probe_result_is_stored(ports: &StorePorts) {
     let reason = Some("unreachable".to_owned());
     assert_eq!(
         offline_row,
-        Cluster { status: Health::Offline, status_reason: reason, ..online_row },
+        Cluster { status: Health::Offline, level: Level::Bad, status_reason: reason, ..online_row },
         "counts are kept"
     );
 

@@ -1,7 +1,13 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
+mod diagnosis;
+mod objects;
 mod pods;
+mod rollout;
+mod small_changes;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,13 +29,14 @@ use crate::{
     event::EventRow,
     gate::{Changed, Warning},
     ids::ClusterId,
-    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
+    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot, objects::ServedKind},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
     pod::PodRow,
     rows::{ListQuery, Row, Table, select},
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -45,6 +52,11 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
+    served: Mutex<Vec<ServedKind>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -166,6 +178,9 @@ fn not_found((_, kind, namespace, name): &Key) -> Error {
 impl FakeClusters {
     /// Rows of these kinds in a cluster, projected as the list's table entry defines.
     fn rows(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+        if list == List::Objects {
+            return self.stored_objects(cluster, kinds);
+        }
         let project = list.info().project.ok_or_else(|| Error::internal("a local list"))?;
         let objects = lock(&self.objects);
         let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
@@ -188,7 +203,8 @@ impl FakeClusters {
         let Some(namespaces) = namespaces else { return Ok((Vec::new(), unreadable)) };
         let objects = lock(&self.objects);
         let readable = objects.iter().filter(|((of, found, namespace, _), _)| {
-            (*of, *found) == (cluster, kind) && namespaces.contains(Some(namespace))
+            let namespace = kind.info().namespaced.then_some(namespace.as_str());
+            (*of, *found) == (cluster, kind) && namespaces.contains(namespace)
         });
         let rows = readable.map(|(_, object)| project(&raw(object)?)).collect::<Result<_>>()?;
         Ok((rows, unreadable))
@@ -233,6 +249,7 @@ impl Inventory for FakeClusters {
         };
         let (rows, warnings) = self.joined(permit, list, &query.kinds)?;
         let (rows, pagination) = select(rows, &query);
+        let rows = if list == List::Objects { objects::printed(&query.kinds, &rows)? } else { rows };
         Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 

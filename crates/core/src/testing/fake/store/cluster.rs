@@ -59,7 +59,7 @@ impl ClusterRegistry for MemoryStore {
         if let Some((auth_type, connection)) = patch.connection {
             cluster.auth_type = auth_type;
             cluster.api_server = connection.server.to_string();
-            cluster.status = Health::Offline;
+            (cluster.status, cluster.level) = (Health::Offline, Health::Offline.level());
             cluster.status_reason = None;
             (cluster.node_count, cluster.pod_count, cluster.namespace_count) = (None, None, None);
             (cluster.version, cluster.last_connected_at) = (None, None);
