@@ -30,6 +30,7 @@ use crate::{
     operation::AuditWriter,
     pod::{PodApi, Pods},
     pod_change::{PodChangeApi, PodChanges},
+    problem::Problems,
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     rollout::{RolloutApi, Rollouts},
@@ -165,6 +166,7 @@ pub struct App {
     pub lists: Lists,
     pub usage: UsageHistory,
     pub fleet: Fleet,
+    pub problems: Problems,
     pub watches: Watches,
     pub objects: Objects,
     pub namespaces: Namespaces,
@@ -296,7 +298,9 @@ impl App {
         let object_api = objects.objects;
         let any_objects =
             Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
+        let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
+            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),
@@ -348,7 +352,7 @@ impl App {
                 .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()).with_usage(objects.usage.clone()),
             usage: UsageHistory::new(gate.clone(), objects.usage.clone(), clock.clone()),
-            fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
+            fleet,
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory.clone(),

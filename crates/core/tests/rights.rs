@@ -22,7 +22,7 @@ use pilothouse_core::{
     gate::Warning,
     grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
-    inventory::{List, ListPage, ListStream, WatchQuery},
+    inventory::{List, ListPage, ListStream, SearchQuery, WatchQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
@@ -317,8 +317,7 @@ fn searches_and_counts_are_cut_in_each_cluster() {
     let [one, two, three] = fixture.clusters[..] else { panic!("three clusters") };
     let search = || {
         let pairs = [("kind", "pods"), ("q", "web")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (list, query) = List::parse_search(&pairs).unwrap();
-        block_on(fixture.app.fleet.search(&fixture.ann(), list, &query)).unwrap()
+        block_on(fixture.app.fleet.search(&fixture.ann(), &SearchQuery::parse(&pairs).unwrap())).unwrap()
     };
     let nothing = search();
     assert!(nothing.rows.is_empty() && nothing.clusters.is_empty(), "no cluster is visible");

@@ -28,6 +28,7 @@ mod objects;
 mod params;
 mod pod_changes;
 mod pods;
+mod problems;
 mod providers;
 mod rollouts;
 mod second_factor;
@@ -75,7 +76,7 @@ const CLUSTER: &[Code] = &[
     Code::TimeoutError,
 ];
 
-/// Error codes of questions about rights in a cluster.
+/// Error codes of questions about a cluster that send nothing to it for the caller: about rights, and about problems.
 const QUESTION: &[Code] = &[Code::PermissionDenied, Code::ResourceNotFound];
 
 /// Error codes of log reads: those of [`CLUSTER`], and a conflict when the container has not started.
@@ -195,8 +196,9 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/objects",                 SignedIn,                  CLUSTER, objects::list,          "Objects of one kind that a cluster serves, with the columns that it prints"),
         get( "/api/k8s/objects/detail",          SignedIn,                  CLUSTER, objects::detail,        "An object of any kind but Secret, with the owners of its fields and its events"),
 
-        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one or several kinds in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
+        get( "/api/k8s/problems",                SignedIn,                  QUESTION, problems::list,         "Problems: what is wrong in all clusters, by cause and owner, the worst first"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, or a page each time it changes, as server-sent events"),
         get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
 

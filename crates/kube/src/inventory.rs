@@ -6,8 +6,8 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, ListEvent, Listing, WatchSnapshot},
-    rows::{Aging, ListQuery, select},
+    inventory::{Counts, Inventory, List, ListEvent, Listing, ObjectKey, WatchSnapshot, rows_named},
+    rows::{Aging, ListQuery, Row, select},
 };
 
 use crate::{KubeClusters, cache::CacheResult, projection::Projection, uncached};
@@ -73,6 +73,17 @@ impl Inventory for KubeClusters {
         }
         let listing = self.read_uncached(permit, list, &Counts::query(permit, list)).await?;
         Ok(Counts::of_listing(list, listing))
+    }
+
+    async fn find(&self, permit: &Permit, list: List, objects: &[ObjectKey]) -> Result<Vec<Row>> {
+        if let Some(cache) = &self.cache
+            && let CacheResult::Hit(rows) =
+                cache.find(permit, &self.transport(permit).await?, list, objects).await?
+        {
+            return Ok(rows);
+        }
+        let listing = self.read_uncached(permit, list, &Counts::query(permit, list)).await?;
+        Ok(rows_named(listing.rows, objects))
     }
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {

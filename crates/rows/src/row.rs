@@ -186,9 +186,25 @@ impl Row {
         self.column(FIRST_FIELD + field)
     }
 
-    /// The value of a text field, by its index in [`ListRow::FIELDS`]; `None` for other types.
+    /// The value of a text field, by its index among the fields of its type; `None` for other types.
     pub fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
+    }
+
+    /// The value of a number field; `None` for other types.
+    pub fn number(&self, field: usize) -> Option<f64> {
+        match self.cell(field) {
+            Cell::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The value of a level field; `None` for other types.
+    pub fn level(&self, field: usize) -> Option<Level> {
+        match self.cell(field) {
+            Cell::Level(level) => Some(level),
+            _ => None,
+        }
     }
 
     /// Namespace and name.
@@ -218,6 +234,15 @@ impl Row {
             self.cell(field).order(&other.cell(field), descending)
         });
         by_field.then_with(|| self.key().cmp(&other.key()))
+    }
+
+    /// As [`Row::order`], for rows of two lists, each of which has the field at its own index. The value of a row whose
+    /// list does not have the field is unknown.
+    pub fn order_across(&self, sort: Option<Sort>, other: &Self, other_sort: Option<Sort>) -> Ordering {
+        let [own, others] = [(self, sort), (other, other_sort)]
+            .map(|(row, sort)| sort.map_or(Cell::Null, |sort| row.cell(sort.field)));
+        let descending = sort.or(other_sort).is_some_and(|sort| sort.descending);
+        own.order(&others, descending).then_with(|| self.key().cmp(&other.key()))
     }
 
     /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two

@@ -9,12 +9,13 @@ use pilothouse_core::{
     error::Reason,
     grant::{GrantQuery, WhoQuery},
     inventory::{List, ListInfo, ListPage, ListedScope, Listing},
+    kind::Kind,
     rights::{RightResource, RightVerb},
-    rows::{Filter, ListScope, Pagination, Row},
+    rows::{Filter, ListScope, MAX_FILTER_VALUES, Pagination, Row},
 };
 use serde_json::{Value, json};
 
-use super::{CLUSTER, QUESTION, Route};
+use super::{CLUSTER, QUESTION, Route, fleet::label};
 use crate::{
     api::Api,
     docs::Docs,
@@ -158,6 +159,15 @@ pub(super) fn parameter(name: &str, required: bool, description: &str, schema: V
     json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
 }
 
+/// A filter: a query parameter with one or several values of this schema, separated by commas.
+pub(super) fn filter(name: &str, description: &str, schema: Value) -> Value {
+    let values = json!({"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_FILTER_VALUES});
+    let mut parameter = parameter(name, false, description, values);
+    parameter["style"] = "form".into();
+    parameter["explode"] = false.into();
+    parameter
+}
+
 fn parameters(info: &ListInfo) -> Vec<Value> {
     let text = || json!({"type": "string", "maxLength": 253});
     let mut parameters = Vec::new();
@@ -194,6 +204,9 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     parameters.push(parameter("page", false, "From 1", page));
     parameters.push(parameter("per_page", false, "Rows per page", per_page));
     parameters.push(parameter("search", false, "A part of the name, ignoring case", text()));
+    if info.scope != ListScope::Local {
+        parameters.push(label());
+    }
 
     let fields = (info.fields)();
     let sorts = fields.iter().filter(|field| field.sorts);
@@ -213,9 +226,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     if !info.more_kinds.is_empty() {
         let kinds: Vec<_> =
             info.kinds.iter().chain(info.more_kinds).map(|kind| kind.info().singular).collect();
-        let default = info.kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>().join(", ");
-        let description = format!("One type only; the default is {default}");
-        parameters.push(parameter("type", false, &description, json!({"type": "string", "enum": kinds})));
+        let names = |kinds: &[Kind]| kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>();
+        let [several, one] = [info.kinds, info.more_kinds].map(|kinds| names(kinds).join(", "));
+        let description = format!("Any of {several}, which are the default, or one of {one}");
+        parameters.push(filter("type", &description, json!({"type": "string", "enum": kinds})));
     }
     for field in fields {
         let schema = match field.filter {
@@ -227,7 +241,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
             Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
             Filter::OneOf(values) => json!({"type": "string", "enum": values}),
         };
-        parameters.push(parameter(field.name, false, "Only rows with this value", schema));
+        parameters.push(filter(field.name, "Only rows with one of these values", schema));
     }
     if info.list == List::Grants {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});

@@ -12,7 +12,8 @@ use pilothouse_core::{
     access::Permit,
     gate::Warning,
     inventory::{
-        Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, WatchSnapshot, objects::ObjectListing,
+        Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, ObjectKey, WatchSnapshot,
+        objects::ObjectListing,
     },
     kind::Kind,
     name::ObjectName,
@@ -150,6 +151,28 @@ impl ListCache {
             Ready::Synced => Some(store.table().rows().cloned().collect()),
             Ready::Uncacheable(..) => None,
         })
+    }
+
+    /// The rows of these objects, of the permit's namespaces.
+    ///
+    /// # Errors
+    /// As `Inventory::find`.
+    pub(crate) async fn find(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        list: List,
+        objects: &[ObjectKey],
+    ) -> Result<CacheResult<Vec<Row>>> {
+        let info = list.info();
+        let store = self.store(permit, info, info.kinds, transport)?;
+        if let Ready::Uncacheable(..) = store.ready(Instant::now() + self.deadline).await? {
+            return Ok(CacheResult::Miss(None, None));
+        }
+        let table = store.table();
+        let permitted = objects.iter().filter(|(namespace, _)| permit.namespaces().contains(Some(namespace)));
+        let rows = permitted.flat_map(|(namespace, name)| table.rows_named(Some(namespace), name));
+        Ok(CacheResult::Hit(rows.cloned().collect()))
     }
 
     /// The rows of a list and the events from then on, of the permit's namespaces.
