@@ -53,6 +53,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/clusters/status" => return Some(format!("id={cluster}")),
         "/api/k8s/search" => return Some("kind=secrets&q=planted".to_owned()),
         "/api/k8s/overview" => return Some("kind=pods".to_owned()),
+        "/api/k8s/problems" => return Some(format!("cluster_id={cluster}")),
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
