@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_executor::block_on;
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause,
@@ -11,10 +12,11 @@ use pilothouse_core::{
     app::{App, AppSettings},
     gate::Warning,
     ids::{ClusterId, UserId},
-    inventory::{List, ListPage, SearchQuery},
+    inventory::{List, ListPage, SearchQuery, WatchEvent, WatchQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     role::Role,
+    streams::StreamEvent,
     testing::{fake::Fake, new_cluster},
     usage::{KnownUsage, Measured, Subject, Usage, UsageHistory, UsageTableBuilder},
 };
@@ -51,14 +53,20 @@ impl Fixture {
             fake.clusters.put(cluster, Kind::Pod, json!({"metadata": {"name": name, "namespace": "shop"}}));
         }
         fake.clusters.put(cluster, Kind::Node, json!({"metadata": {"name": "n1"}}));
+        let fixture = Self { fake, app, cluster };
+        fixture.measure(&[("a", 5), ("c", 9)], warning);
+        fixture
+    }
+
+    /// Measures these pods, and the node.
+    fn measure(&self, pods: &[(&str, i64)], warning: Option<Warning>) {
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut table = UsageTableBuilder::default();
-        for (name, cpu) in [("a", 5), ("c", 9)] {
+        for &(name, cpu) in pods {
             table.add(Subject::Pod { namespace: "shop", name }, usage(cpu, at));
         }
         table.add(Subject::Node { name: "n1" }, usage(100, at));
-        fake.clusters.measure(cluster, KnownUsage { table: Arc::new(table.finish()), warning });
-        Self { fake, app, cluster }
+        self.fake.clusters.measure(self.cluster, KnownUsage { table: Arc::new(table.finish()), warning });
     }
 
     fn page(&self, list: List, more: &[(&str, &str)]) -> ListPage {
@@ -101,7 +109,7 @@ fn absent_api_is_one_warning_and_no_error() {
 }
 
 #[test]
-fn search_and_watch_have_no_usage() {
+fn search_and_watch_of_rows_have_no_usage() {
     let fixture = Fixture::new(None);
     let search = |sort: &str| {
         let pairs = [("kind", "pods"), ("q", "a"), ("sort", sort)];
@@ -112,6 +120,35 @@ fn search_and_watch_have_no_usage() {
     let query = search("name").unwrap();
     let found = block_on(fixture.app.fleet.search(&caller(Role::Viewer), &query)).unwrap();
     assert!(found.rows[0].row.json().ends_with("\"usage\":null}"));
+
+    let query =
+        WatchQuery::parse(&pairs(fixture.cluster, &[("kind", "pods"), ("namespace", "shop")])).unwrap();
+    let mut stream = block_on(fixture.app.watches.watch(&Caller::system(), query)).unwrap();
+    let Some(StreamEvent::Next(WatchEvent::Rows(rows))) = block_on(stream.next()) else { panic!("no rows") };
+    assert!(rows.iter().all(|(_, row)| row.json().ends_with("\"usage\":null}")));
+}
+
+#[test]
+fn window_is_sent_again_after_a_measurement() {
+    let fixture = Fixture::new(None);
+    let _events = fixture.fake.clusters.next_watch();
+    let more = [("kind", "pods"), ("namespace", "shop"), ("sort", "-usage_cpu"), ("per_page", "2")];
+    let query = WatchQuery::parse(&pairs(fixture.cluster, &more)).unwrap();
+    let mut stream = block_on(fixture.app.watches.watch(&Caller::system(), query)).unwrap();
+    let mut next = || match block_on(stream.next()) {
+        Some(StreamEvent::Next(WatchEvent::Window { rows, usage, pagination, .. })) => {
+            assert_eq!((rows.len(), usage.len(), pagination.total), (2, 2, 3));
+            let names = rows.iter().map(|row| row.name().to_owned());
+            names.zip(usage.iter().map(|usage| usage.map(|usage| usage.cpu_millis))).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next(), [("c".to_owned(), Some(9)), ("a".to_owned(), Some(5))]);
+    // no row changes
+    fixture.measure(&[("a", 5), ("c", 3)], None);
+    assert_eq!(next(), [("a".to_owned(), Some(5)), ("c".to_owned(), Some(3))]);
+    fixture.measure(&[], None);
+    assert_eq!(next(), [("a".to_owned(), None), ("b".to_owned(), None)]);
 }
 
 #[test]
