@@ -115,6 +115,7 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
         format!("/api/k8s/clusters/status?id={id}"),
         "/api/k8s/search?kind=pods&q=web".to_owned(),
         "/api/k8s/overview".to_owned(),
+        "/api/k8s/problems".to_owned(),
     ];
     lists.chain(detail).chain(rollouts).chain(of_types).chain(diagnosed).chain(rest).collect()
 }

@@ -53,6 +53,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/clusters/status" => return Some(format!("id={cluster}")),
         "/api/k8s/search" => return Some("kind=secrets&q=planted".to_owned()),
         "/api/k8s/overview" => return Some("kind=pods".to_owned()),
+        "/api/k8s/problems" => return Some(format!("cluster_id={cluster}")),
         "/api/k8s/live" => {
             return Some(format!("sub=kind%3Dsecrets%26cluster_id%3D{cluster}%26namespace%3Ddefault"));
         }

@@ -7,10 +7,11 @@ use pilothouse_core::{
     audit::{Checkpoint, OperationQuery},
     cluster::ClusterName,
     connection::{ApiServer, Credential},
-    inventory::LISTS,
+    inventory::{LISTS, SearchQuery},
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
     operation::Entry,
+    problem::ProblemQuery,
     rights::Ceiling,
     token::{Networks, TokenKind, TokenSecret},
     user::Username,
@@ -181,6 +182,13 @@ fn fuzz_list_queries() {
         "from=",
         "to=",
         "before=",
+        "kind=pods,services",
+        "q=a",
+        "label=app in (web,",
+        "!app,",
+        "notin",
+        "level=bad,warn",
+        "rule=",
         "&",
         "=",
         "500",
@@ -206,7 +214,12 @@ fn fuzz_list_queries() {
                 Err(error) => assert!(!error.context.fields.is_empty(), "the error names the field"),
             }
         }
-        if let Err(error) = OperationQuery::parse(&pairs) {
+        let errors = [
+            OperationQuery::parse(&pairs).err(),
+            SearchQuery::parse(&pairs).err(),
+            ProblemQuery::parse(&pairs).err(),
+        ];
+        for error in errors.into_iter().flatten() {
             assert!(!error.context.fields.is_empty(), "the error names the field");
         }
     });
