@@ -111,6 +111,9 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let rest = [
         format!("/api/k8s/compare?cluster_id={id}&namespace={namespace}&type=deployment&name=web"),
         format!("/api/k8s/metrics/series?cluster_id={id}&kind=pod&namespace={namespace}&name=talker"),
+        format!("/api/k8s/kinds?cluster_id={id}"),
+        format!("/api/k8s/objects?cluster_id={id}&resource=configmaps&namespace={namespace}"),
+        format!("/api/k8s/objects/detail?cluster_id={id}&resource=pods&namespace={namespace}&name=talker"),
         format!("/api/k8s/configmaps/detail?cluster_id={id}&namespace={namespace}&name=settings"),
         format!("/api/k8s/clusters/status?id={id}"),
         "/api/k8s/search?kind=pods&q=web".to_owned(),

@@ -62,7 +62,11 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/workloads/logs/stream" => "&namespace=default&type=deployment&name=web&previous=true",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
-        "/api/k8s/dependents" => "&namespace=default&resource=deployments.apps&name=web",
+        "/api/k8s/kinds" => "",
+        "/api/k8s/objects" => "&resource=secrets&namespace=default",
+        "/api/k8s/dependents" | "/api/k8s/objects/detail" => {
+            "&namespace=default&resource=deployments.apps&name=web"
+        }
         "/api/k8s/diagnose"
         | "/api/k8s/workloads/detail"
         | "/api/k8s/workloads/history"
