@@ -330,16 +330,15 @@ async fn label_selectors_select_the_same_objects_as_the_api_server() {
     ];
     for selector in selectors {
         let text = encoded(selector);
-        let path = format!("/api/v1/namespaces/{namespace}/configmaps?labelSelector={text}");
-        let list = kube.get(&path).await.unwrap_or_else(|e| panic!("{selector}: {e}"));
-        let expected: Vec<_> =
-            list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect();
-        // the cluster itself adds a ConfigMap to each namespace
+        let of_cluster = format!("/api/v1/namespaces/{namespace}/configmaps?labelSelector={text}");
+        let of_list =
+            format!("/api/k8s/configmaps?cluster_id={id}&namespace={namespace}&per_page=500&label={text}");
+        // the cluster adds a ConfigMap of its own to each namespace
         eventually_ok(async || {
-            let path = format!(
-                "/api/k8s/configmaps?cluster_id={id}&namespace={namespace}&per_page=500&label={text}"
-            );
-            let rows = admin.rows(&path, "configmaps").await;
+            let list = kube.get(&of_cluster).await.map_err(|error| format!("{selector}: {error}"))?;
+            let items = list["items"].as_array().unwrap().iter();
+            let expected: Vec<_> = items.map(|item| item["metadata"]["name"].clone()).collect();
+            let rows = admin.rows(&of_list, "configmaps").await;
             let found: Vec<_> = rows.iter().map(|row| row["name"].clone()).collect();
             if found == expected { Ok(()) } else { Err(format!("{selector}: {found:?}, not {expected:?}")) }
         })
