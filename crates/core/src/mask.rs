@@ -11,6 +11,7 @@ use crate::{
     ids::ClusterId,
     kind::Kind,
     name::Namespace,
+    namespaces::NamespaceScope,
     rights::{RightResource, RightVerb, resource_of_kind},
 };
 
@@ -113,6 +114,22 @@ pub(crate) fn sees_masked_values(
     let has_right = |verb, resource| caller.has_right(verb, resource, cluster, namespace);
     has_right(RightVerb::Update, resource_of_kind(kind, true))
         || has_right(RightVerb::Exec, RightResource::Workloads)
+}
+
+/// As [`sees_masked_values`], for an object that may have no namespace.
+pub(crate) fn sees_masked_values_of(
+    caller: &Caller,
+    kind: Kind,
+    cluster: ClusterId,
+    namespace: Option<&Namespace>,
+) -> bool {
+    match namespace {
+        Some(namespace) => sees_masked_values(caller, kind, cluster, namespace),
+        None => {
+            let resource = resource_of_kind(kind, true);
+            caller.grant_of(RightVerb::Update, resource, Some(cluster), &NamespaceScope::Unscoped).is_some()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
     streams::{EventStream, StreamGuard, Streams},
 };
 
+mod download;
 mod fault;
 mod follow;
 mod line;
@@ -24,12 +25,13 @@ mod row;
 mod status;
 
 use follow::forward;
-use line::Lines;
 
+pub use download::{LogDownload, LogFile, ReadOptions};
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
+pub(crate) use line::Lines;
 pub use line::{LineId, LogLine, MAX_LINE_BYTES, TRUNCATION_MARK};
 pub use object::{ContainerStatus, PodContainer, PodObject};
-pub(crate) use row::OCCUPIES_NODE;
+pub(crate) use row::{OCCUPIES_NODE, WORKLOAD};
 pub use row::{Owner, PodRow};
 
 /// Options of reading a container's log.
@@ -76,6 +78,15 @@ pub struct PodLogs {
     pub logs: String,
 }
 
+/// The containers of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodContainers {
+    /// The container whose log is read by default.
+    pub default: ContainerName,
+    /// All init containers, then all containers.
+    pub names: Vec<ContainerName>,
+}
+
 /// Port: reads pod logs in the permit's cluster and namespace.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -95,9 +106,23 @@ pub trait PodApi: Send + Sync {
     /// # Errors
     /// As [`PodApi::logs`], except for the previous log. The stream itself reports connection errors.
     async fn follow(&self, permit: &Permit, pod: &ObjectName, follow: &Follow) -> Result<LogChunks>;
+
+    /// Streams a container's log as it is now, without waiting for further lines. The stream itself reports connection
+    /// errors.
+    ///
+    /// # Errors
+    /// As [`PodApi::logs`].
+    async fn read(&self, permit: &Permit, pod: &ObjectName, options: &ReadOptions) -> Result<LogFile>;
+
+    /// Returns the containers of a pod.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster` for the pod; `UnexpectedAnswer` for a pod without containers; and the errors of every call to
+    /// a cluster.
+    async fn containers(&self, permit: &Permit, pod: &ObjectName) -> Result<PodContainers>;
 }
 
-/// Use case: reading container logs.
+/// Use cases: reading, following and downloading container logs.
 #[derive(Clone)]
 pub struct Pods {
     pub(crate) gate: Gate,
@@ -107,7 +132,7 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn PodApi>, spawner: Arc<dyn Spawner>, streams: Streams) -> Self {
         Self { gate, api, spawner, streams }
     }
@@ -131,7 +156,8 @@ impl Pods {
     /// Follows a container's log.
     ///
     /// # Errors
-    /// As [`PodApi::follow`]; `Overloaded` if the caller, or all callers together, have too many open streams.
+    /// As [`PodApi::follow`]; `Overloaded` if the caller, or all callers together, have too many open streams or
+    /// connections for logs.
     pub async fn follow(
         &self,
         caller: &Caller,
@@ -141,7 +167,7 @@ impl Pods {
         follow: &Follow,
     ) -> Result<LogStream> {
         let (permit, revoked) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
-        let slot = self.streams.enter(caller.principal())?;
+        let slot = self.streams.enter_log(caller.principal())?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {

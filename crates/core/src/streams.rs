@@ -17,13 +17,14 @@ use futures_util::{
     FutureExt, Stream, StreamExt,
     future::{BoxFuture, Either, select},
     select_biased,
+    stream::BoxStream,
 };
 
 use crate::{error::Error, spawn::Spawner};
 
 mod limiter;
 
-pub(crate) use limiter::StreamSlot;
+pub(crate) use limiter::{LogConnection, StreamSlot};
 pub use limiter::{StreamLimits, Streams};
 
 /// Item of an event stream.
@@ -77,9 +78,6 @@ impl StreamEnd {
     }
 }
 
-/// Maximum number of events buffered for a reader.
-const MAX_BUFFERED_EVENTS: usize = 8;
-
 /// Event stream, reader side. Its last item is [`StreamEvent::End`]. Dropping it cancels the producer task, which
 /// releases the connection to the cluster.
 #[derive(Debug)]
@@ -111,7 +109,7 @@ impl<T: Send + 'static> EventStream<T> {
         F: FnOnce(Reader<T>) -> Fut,
         Fut: Future<Output = StreamEnd> + Send + 'static,
     {
-        let (sender, events) = mpsc::channel(MAX_BUFFERED_EVENTS);
+        let (sender, events) = mpsc::channel(guard.slot.buffered_events());
         let (reader_gone, reader_alive) = oneshot::channel();
         let end_sender = sender.clone();
         let stall_timeout = guard.slot.limits().stall_timeout;
@@ -164,6 +162,21 @@ async fn run<T>(
 }
 
 impl<T> Reader<T> {
+    /// Sends events to the reader up to the end among them, and returns that end; `TooSlow` if the reader stalls.
+    pub(crate) async fn send_all(mut self, mut events: BoxStream<'static, StreamEvent<T>>) -> StreamEnd {
+        while let Some(event) = events.next().await {
+            match event {
+                StreamEvent::Next(event) => {
+                    if !self.send(event).await {
+                        return StreamEnd::TooSlow;
+                    }
+                }
+                StreamEvent::End(end) => return end,
+            }
+        }
+        StreamEnd::ConnectionChanged
+    }
+
     /// Sends an event. Returns false if the reader is gone or stalls for [`StreamLimits::stall_timeout`].
     pub(crate) async fn send(&mut self, event: T) -> bool {
         let Self { sender, stall_timeout, spawner } = self;

@@ -6,19 +6,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_channel::mpsc::UnboundedSender;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
     app::{App, AppSettings},
+    error::Reason,
     ids::ClusterId,
-    inventory::{List, ListEvent, ListStream, WatchEvent},
+    inventory::{
+        List, ListEvent, ListStream, ListStreamEvent, LiveEvent, LiveStream, WatchEvent, WatchQuery,
+    },
     kind::Kind,
     namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
     rows::{Change, ListQuery, Row},
     streams::{StreamEvent, StreamLimits},
-    testing::{fake::Fake, new_cluster},
+    testing::{
+        fake::{Condition, Fake},
+        new_cluster,
+    },
 };
 use serde_json::{json, value::to_raw_value};
 
@@ -43,12 +50,22 @@ impl Fixture {
     }
 
     fn watch(&self, more: &[(&str, &str)]) -> Result<ListStream> {
-        let id = self.cluster.to_string();
+        block_on(self.app.watches.watch(&Caller::system(), self.query(self.cluster, more)?))
+    }
+
+    fn query(&self, cluster: ClusterId, more: &[(&str, &str)]) -> Result<WatchQuery> {
+        let id = cluster.to_string();
         let pairs = [&[("kind", "pods"), ("cluster_id", &*id), ("namespace", "shop")], more].concat();
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, cluster, query) = List::parse_watch(&pairs)?;
-        block_on(self.app.watches.watch(&Caller::system(), cluster, list, query))
+        WatchQuery::parse(&pairs)
+    }
+
+    /// Adds or changes a pod, and sends the event of it.
+    fn change(&self, events: &UnboundedSender<ListEvent>, name: &str, phase: &str) {
+        self.fake.clusters.put(self.cluster, Kind::Pod, pod(name, phase));
+        let changes = vec![Change::Added(row(name, phase))];
+        events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
     }
 }
 
@@ -67,12 +84,20 @@ fn row_of(pod: &serde_json::Value) -> Row {
 
 /// The next event as text.
 fn next(stream: &mut ListStream) -> Vec<String> {
-    match block_on(stream.next()).unwrap() {
+    text(block_on(stream.next()).unwrap())
+}
+
+fn text(event: ListStreamEvent) -> Vec<String> {
+    match event {
         StreamEvent::Next(WatchEvent::Rows(rows)) => {
             rows.iter().map(|(change, row)| format!("{} {}", change.as_str(), row.name())).collect()
         }
         StreamEvent::Next(WatchEvent::Synced { total, .. }) => vec![format!("synced {total}")],
         StreamEvent::Next(WatchEvent::Freshness { stale, .. }) => vec![format!("stale {stale}")],
+        StreamEvent::Next(WatchEvent::Window { rows, pagination, stale, .. }) => {
+            let names: Vec<_> = rows.iter().map(Row::name).collect();
+            vec![format!("window {} of {}, stale {stale}", names.join(" "), pagination.total)]
+        }
         StreamEvent::End(end) => vec![format!("end {}", end.reason())],
     }
 }
@@ -124,9 +149,9 @@ fn watch_of_a_set_sends_rows_and_changes_of_its_namespaces() {
     let set = NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]);
     let query =
         ListQuery { namespaces: NamespaceScope::Set(set), kinds: vec![Kind::Pod], ..ListQuery::default() };
-    let caller = Caller::system();
-    let watch = fixture.app.watches.watch(&caller, fixture.cluster, List::Pods, query);
-    let mut stream = block_on(watch).unwrap();
+    let watch =
+        WatchQuery { list: List::Pods, cluster: fixture.cluster, query, window: false, objects: None };
+    let mut stream = block_on(fixture.app.watches.watch(&Caller::system(), watch)).unwrap();
     assert_eq!([next(&mut stream), next(&mut stream)].concat(), ["added t", "synced 1"]);
     let changes = [
         Change::Removed(row("a", "Running")),
@@ -202,4 +227,146 @@ fn stalled_reader_is_ended_with_few_rows_buffered() {
     };
     assert_eq!(end, "too_slow");
     assert!(received < 2_000, "{received}");
+}
+
+#[test]
+fn window_is_sent_when_its_page_changes() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let events = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[("page", "1"), ("per_page", "2"), ("sort", "-name")]).unwrap();
+    assert_eq!(next(&mut stream), ["window c b of 3, stale false"]);
+    fixture.change(&events, "d", "Running");
+    assert_eq!(next(&mut stream), ["window d c of 4, stale false"]);
+    // a row that is not on the page
+    fixture.change(&events, "a", "Failed");
+    thread::sleep(Duration::from_millis(50));
+    fixture.change(&events, "c", "Failed");
+    assert_eq!(next(&mut stream), ["window d c of 4, stale false"], "another status");
+    fixture.change(&events, "0", "Running");
+    assert_eq!(next(&mut stream), ["window d c of 5, stale false"], "the total changes");
+
+    let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+    fixture.fake.clusters.set(fixture.cluster, Condition::Cached { as_of, stale: true });
+    events.unbounded_send(ListEvent::Freshness { as_of, stale: true }).unwrap();
+    assert_eq!(next(&mut stream), ["window d c of 5, stale true"]);
+    drop(events);
+    assert_eq!(next(&mut stream), ["end connection_changed"]);
+    assert!(block_on(stream.next()).is_none());
+}
+
+#[test]
+fn page_parameters_make_a_window_and_are_checked() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let refused = |more: &[(&str, &str)]| {
+        let error = fixture.query(fixture.cluster, more).unwrap_err();
+        let field = &error.context.fields[0];
+        (field.name.clone(), field.reason)
+    };
+    assert_eq!(refused(&[("page", "0")]), ("page".to_owned(), Reason::OutOfRange));
+    assert_eq!(refused(&[("per_page", "501")]), ("per_page".to_owned(), Reason::OutOfRange));
+    assert_eq!(refused(&[("sort", "labels")]), ("sort".to_owned(), Reason::NotOneOf));
+    let cases: [(&[(&str, &str)], bool); 5] = [
+        (&[], false),
+        (&[("search", "a")], false),
+        (&[("page", "2")], true),
+        (&[("per_page", "20")], true),
+        (&[("sort", "name")], true),
+    ];
+    for (more, window) in cases {
+        assert_eq!(fixture.query(fixture.cluster, more).unwrap().window, window, "{more:?}");
+    }
+}
+
+#[test]
+fn window_goes_on_after_missed_events() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let events = fixture.fake.clusters.next_watch();
+    let more = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[("page", "1")]).unwrap();
+    assert_eq!(next(&mut stream), ["window a b c of 3, stale false"]);
+    fixture.fake.clusters.put(fixture.cluster, Kind::Pod, pod("d", "Running"));
+    events.unbounded_send(ListEvent::Lagged).unwrap();
+    assert_eq!(next(&mut stream), ["window a b c d of 4, stale false"]);
+    fixture.change(&more, "e", "Running");
+    assert_eq!(next(&mut stream), ["window a b c d e of 5, stale false"]);
+    more.unbounded_send(ListEvent::ConnectionChanged).unwrap();
+    assert_eq!(next(&mut stream), ["end connection_changed"]);
+}
+
+/// The next event of a live stream: the place of its watch and its text; without a place for the end of the stream.
+fn next_live(stream: &mut LiveStream) -> (Option<usize>, Vec<String>) {
+    match block_on(stream.next()).unwrap() {
+        StreamEvent::Next(LiveEvent { sub, event }) => (Some(sub), text(event)),
+        StreamEvent::End(end) => (None, vec![format!("end {}", end.reason())]),
+    }
+}
+
+#[test]
+fn live_stream_goes_on_when_one_of_its_watches_is_over() {
+    let fixture = Fixture::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
+    let events = fixture.fake.clusters.next_watch();
+    let watches = vec![
+        fixture.query(ClusterId(99), &[]).unwrap(),
+        fixture.query(fixture.cluster, &[("page", "1")]).unwrap(),
+    ];
+    let mut stream = fixture.app.watches.live(&Caller::system(), watches).unwrap();
+    let mut first = [next_live(&mut stream), next_live(&mut stream)];
+    first.sort();
+    assert_eq!(
+        first,
+        [
+            (Some(0), vec!["end not_found".to_owned()]),
+            (Some(1), vec!["window a b c of 3, stale false".to_owned()])
+        ]
+    );
+    assert_eq!(
+        fixture.watch(&[]).err().map(|error| error.cause),
+        Some(Cause::Overloaded),
+        "a live stream counts as one"
+    );
+    fixture.change(&events, "d", "Running");
+    assert_eq!(next_live(&mut stream), (Some(1), vec!["window a b c d of 4, stale false".to_owned()]));
+    block_on(fixture.app.clusters.delete(&Caller::system(), fixture.cluster)).unwrap();
+    assert_eq!(next_live(&mut stream), (Some(1), vec!["end not_found".to_owned()]));
+    assert_eq!(next_live(&mut stream), (None, vec!["end not_found".to_owned()]));
+    assert!(block_on(stream.next()).is_none());
+    eventually("list watch is closed", || events.is_closed());
+}
+
+#[test]
+fn live_stream_has_one_to_sixteen_watches() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let refused = |count: usize| {
+        let watches = vec![fixture.query(fixture.cluster, &[]).unwrap(); count];
+        let error = fixture.app.watches.live(&Caller::system(), watches).err();
+        error.map(|error| error.context.fields[0].reason)
+    };
+    assert_eq!(refused(0), Some(Reason::Required));
+    assert_eq!(refused(17), Some(Reason::TooLong));
+    assert_eq!(refused(16), None);
+}
+
+#[test]
+fn stalled_reader_of_a_live_stream_is_ended_with_few_rows_buffered() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let senders = [fixture.fake.clusters.next_watch(), fixture.fake.clusters.next_watch()];
+    let watches = vec![fixture.query(fixture.cluster, &[]).unwrap(); 2];
+    let mut stream = fixture.app.watches.live(&Caller::system(), watches).unwrap();
+    let changes: Vec<_> = (0..10_000).map(|n| Change::Added(row(&format!("more-{n}"), "Running"))).collect();
+    for events in &senders {
+        events.unbounded_send(ListEvent::Changes(changes.clone().into())).unwrap();
+    }
+    eventually("both list watches are closed", || senders.iter().all(UnboundedSender::is_closed));
+    let (mut rows, mut end) = (0, None);
+    while let Some(event) = block_on(stream.next()) {
+        match event {
+            StreamEvent::Next(LiveEvent { event: StreamEvent::Next(WatchEvent::Rows(more)), .. }) => {
+                rows += more.len();
+            }
+            StreamEvent::Next(_) => {}
+            StreamEvent::End(reason) => end = Some(reason.reason()),
+        }
+    }
+    assert_eq!(end, Some("too_slow"));
+    assert!(rows < 200, "{rows}");
 }

@@ -1,7 +1,10 @@
 //! Server-sent events (WHATWG HTML, 9.2): encodes streams as `text/event-stream`, and reads `Last-Event-ID` to resume a
 //! log.
+//!
+//! - `lists.rs`: the events of watched lists.
+//! - `workload_log.rs`: the events of the logs of a workload.
 
-use std::{convert::Infallible, io::Write, task::Poll, time::Duration};
+use std::{convert::Infallible, io::Write, str::FromStr, task::Poll, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -19,9 +22,9 @@ use futures_util::{
 use pilothouse_core::{
     Error,
     error::Reason,
-    inventory::WatchEvent,
     pod::{LineId, LogLine},
     streams::{EventStream, StreamEnd, StreamEvent},
+    workload_log::LogTime,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -35,6 +38,9 @@ use crate::{
     middleware::{RequestContext, log_defect},
     query::Params,
 };
+
+mod lists;
+mod workload_log;
 
 /// Interval of the heartbeat comments, which keep the connection open in proxies and clients.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -127,42 +133,13 @@ impl SseEvent for Vec<LogLine> {
     }
 }
 
-impl SseEvent for WatchEvent {
-    const EVENTS: &'static str = "Server-sent events. `added`, `changed`, `removed`: data is a row, as in the list of its kind. \
-        The existing rows come first as `added`, then `synced`: data is `{\"total\", \"as_of\", \"stale\", \"scope\", \"warnings\"}`; \
-        later events are changes after it. `freshness`: data is `{\"as_of\", \"stale\"}`. \
-        `end`, always the last event: data is `{\"reason\", \"error_code\", \"details\"}`; reason is `lagged` (too many changes \
-        at once: reconnect), `connection_changed` (the cluster or its connection changed), `server_stopping`, `too_slow`, or the cause of an \
-        error such as `session_ended`, `rights_changed`; error_code is null except for an error. A comment is sent every 15 seconds.";
-
-    /// A row is one line of JSON, serialised when it was projected; only the event framing is written around it.
-    fn write(&self, buffer: &mut Vec<u8>, catalog: &Catalog) {
-        let data = match self {
-            Self::Rows(rows) => {
-                buffer.reserve(rows.iter().map(|(_, row)| row.bytes().len() + 32).sum());
-                for (change, row) in rows {
-                    buffer.extend_from_slice(b"event: ");
-                    buffer.extend_from_slice(change.as_str().as_bytes());
-                    buffer.extend_from_slice(b"\ndata: ");
-                    buffer.extend_from_slice(row.bytes());
-                    buffer.extend_from_slice(b"\n\n");
-                }
-                return;
-            }
-            Self::Synced { total, as_of, stale, scope, warnings } => {
-                let warnings: Vec<_> = warnings.iter().map(|warning| catalog.warning(warning)).collect();
-                (
-                    "synced",
-                    json!({"total": total, "as_of": as_of, "stale": stale, "scope": scope, "warnings": warnings}),
-                )
-            }
-            Self::Freshness { as_of, stale } => ("freshness", json!({"as_of": as_of, "stale": stale})),
-        };
-        let _ = write!(buffer, "event: {}\ndata: {}\n\n", data.0, data.1);
-    }
+/// Appends the event `end` of a stream.
+fn write_end(end: &StreamEnd, catalog: &Catalog, buffer: &mut Vec<u8>) {
+    let _ = write!(buffer, "event: end\ndata: {}\n\n", end_data(end, catalog));
 }
 
-fn write_end(end: &StreamEnd, catalog: &Catalog, buffer: &mut Vec<u8>) {
+/// The data of the event `end`.
+fn end_data(end: &StreamEnd, catalog: &Catalog) -> Value {
     let code = match end {
         StreamEnd::Failed(error) => {
             log_defect(error);
@@ -170,17 +147,34 @@ fn write_end(end: &StreamEnd, catalog: &Catalog, buffer: &mut Vec<u8>) {
         }
         _ => Value::Null,
     };
-    let data = json!({"reason": end.reason(), "error_code": code, "details": catalog.end(end)});
-    let _ = write!(buffer, "event: end\ndata: {data}\n\n");
+    json!({"reason": end.reason(), "error_code": code, "details": catalog.end(end)})
+}
+
+/// Id of an event after which a stream can be resumed.
+pub(crate) trait EventId: FromStr<Err = Reason> + 'static {
+    /// How the stream continues, for the OpenAPI document.
+    const CONTINUES: &'static str;
+    /// An id.
+    const EXAMPLE: &'static str;
+}
+
+impl EventId for LineId {
+    const CONTINUES: &'static str = "the stream continues after it without losing or repeating a line";
+    const EXAMPLE: &'static str = "2026-11-22T21:27:37.551766Z_0_0badcafe";
+}
+
+impl EventId for LogTime {
+    const CONTINUES: &'static str = "the stream continues without losing a line, and repeats some";
+    const EXAMPLE: &'static str = "2026-11-22T21:27:37.551766Z";
 }
 
 /// Parameters of a stream, and the id of the last event that the client received.
 ///
 /// # Errors
 /// As [`Params`]; `InvalidInput` naming the header when its value is not an event id.
-pub(crate) struct Resumable<T>(pub(crate) T, pub(crate) Option<LineId>);
+pub(crate) struct Resumable<T, I = LineId>(pub(crate) T, pub(crate) Option<I>);
 
-impl<T: DeserializeOwned + 'static> Input for Resumable<T> {
+impl<T: DeserializeOwned + 'static, I: EventId> Input for Resumable<T, I> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
         let Params(params) = Params::read(request, payload).await?;
         let refused = |reason| Error::invalid("Last-Event-ID", reason);
@@ -197,28 +191,23 @@ impl<T: DeserializeOwned + 'static> Input for Resumable<T> {
     }
 }
 
-impl<T: IntoParams> Documented for Resumable<T> {
+impl<T: IntoParams, I: EventId> Documented for Resumable<T, I> {
     fn describe(docs: &mut Docs) {
         Params::<T>::describe(docs);
         docs.parameters.push(json!({
             "name": "Last-Event-ID",
             "in": "header",
             "required": false,
-            "description": "The id of the last event received; the stream continues after it without losing or repeating a line.",
+            "description": format!("The id of the last event received; {}.", I::CONTINUES),
             "schema": {"type": "string"},
+            "example": I::EXAMPLE,
         }));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::{
-        Cause,
-        gate::Warning,
-        inventory::{ChangeKind, ListedScope},
-        rows::{Cell, Field, ListRow, Row},
-    };
-    use serde::Serialize;
+    use pilothouse_core::Cause;
 
     use super::*;
     use crate::language::Language;
@@ -246,50 +235,6 @@ mod tests {
         let line = LogLine { id: Some(id.parse().unwrap()), text: "x".to_owned() };
         let event = format!("event: log\nid: {id}\ndata: x\n\n");
         assert_eq!(encoded(vec![line.clone(), line]), event.repeat(2));
-    }
-
-    #[derive(Serialize)]
-    struct SampleRow {
-        name: &'static str,
-    }
-
-    impl ListRow for SampleRow {
-        const FIELDS: &'static [Field<Self>] = &[Field::new("name", |row| Cell::text(row.name))];
-
-        fn name(&self) -> &str {
-            self.name
-        }
-
-        fn namespace(&self) -> Option<&str> {
-            None
-        }
-    }
-
-    #[test]
-    fn each_row_is_one_line_with_any_content() {
-        let rows = [
-            (ChangeKind::Added, "a\n\nevent: end"),
-            (ChangeKind::Changed, "b\r"),
-            (ChangeKind::Removed, "部署"),
-        ];
-        let rows = rows.map(|(change, name)| (change, Row::of(&SampleRow { name }).unwrap()));
-        let expected = "event: added\ndata: {\"name\":\"a\\n\\nevent: end\"}\n\n\
-            event: changed\ndata: {\"name\":\"b\\r\"}\n\nevent: removed\ndata: {\"name\":\"部署\"}\n\n";
-        assert_eq!(encoded(WatchEvent::Rows(rows.into())), expected);
-        let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
-        let warnings = vec![Warning::NotServed("ingresses")];
-        let scope = ListedScope { complete: false, namespaces: Some(vec!["team-*".to_owned()]) };
-        let synced = encoded(WatchEvent::Synced { total: 3, as_of, stale: false, scope, warnings });
-        let data = synced.strip_prefix("event: synced\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
-        let data: Value = serde_json::from_str(data).unwrap();
-        let warning = Language::English.catalog().warning(&Warning::NotServed("ingresses"));
-        assert_eq!(
-            data,
-            json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false,
-                "scope": {"complete": false, "namespaces": ["team-*"]}, "warnings": [warning]})
-        );
-        let older = encoded(WatchEvent::Freshness { as_of, stale: true });
-        assert_eq!(older, "event: freshness\ndata: {\"as_of\":\"2026-01-01T00:00:00Z\",\"stale\":true}\n\n");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use pilothouse_core::{
     name::{ContainerName, Namespace, ObjectName},
     object::parse,
     pod::{
-        ContainerStatus, Follow, FollowStart, LogChunks, LogOptions, PodApi, PodContainer, PodLogs,
-        PodObject, PodRow,
+        ContainerStatus, Follow, FollowStart, LogChunks, LogFile, LogOptions, PodApi, PodContainer,
+        PodContainers, PodLogs, PodObject, PodRow, ReadOptions,
     },
 };
 
@@ -111,6 +111,8 @@ impl PodApi for KubeClusters {
                 params.tail_lines = Some((*lines).into());
                 params.since_seconds = since_seconds.map(i64::from);
             }
+            FollowStart::Beginning => {}
+            FollowStart::Since(start) => params.since_time = Some(*start),
             FollowStart::After(start) => params.since_time = Some(start.since()),
         }
         let call = Call::logs(namespace, pod, &params, 0)?;
@@ -126,6 +128,43 @@ impl PodApi for KubeClusters {
         };
         let chunks = follow::chunks(client.open_stream(call.clone())?, run).await;
         chunks.map_err(|failure| map_log_error(failure, &call, target, false))
+    }
+
+    async fn read(&self, permit: &Permit, pod: &ObjectName, options: &ReadOptions) -> Result<LogFile> {
+        let client = self.client(permit, self.deadlines().read).await?;
+        let namespace = permit.namespace()?;
+        let target = Target::find(&client, namespace, pod, options.container.as_ref()).await?;
+        let params = LogParams {
+            container: Some(target.container.clone()),
+            previous: options.previous,
+            since_seconds: options.since_seconds.map(i64::from),
+            tail_lines: options.tail_lines.map(i64::from),
+            timestamps: options.timestamps,
+            ..LogParams::default()
+        };
+        let call = Call::logs(namespace, pod, &params, 0)?;
+        match client.stream_via_breaker(call.clone()).await {
+            Ok(body) => {
+                Ok(LogFile { container: target.container, chunks: follow::whole(body, client.transport()) })
+            }
+            Err(failure) => Err(map_log_error(failure, &call, target, options.previous)),
+        }
+    }
+
+    async fn containers(&self, permit: &Permit, pod: &ObjectName) -> Result<PodContainers> {
+        let client = self.client(permit, self.deadlines().read).await?;
+        let get = Call::get(Kind::Pod, Some(permit.namespace()?), pod)?;
+        let pod: PodObject = client.get_object(&get, parse).await?;
+        let names = |containers: &[PodContainer]| -> Vec<_> {
+            containers.iter().map(|container| container.name.clone()).collect()
+        };
+        let (init_containers, containers) = (names(&pod.spec.init_containers), names(&pod.spec.containers));
+        let default = choose_container(None, &pod, &containers, &init_containers);
+        let named = |name: String| ContainerName::new(name).ok();
+        let default =
+            default.and_then(named).ok_or_else(|| Error::new(Cause::UnexpectedAnswer).read_only())?;
+        let names = init_containers.into_iter().chain(containers).filter_map(named).collect();
+        Ok(PodContainers { default, names })
     }
 }
 

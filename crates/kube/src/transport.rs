@@ -32,6 +32,7 @@ use crate::{
     breaker::Breaker,
     budget::ClusterBudget,
     dial::{EgressGuard, HANDSHAKE_TIMEOUT, NotConnected, dial},
+    discovery::DiscoveryCache,
     pending_writes::PendingWrites,
     tls,
 };
@@ -88,6 +89,7 @@ pub(crate) struct Transport {
     server_cert_expiry: tls::ServerCertExpiry,
     context: TransportContext,
     pending_writes: PendingWrites,
+    discovery: DiscoveryCache,
 }
 
 impl Transport {
@@ -161,6 +163,7 @@ impl Transport {
             server_cert_expiry,
             context,
             pending_writes: PendingWrites::default(),
+            discovery: DiscoveryCache::default(),
         })
     }
 
@@ -176,8 +179,8 @@ impl Transport {
         &self.context.closed
     }
 
-    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the content type
-    /// is sent. A response of any status is a success.
+    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the media types
+    /// are sent. A response of any status is a success.
     ///
     /// # Errors
     /// The failure of the connection or exchange.
@@ -192,8 +195,10 @@ impl Transport {
         sent.method_mut().clone_from(request.method());
         let headers = sent.headers_mut();
         headers.clone_from(&self.headers);
-        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, content_type.clone());
+        for name in [header::ACCEPT, header::CONTENT_TYPE] {
+            if let Some(value) = request.headers().get(&name) {
+                headers.insert(name, value.clone());
+            }
         }
         if let Some(id) = audit_id {
             headers.insert("audit-id", id.clone());
@@ -223,6 +228,11 @@ impl Transport {
     /// Writes that the list cache may not contain yet.
     pub(crate) fn pending_writes(&self) -> &PendingWrites {
         &self.pending_writes
+    }
+
+    /// The kinds that the cluster serves.
+    pub(crate) fn discovery(&self) -> &DiscoveryCache {
+        &self.discovery
     }
 
     /// Expiry of the server's certificate; none before the first handshake.

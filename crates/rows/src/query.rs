@@ -136,13 +136,23 @@ impl ListQuery {
         Parser::new(spec, accepted).parse(pairs, &["q"])
     }
 
-    /// Parses the query parameters of a watch: `kind`, no paging and no sort order.
+    /// Parses the query parameters of a watch: `kind`, and those of a page.
     ///
     /// # Errors
     /// As [`ListQuery::parse_page`].
     pub fn parse_watch(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
-        let accepted = &["cluster_id", "kind", "label", "namespace", "search"];
+        let accepted = &["cluster_id", "kind", "label", "namespace", "page", "per_page", "search", "sort"];
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
+    }
+
+    /// Parses the query parameters of a page or a watch of objects whose kind is not known yet: `namespace` may be there
+    /// or not.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse_page`].
+    pub fn parse_objects(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["cluster_id", "label", "namespace", "page", "per_page", "search", "sort"];
+        Parser::new(spec, accepted).parse(pairs, &["cluster_id"])
     }
 
     /// The query, cut to the namespaces of a permit. If the permit does not contain the namespaces of the query, the
@@ -264,10 +274,12 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Parses the value of `sort`: a field name, after `-` for descending order.
+    /// Parses the value of `sort`: a field name, after `-` for descending order. Search results cannot be sorted by a
+    /// value that is known only when a page is read.
     fn sort(&self, text: &str) -> Result<Sort, Reason> {
         let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-        let sorts = |field: &FieldInfo| field.sorts && field.name == name;
+        let is_search = self.accepted.contains(&"q");
+        let sorts = |field: &FieldInfo| field.sorts && field.name == name && !(field.late && is_search);
         let field = self.fields.iter().position(sorts).ok_or(Reason::NotOneOf)?;
         Ok(Sort { field, descending })
     }

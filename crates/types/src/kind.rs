@@ -2,25 +2,32 @@
 
 use std::fmt;
 
+use crate::dynamic_kind::DynamicKind;
+
 /// Declares [`Kind`] and [`KINDS`] as one table.
 macro_rules! kinds {
     ($($variant:ident: $group:literal $version:literal $plural:literal $singular:literal $scope:ident;)*) => {
         /// Kind of a Kubernetes object.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each variant is the Kubernetes kind of the same name")]
-        pub enum Kind { $($variant,)* }
+        pub enum Kind {
+            $($variant,)*
+            /// A kind that is not in the table, named by the discovery of a cluster.
+            Dynamic(DynamicKind),
+        }
 
-        /// All kinds.
+        /// All kinds of the table.
         pub const KINDS: &[Kind] = &[$(Kind::$variant,)*];
 
         impl Kind {
-            /// Entry of the table for this kind.
+            /// Names of this kind: its entry of the table, or what a cluster's discovery names.
             pub const fn info(self) -> KindInfo {
                 match self {
                     $(Self::$variant => KindInfo {
                         group: $group, version: $version, plural: $plural, singular: $singular,
                         kind: stringify!($variant), namespaced: matches!(Scope::$scope, Scope::Namespaced),
                     },)*
+                    Self::Dynamic(kind) => kind.info(),
                 }
             }
         }
@@ -28,7 +35,7 @@ macro_rules! kinds {
 }
 
 /// API group, version and resource names of a kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KindInfo {
     /// The API group; empty for the core group.
     pub group: &'static str,
@@ -36,7 +43,8 @@ pub struct KindInfo {
     pub version: &'static str,
     /// The plural in lower case, as in API paths and RBAC rules.
     pub plural: &'static str,
-    /// The singular in lower case, as in the audit trail's `resource_type`.
+    /// The singular in lower case, as in the audit trail's `resource_type`. Of a kind that is not in the table, its
+    /// [resource name](Kind::resource_name).
     pub singular: &'static str,
     /// The `kind` in manifests.
     pub kind: &'static str,
@@ -81,6 +89,21 @@ impl Kind {
         self.info().namespaced || matches!(self, Self::Namespace)
     }
 
+    /// The kind of the table with these names; `None` if the table has no such entry.
+    pub fn in_table(group: &str, version: &str, plural: &str) -> Option<Self> {
+        let is_it = |kind: &&Self| {
+            let info = kind.info();
+            (info.group, info.version, info.plural) == (group, version, plural)
+        };
+        KINDS.iter().find(is_it).copied()
+    }
+
+    /// The name by which kubectl selects the kind: `pods`, `deployments.apps`.
+    pub fn resource_name(self) -> String {
+        let KindInfo { group, plural, .. } = self.info();
+        if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
+    }
+
     /// The `apiVersion` in manifests: `v1`, `apps/v1`.
     pub fn api_version(self) -> String {
         let KindInfo { group, version, .. } = self.info();
@@ -106,5 +129,17 @@ mod tests {
             assert!(info.plural.starts_with(&info.singular[..info.singular.len() - 1]));
             assert_eq!(KINDS.iter().filter(|other| other.info().plural == info.plural).count(), 1);
         }
+    }
+
+    #[test]
+    fn kind_of_the_table_is_found_by_group_version_and_plural() {
+        for &kind in KINDS {
+            let info = kind.info();
+            assert_eq!(Kind::in_table(info.group, info.version, info.plural), Some(kind));
+            assert_eq!(Kind::in_table(info.group, "v9", info.plural), None);
+            assert_eq!(Kind::in_table("example.org", info.version, info.plural), None);
+        }
+        assert_eq!(Kind::Pod.resource_name(), "pods");
+        assert_eq!(Kind::Deployment.resource_name(), "deployments.apps");
     }
 }

@@ -3,7 +3,7 @@
 //! kube-rs neither escapes nor checks names, and an API server interprets `kube-system/secrets/x?y=` as a path and a
 //! query. Adapters therefore accept only these types.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::error::Reason;
 
 /// Whether a text is an RFC 1123 label: lower-case letters, digits and inner hyphens, as `IsDNS1123Label` of
 /// `k8s.io/apimachinery` checks it.
-fn is_label(text: &str, max_bytes: usize) -> bool {
+pub(crate) fn is_label(text: &str, max_bytes: usize) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
     (1..=max_bytes).contains(&bytes.len())
@@ -21,7 +21,7 @@ fn is_label(text: &str, max_bytes: usize) -> bool {
 }
 
 /// Whether a text is an RFC 1123 subdomain: labels joined by dots, at most 253 characters (`IsDNS1123Subdomain`).
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
@@ -49,6 +49,12 @@ fn is_label_name(text: &str) -> bool {
         && bytes[bytes.len() - 1].is_ascii_alphanumeric()
 }
 
+/// Whether a text is one segment of a path that needs no escape.
+fn is_path_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@".contains(&b);
+    text.bytes().all(allowed) && text != "." && text != ".."
+}
+
 /// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised
 /// name or password has at most 128 characters, each composed of at most four characters. A longer text is refused
 /// before the normalisation.
@@ -58,6 +64,22 @@ pub const MAX_NORMALISED_BYTES: usize = 4096;
 /// the same.
 pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Checks a free text of a person, which may have several lines: its length in characters, without white space around
+/// it, and that it has no invisible characters and no control characters except line breaks and tabs.
+///
+/// # Errors
+/// [`Reason::TooLong`], [`Reason::Malformed`], [`Reason::Required`] if empty, [`Reason::TooShort`].
+pub fn check_free_text(text: &str, length: &RangeInclusive<usize>) -> Result<(), Reason> {
+    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
+    match text.trim().chars().count() {
+        n if n > *length.end() => Err(Reason::TooLong),
+        _ if text.chars().any(refused) => Err(Reason::Malformed),
+        0 if *length.start() > 0 => Err(Reason::Required),
+        n if n < *length.start() => Err(Reason::TooShort),
+        _ => Ok(()),
+    }
 }
 
 macro_rules! name {
@@ -119,8 +141,18 @@ name! {
     ObjectName, 253, is_subdomain
 }
 name! {
+    /// The name of an object of any kind, such as `system:node` of a ClusterRole: 1 to 253 letters, digits, `-`, `_`, `.`,
+    /// `:` and `@`, but not `.` or `..`. Kubernetes also allows other characters (`IsValidPathSegmentName`), which no
+    /// known object uses and which a URL would escape.
+    PathName, 253, is_path_name
+}
+name! {
     /// The name of a container in a pod: an RFC 1123 label of 1 to 63 characters.
     ContainerName, 63, |text| is_label(text, 63)
+}
+name! {
+    /// The uid of an object: 1 to 64 letters, digits and hyphens. It is never used again, unlike a name.
+    Uid, 64, |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not one of [`ProviderId::RESERVED`]. It is bound to its
@@ -195,6 +227,18 @@ mod tests {
         assert_eq!(ObjectName::new("a".repeat(254)), Err(Reason::TooLong));
     }
 
+    #[test]
+    fn path_names_are_single_segments() {
+        for name in
+            ["web", "system:node", "system:controller:job-controller", "Admin_1", "a..b", "ann@example.org"]
+        {
+            assert!(PathName::new(name).is_ok(), "{name}");
+        }
+        for text in [".", "..", "a/b", "a%2fb", "a?b", "a#b", "a b", "ä", "a\n"] {
+            assert_eq!(PathName::new(text), Err(Reason::InvalidName), "{text:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn accepted_names_need_no_escaping(text in "\\PC{0,80}") {
@@ -203,6 +247,18 @@ mod tests {
                 prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));
             }
         }
+    }
+
+    #[test]
+    fn uids_have_letters_digits_and_hyphens() {
+        // of a pod, and of the mirror of a static pod
+        for good in ["3f2b6a1e-0c5d-4a6b-9d8e-7f6a5b4c3d2e", "6d1e7a2b9c8f4e5d6a7b8c9d0e1f2a3b"] {
+            assert!(Uid::new(good).is_ok(), "{good}");
+        }
+        for bad in ["a/b", "..", "a b", "é"] {
+            assert_eq!(Uid::new(bad), Err(Reason::InvalidName), "{bad}");
+        }
+        assert_eq!(Uid::new("a".repeat(65)), Err(Reason::TooLong));
     }
 
     #[test]

@@ -115,7 +115,7 @@ struct ObjectRef<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
-    api_group: &'static str,
+    api_group: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     api_version: &'static str,
 }
@@ -133,11 +133,19 @@ struct ResponseStatus<'a> {
 /// Event for one stage of an operation: request received, or response complete.
 fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcome>) -> Event<'a> {
     let kind = KINDS.iter().map(|kind| kind.info()).find(|info| info.singular == operation.resource_type);
-    let object_ref = ObjectRef {
+    let (resource, api_group, api_version) = match (kind, operation.resource_type.split_once('.')) {
+        (Some(kind), _) => (kind.plural.to_owned(), kind.group, kind.version),
+        // a kind that is not in the table has its resource name, such as `boats.example.org`; of the core group it is a
+        // plural, which no resource of Pilothouse is
+        (None, Some((plural, group))) => (plural.to_owned(), group, ""),
+        (None, None) if operation.resource_type.ends_with('s') => (operation.resource_type.clone(), "", "v1"),
         // Pilothouse's own resources have their own API group, so that they are not mistaken for cluster resources
-        resource: kind.map_or_else(|| format!("{}s", operation.resource_type), |kind| kind.plural.to_owned()),
-        api_group: kind.map_or("pilothouse", |kind| kind.group),
-        api_version: kind.map_or("", |kind| kind.version),
+        (None, None) => (format!("{}s", operation.resource_type), "pilothouse", ""),
+    };
+    let object_ref = ObjectRef {
+        resource,
+        api_group,
+        api_version,
         namespace: operation.namespace.as_deref(),
         name: operation.resource_name.as_deref(),
     };
@@ -154,6 +162,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         ("pilothouse/request-id", operation.request_id.clone()),
         ("pilothouse/grant-id", operation.grant_id.map(|id| id.0.to_string())),
         ("pilothouse/token-id", operation.token_id.map(|id| id.0.to_string())),
+        ("pilothouse/reason", operation.reason.clone()),
         ("pilothouse/request", operation.summary()),
         ("pilothouse/status", outcome.map(|outcome| outcome.status.as_str().to_owned())),
         ("pilothouse/duration-ms", outcome.map(|outcome| outcome.duration_ms.to_string())),
@@ -197,16 +206,18 @@ mod tests {
     };
 
     #[test]
-    fn event_names_the_grant_and_the_token() {
+    fn event_names_the_grant_the_token_and_the_reason() {
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Export, Resource::Operation));
         let mut operation = permit.operation().unwrap().clone();
         let annotated = |operation: &Operation| {
             let event = serde_json::to_value(event(1, operation, None)).unwrap();
-            ["pilothouse/grant-id", "pilothouse/token-id"].map(|name| event["annotations"][name].clone())
+            ["pilothouse/grant-id", "pilothouse/token-id", "pilothouse/reason"]
+                .map(|name| event["annotations"][name].clone())
         };
-        assert_eq!(annotated(&operation), [serde_json::Value::Null, serde_json::Value::Null]);
+        assert_eq!(annotated(&operation), [const { serde_json::Value::Null }; 3]);
         operation.grant_id = Some(GrantId(4));
         operation.token_id = Some(TokenId(5));
-        assert_eq!(annotated(&operation), ["4", "5"]);
+        operation.reason = Some("back to 4.1".to_owned());
+        assert_eq!(annotated(&operation), ["4", "5", "back to 4.1"]);
     }
 }

@@ -1,9 +1,8 @@
 //! Parsers of the query parameters of lists.
 
-use super::{LEVEL, List, ListInfo, countable_lists, searchable_lists};
+use super::{LEVEL, List, ListInfo, WatchQuery, countable_lists, objects::ObjectQuery, searchable_lists};
 use crate::{
     error::{Error, FieldError, Reason, Result},
-    ids::ClusterId,
     rows::{ListQuery, QuerySpec},
 };
 
@@ -130,17 +129,6 @@ impl List {
         ListQuery::parse_page(&self.info().query_spec(), pairs)
     }
 
-    /// Parses the query parameters of a watch. Also returns the list, one of [`searchable_lists`], and the cluster.
-    ///
-    /// # Errors
-    /// As [`List::parse_page`].
-    pub fn parse_watch(pairs: &[(String, String)]) -> Result<(Self, ClusterId, ListQuery)> {
-        let list = of_kind(pairs, searchable_lists())?;
-        let query = ListQuery::parse_watch(&list.info().query_spec(), pairs)?;
-        let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-        Ok((list, cluster, query))
-    }
-
     /// Parses the parameters of an overview: `kind`, the key of a countable list, or none.
     ///
     /// # Errors
@@ -160,5 +148,28 @@ impl List {
             [] => Ok(Vec::new()),
             _ => of_kind(pairs, countable_lists()).map(|list| vec![list]),
         }
+    }
+}
+
+/// The parameters that select a page of a watched list.
+const WINDOW_PARAMETERS: [&str; 3] = ["page", "per_page", "sort"];
+
+impl WatchQuery {
+    /// Parses the query parameters of a watch: of one of [`searchable_lists`], or of objects of the kind that `resource`
+    /// names, in one cluster. With a parameter of a page it is a watch of that page.
+    ///
+    /// # Errors
+    /// As [`List::parse_page`] and [`ObjectQuery::parse`].
+    pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
+        let window = pairs.iter().any(|(name, _)| WINDOW_PARAMETERS.contains(&name.as_str()));
+        if pairs.iter().any(|(name, _)| name == "resource") {
+            let objects = ObjectQuery::parse(pairs)?;
+            let (list, cluster, query) = (List::Objects, objects.cluster, ListQuery::default());
+            return Ok(Self { list, cluster, query, window, objects: Some(objects) });
+        }
+        let list = of_kind(pairs, searchable_lists())?;
+        let query = ListQuery::parse_watch(&list.info().query_spec(), pairs)?;
+        let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
+        Ok(Self { list, cluster, query, window, objects: None })
     }
 }

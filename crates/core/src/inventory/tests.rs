@@ -17,8 +17,10 @@ fn refused(list: List, given: &[(&str, &str)]) -> Vec<(String, &'static str)> {
 
 #[test]
 fn every_list_has_one_entry_and_a_sortable_default_sort() {
+    assert_eq!(List::Objects.info().list, List::Objects);
     for info in LISTS {
         assert!(std::ptr::eq(info.list.info(), info));
+        assert_ne!(info.list, List::Objects, "objects of any kind are not in the table");
         assert_eq!(LISTS.iter().filter(|other| other.path == info.path).count(), 1);
         assert_eq!(info.project.is_some(), info.scope != ListScope::Local, "{}", info.key);
         let fields = (info.fields)();

@@ -1,25 +1,59 @@
-//! List watch: a stream of the matching rows of a list, followed by their changes.
+//! List watch: a stream of the matching rows of a list followed by their changes, of a page of a list each time it
+//! changes (`window.rs`), or of several of both (`live.rs`).
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{
+    future::BoxFuture,
+    stream::{BoxStream, Stream, StreamExt, unfold},
+};
 use jiff::Timestamp;
 
-use super::{Inventory, List, ListEvent, ListedScope, WatchSnapshot, to_list};
+use super::{
+    Inventory, List, ListedScope,
+    objects::{ObjectQuery, Objects, to_list_objects},
+    to_list,
+};
 use crate::{
-    access::Caller,
-    error::Result,
+    access::{Caller, Permit},
+    error::{Error, Result},
     gate::{Gate, Warning},
     ids::ClusterId,
-    rows::{Change, ListQuery, Row},
+    rows::{ListQuery, Pagination, Row},
     spawn::Spawner,
-    streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
+    streams::{EventStream, StreamEvent, StreamGuard, Streams},
+    usage::{Usage, UsageApi},
 };
+
+mod live;
+mod rows;
+mod window;
+
+pub use live::{LiveEvent, LiveStream, MAX_LIVE_WATCHES};
+use window::{Pages, Window};
+
+/// Query of a watch: one list of one cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WatchQuery {
+    /// The list.
+    pub list: List,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The rows.
+    pub query: ListQuery,
+    /// Whether the stream consists of the page that the query requests, instead of all rows and their changes.
+    pub window: bool,
+    /// The query of [`List::Objects`], whose kind is looked up in the cluster's discovery when the watch begins.
+    pub objects: Option<ObjectQuery>,
+}
 
 /// Item of a list stream.
 pub type ListStreamEvent = StreamEvent<WatchEvent>;
 /// Event stream of a watched list.
 pub type ListStream = EventStream<WatchEvent>;
+
+/// The events of one watch up to its end.
+type WatchEvents = BoxStream<'static, ListStreamEvent>;
 
 /// Event of a list stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +80,23 @@ pub enum WatchEvent {
         /// Whether the cluster could not be reached since `as_of`.
         stale: bool,
     },
+    /// The requested page, which replaces the one before it.
+    Window {
+        /// The rows of the page. The usage in them is null.
+        rows: Vec<Row>,
+        /// The usage of CPU and memory of each row, in the same order. Empty if none is known, or the list has no usage.
+        usage: Vec<Option<Usage>>,
+        /// The position of the page among all matching rows.
+        pagination: Pagination,
+        /// Last time at which the rows were known to be current.
+        as_of: Timestamp,
+        /// Whether the cluster could not be reached since `as_of`.
+        stale: bool,
+        /// The part of the request that the page covers.
+        scope: ListedScope,
+        /// Warnings for the caller.
+        warnings: Vec<Warning>,
+    },
 }
 
 /// Kind of a row change, relative to a query.
@@ -70,14 +121,15 @@ impl ChangeKind {
     }
 }
 
-/// Maximum number of rows per event, to limit the number of rows buffered for a slow reader.
-const MAX_BATCH_ROWS: usize = 128;
-
 /// Use case: watching lists.
 #[derive(Clone)]
 pub struct Watches {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    /// Usage in windows; without it, the usage of every row is null.
+    pub(crate) usage: Option<Arc<dyn UsageApi>>,
+    /// Objects of any kind; without them, only the lists of [`LISTS`](super::LISTS) can be watched.
+    pub(crate) objects: Option<Objects>,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
 }
@@ -90,89 +142,87 @@ impl Watches {
         spawner: Arc<dyn Spawner>,
         streams: Streams,
     ) -> Self {
-        Self { gate, inventory, spawner, streams }
+        Self { gate, inventory, usage: None, objects: None, spawner, streams }
     }
 
-    /// Streams the matching rows of `list` in `cluster` that the caller's rights reach, then their changes. Joined fields ([`super::ListInfo::join`])
-    /// are null.
+    /// Adds the usage of CPU and memory.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
+    }
+
+    /// Adds the use cases that look up the kinds of objects.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects) -> Self {
+        Self { objects: Some(objects), ..self }
+    }
+
+    /// Streams the matching rows of a list that the caller's rights reach, then their changes. Joined fields
+    /// ([`super::ListInfo::join`]) and usage are null. With [`WatchQuery::window`], streams the requested page each time
+    /// it changes, at most once a second, as [`super::Lists::page`] returns it.
     ///
     /// # Errors
-    /// As [`Inventory::watch`]; `Overloaded` if the caller, or all callers together, have too many open streams.
-    pub async fn watch(
+    /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
+    /// callers together, have too many open streams.
+    pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
+        let watch = self.resolve(caller, watch).await?;
+        let (permit, revoked) = self.authorise(caller, &watch).await?;
+        let slot = self.streams.enter(caller.principal())?;
+        let events = self.events(permit, watch).await?;
+        Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
+    }
+
+    /// The watch with the kind of its objects, if it is one of objects of any kind.
+    async fn resolve(&self, caller: &Caller, watch: WatchQuery) -> Result<WatchQuery> {
+        let Some(query) = &watch.objects else { return Ok(watch) };
+        let objects = self.objects.as_ref();
+        let objects = objects.ok_or_else(|| Error::internal("a watch of objects without their use cases"))?;
+        let query = objects.watched(caller, query).await?;
+        Ok(WatchQuery { query, ..watch })
+    }
+
+    async fn authorise(
         &self,
         caller: &Caller,
-        cluster: ClusterId,
-        list: List,
-        query: ListQuery,
-    ) -> Result<ListStream> {
-        let access = to_list(list, &query.namespaces).in_cluster(cluster);
-        let (permit, revoked) = self.gate.follow(caller, access).await?;
+        watch: &WatchQuery,
+    ) -> Result<(Permit, BoxFuture<'static, Error>)> {
+        let access = match watch.list {
+            List::Objects => to_list_objects(&watch.query)?,
+            list => to_list(list, &watch.query.namespaces),
+        };
+        self.gate.follow(caller, access.in_cluster(watch.cluster)).await
+    }
+
+    /// The events of a watch under a permit to list.
+    async fn events(&self, permit: Permit, watch: WatchQuery) -> Result<WatchEvents> {
+        let WatchQuery { list, query, window, .. } = watch;
         let query = query.within(permit.namespaces()).into_owned();
+        if window {
+            let pages = Pages {
+                inventory: self.inventory.clone(),
+                usage: self.usage.clone(),
+                spawner: self.spawner.clone(),
+                permit,
+                list,
+                query,
+            };
+            return Ok(Window::open(pages).await?.events());
+        }
         let scope = ListedScope::of(&permit);
-        let slot = self.streams.enter(caller.principal())?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
-        Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
-            forward(watched, query, scope, reader)
-        }))
+        Ok(rows::events(watched, query, scope))
     }
 }
 
-async fn forward(
-    watched: WatchSnapshot,
-    query: ListQuery,
-    scope: ListedScope,
-    mut reader: Reader<WatchEvent>,
-) -> StreamEnd {
-    let WatchSnapshot { rows, as_of, stale, warnings, mut events } = watched;
-    let total = rows.len() as u64;
-    let mut rows = rows.into_iter().map(|row| (ChangeKind::Added, row));
-    loop {
-        let batch: Vec<_> = rows.by_ref().take(MAX_BATCH_ROWS).collect();
-        if batch.is_empty() {
-            break;
-        }
-        if !reader.send(WatchEvent::Rows(batch)).await {
-            return StreamEnd::TooSlow;
-        }
-    }
-    if !reader.send(WatchEvent::Synced { total, as_of, stale, scope, warnings }).await {
-        return StreamEnd::TooSlow;
-    }
-    while let Some(event) = events.next().await {
-        match event {
-            ListEvent::Changes(changes) => {
-                for changes in changes.chunks(MAX_BATCH_ROWS) {
-                    let rows: Vec<_> =
-                        changes.iter().filter_map(|change| matching_change(change, &query)).collect();
-                    if !rows.is_empty() && !reader.send(WatchEvent::Rows(rows)).await {
-                        return StreamEnd::TooSlow;
-                    }
-                }
-            }
-            ListEvent::Freshness { as_of, stale } => {
-                if !reader.send(WatchEvent::Freshness { as_of, stale }).await {
-                    return StreamEnd::TooSlow;
-                }
-            }
-            ListEvent::Lagged => return StreamEnd::Lagged,
-            ListEvent::ConnectionChanged => return StreamEnd::ConnectionChanged,
-        }
-    }
-    StreamEnd::ConnectionChanged
-}
-
-/// Translates a change of the list into a change of the rows that match the query.
-fn matching_change(change: &Change, query: &ListQuery) -> Option<(ChangeKind, Row)> {
-    let (before, after) = match change {
-        Change::Added(row) => (None, Some(row)),
-        Change::Changed(before, after) => (Some(before), Some(after)),
-        Change::Removed(row) => (Some(row), None),
+/// The events up to and including the first end.
+fn until_end<T: Send + 'static>(
+    events: impl Stream<Item = StreamEvent<T>> + Send + 'static,
+) -> BoxStream<'static, StreamEvent<T>> {
+    let next = |events: Option<BoxStream<'static, StreamEvent<T>>>| async move {
+        let mut events = events?;
+        let event = events.next().await?;
+        let rest = (!matches!(event, StreamEvent::End(_))).then_some(events);
+        Some((event, rest))
     };
-    let matches = |row: &&Row| row.matches(query);
-    match (before.filter(matches), after.filter(matches)) {
-        (None, None) => None,
-        (None, Some(row)) => Some((ChangeKind::Added, row.clone())),
-        (Some(_), Some(row)) => Some((ChangeKind::Changed, row.clone())),
-        (Some(row), None) => Some((ChangeKind::Removed, row.clone())),
-    }
+    unfold(Some(events.boxed()), next).boxed()
 }

@@ -1,6 +1,7 @@
 //! Followed log: a stream of lines until the container terminates, then an end event.
 
 use futures_util::{StreamExt, stream::BoxStream};
+use jiff::Timestamp;
 
 use super::line::{LineId, Lines, LogLine};
 use crate::{
@@ -30,6 +31,10 @@ pub enum FollowStart {
         /// Maximum age of the lines in seconds, at least 1.
         since_seconds: Option<u32>,
     },
+    /// Begin with the first line of the log.
+    Beginning,
+    /// Begin with the lines from this time on; the node may add lines of the second before.
+    Since(Timestamp),
     /// Resume after a line that the client has received.
     After(LineId),
 }

@@ -74,6 +74,13 @@ pub struct LogLine {
     pub text: String,
 }
 
+impl LogLine {
+    /// Time of the line; that of the line before if it has none of its own.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.id.map(|id| id.at)
+    }
+}
+
 /// Size of the text in a batch, in bytes, from which no further line is added.
 const BATCH_BYTES: usize = 16 << 10;
 /// Maximum number of lines in a batch.
@@ -81,29 +88,29 @@ const MAX_BATCH_LINES: usize = 256;
 
 /// Incremental line parser. Chunk boundaries do not affect its result.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     splitter: Splitter,
     tracker: LineTracker,
 }
 
 impl Lines {
     /// Creates a parser for a log that is read from this start.
-    pub(super) fn new(start: &FollowStart, timestamps: bool) -> Self {
+    pub(crate) fn new(start: &FollowStart, timestamps: bool) -> Self {
         let after = match start {
-            FollowStart::Newest { .. } => None,
+            FollowStart::Newest { .. } | FollowStart::Beginning | FollowStart::Since(_) => None,
             FollowStart::After(line) => Some(*line),
         };
         Self { splitter: Splitter::default(), tracker: LineTracker { timestamps, after, last: None } }
     }
 
     /// Sets the next chunk. Must be called only after [`Lines::next`] returned `None`.
-    pub(super) fn feed(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn feed(&mut self, bytes: Vec<u8>) {
         (self.splitter.chunk, self.splitter.read) = (bytes, 0);
     }
 
     /// Returns the next batch of lines of the current chunk. Batches are bounded, to limit the memory buffered for a
     /// reader.
-    pub(super) fn next(&mut self) -> Option<Vec<LogLine>> {
+    pub(crate) fn next(&mut self) -> Option<Vec<LogLine>> {
         let (mut lines, mut text) = (Vec::new(), 0);
         while text < BATCH_BYTES && lines.len() < MAX_BATCH_LINES {
             let Some(piece) = self.splitter.next() else { break };
@@ -116,7 +123,7 @@ impl Lines {
     }
 
     /// Returns the last line if the log ended without a line terminator.
-    pub(super) fn finish(&mut self) -> Option<LogLine> {
+    pub(crate) fn finish(&mut self) -> Option<LogLine> {
         self.tracker.line(&self.splitter.finish()?)
     }
 }

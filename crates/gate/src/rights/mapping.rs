@@ -1,7 +1,7 @@
 //! Mapping of kinds, API resources and audited operations to rights. Every match is exhaustive: a new kind or resource
 //! does not compile before it has a right.
 
-use pilothouse_types::kind::Kind;
+use pilothouse_types::kind::{Kind, KindInfo};
 
 use super::{ApiGroup, RightResource, RightVerb};
 use crate::access::{Resource, Verb};
@@ -64,7 +64,7 @@ fn common_verb(verb: Verb) -> RightVerb {
     match verb {
         Verb::List => RightVerb::List,
         Verb::Create | Verb::Grant | Verb::Request => RightVerb::Create,
-        Verb::Delete | Verb::Prune => RightVerb::Delete,
+        Verb::Delete | Verb::DeleteReplaced | Verb::Prune => RightVerb::Delete,
         Verb::Get | Verb::Logs | Verb::Verify => RightVerb::Get,
         Verb::Update
         | Verb::Test
@@ -87,7 +87,18 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::BreakGlass
         | Verb::Review
         | Verb::Enroll
-        | Verb::Disable => RightVerb::Update,
+        | Verb::Disable
+        | Verb::Undo
+        | Verb::Pause
+        | Verb::Resume
+        | Verb::SetImage
+        | Verb::Suspend
+        | Verb::Run
+        | Verb::Rerun
+        | Verb::Evict
+        | Verb::Resize
+        | Verb::Cordon
+        | Verb::Uncordon => RightVerb::Update,
     }
 }
 
@@ -96,7 +107,8 @@ fn verb_of_kind(verb: Verb, resource: &RightResource) -> RightVerb {
     let same = match verb {
         Verb::Logs => RightVerb::Logs,
         Verb::Scale => RightVerb::Scale,
-        Verb::Restart => RightVerb::Restart,
+        // replacing what runs, without changing what is wanted
+        Verb::Restart | Verb::Run | Verb::Rerun | Verb::Evict | Verb::DeleteReplaced => RightVerb::Restart,
         Verb::Reveal => RightVerb::Reveal,
         other => common_verb(other),
     };
@@ -127,6 +139,10 @@ pub fn resource_of_kind(kind: Kind, writes: bool) -> RightResource {
         Kind::Namespace => RightResource::Namespaces,
         Kind::Node => RightResource::Nodes,
         Kind::PersistentVolume | Kind::StorageClass => RightResource::Volumes,
+        Kind::Dynamic(dynamic) => {
+            let KindInfo { group, plural, .. } = dynamic.info();
+            resource_of(group, plural, None, writes, dynamic.is_custom())
+        }
     }
 }
 
@@ -185,12 +201,16 @@ pub fn resource_of(
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_types::{kind::KINDS, role::Role};
+    use pilothouse_types::{
+        dynamic_kind::{DynamicKind, KindNames},
+        kind::KINDS,
+        role::Role,
+    };
 
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 27] = [
+    const VERBS: [Verb; 43] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
@@ -222,6 +242,18 @@ mod tests {
         Verb::Review,
         Verb::Enroll,
         Verb::Disable,
+        Verb::Undo,
+        Verb::Pause,
+        Verb::Resume,
+        Verb::SetImage,
+        Verb::Suspend,
+        Verb::Run,
+        Verb::Rerun,
+        Verb::Evict,
+        Verb::Resize,
+        Verb::Cordon,
+        Verb::Uncordon,
+        Verb::DeleteReplaced,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -284,6 +316,18 @@ mod tests {
             (Verb::Logs, Resource::Kind(Kind::Pod), "logs workloads"),
             (Verb::Scale, Resource::Kind(Kind::Deployment), "scale workloads"),
             (Verb::Restart, Resource::Kind(Kind::StatefulSet), "restart workloads"),
+            (Verb::Undo, Resource::Kind(Kind::DaemonSet), "update workloads"),
+            (Verb::SetImage, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Pause, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Run, Resource::Kind(Kind::CronJob), "restart workloads"),
+            (Verb::Rerun, Resource::Kind(Kind::Job), "restart workloads"),
+            (Verb::Evict, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::DeleteReplaced, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::Delete, Resource::Kind(Kind::Pod), "delete workloads"),
+            (Verb::Scale, Resource::Kind(Kind::HorizontalPodAutoscaler), "scale workloads"),
+            (Verb::Resize, Resource::Kind(Kind::Pod), "update workloads"),
+            (Verb::Suspend, Resource::Kind(Kind::CronJob), "update workloads"),
+            (Verb::Cordon, Resource::Kind(Kind::Node), "update nodes"),
             (Verb::Get, Resource::Kind(Kind::Secret), "get secrets"),
             (Verb::Reveal, Resource::Kind(Kind::Secret), "reveal secrets"),
             (Verb::List, Resource::Kind(Kind::EndpointSlice), "list network"),
@@ -327,6 +371,34 @@ mod tests {
             for writes in [false, true] {
                 let by_name = resource_of(info.group, info.plural, None, writes, false);
                 assert_eq!(resource_of_kind(kind, writes), by_name, "{kind}, writes: {writes}");
+            }
+        }
+    }
+
+    #[test]
+    fn dynamic_kind_has_the_right_of_its_group_and_plural() {
+        let kind = |group, plural, custom| {
+            let names = KindNames { group, version: "v1", plural, kind: "Any", namespaced: true, custom };
+            Kind::Dynamic(DynamicKind::new(names).unwrap())
+        };
+        let cases = [
+            (kind("day2.example.org", "boats", true), "custom:day2.example.org", "custom:day2.example.org"),
+            (kind("day2.example.org", "boats", false), "platform", "platform"),
+            (kind("autoscaling.k8s.io", "verticalpodautoscalers", true), "platform", "platform"),
+            (kind("policy", "poddisruptionbudgets", false), "workloads", "workloads"),
+            (kind("", "limitranges", false), "quotas", "quotas"),
+            (kind("events.k8s.io", "events", false), "events", "platform"),
+            (kind("", "serviceaccounts", false), "access", "access"),
+        ];
+        for (kind, read, write) in cases {
+            let found = [false, true].map(|writes| resource_of_kind(kind, writes).to_string());
+            assert_eq!(found, [read, write], "{kind}");
+            for verb in [Verb::List, Verb::Get] {
+                assert_eq!(required_role(verb, Resource::Kind(kind)), Role::Viewer);
+                let Needs::Right(verb, resource) = needs(verb, Resource::Kind(kind)) else {
+                    panic!("{kind}")
+                };
+                assert!(preset(Role::Viewer).verbs(&resource, true).contains(verb), "{verb} {resource}");
             }
         }
     }

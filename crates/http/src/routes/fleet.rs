@@ -6,16 +6,20 @@ use actix_web::{
     HttpRequest, HttpResponse, Responder, body::BoxBody, dev::Payload, http::header::ContentType, web::Data,
 };
 use pilothouse_core::{
-    ids::ClusterId,
+    Error,
+    error::{FieldError, Reason},
     inventory::{
-        ClusterResult, FoundRow, List, ListInfo, Overview, SearchQuery, SearchResults, WatchEvent,
-        countable_lists, searchable_lists,
+        ClusterResult, FoundRow, List, ListInfo, LiveEvent, Overview, SearchQuery, SearchResults, WatchEvent,
+        WatchQuery, countable_lists, searchable_lists,
     },
-    rows::{ListQuery, Pagination},
+    rows::Pagination,
 };
 use serde_json::{Map, Value, json};
 
-use super::lists::{filter, parameter};
+use super::{
+    lists::{filter, parameter},
+    objects::resource,
+};
 use crate::{
     api::Api,
     docs::{Docs, Documented},
@@ -34,7 +38,10 @@ use crate::{
 pub(crate) struct OverviewQuery(Vec<List>);
 
 /// Input of a watch: one list of one cluster.
-pub(crate) struct WatchQuery(List, ClusterId, ListQuery);
+pub(crate) struct WatchInput(WatchQuery);
+
+/// Input of a live stream: the queries of several watches.
+pub(crate) struct LiveInput(Vec<WatchQuery>);
 
 pub(crate) async fn search(
     api: Data<Api>,
@@ -52,9 +59,16 @@ pub(crate) async fn overview(
 
 pub(crate) async fn watch(
     api: Data<Api>,
-    Authenticated(signed_in, WatchQuery(list, cluster, query)): Authenticated<WatchQuery>,
+    Authenticated(signed_in, WatchInput(query)): Authenticated<WatchInput>,
 ) -> Result<Events<WatchEvent>> {
-    Ok(Events(api.app.watches.watch(signed_in.caller(), cluster, list, query).await?))
+    Ok(Events(api.app.watches.watch(signed_in.caller(), query).await?))
+}
+
+pub(crate) async fn live(
+    api: Data<Api>,
+    Authenticated(signed_in, LiveInput(watches)): Authenticated<LiveInput>,
+) -> Result<Events<LiveEvent>> {
+    Ok(Events(api.app.watches.live(signed_in.caller(), watches)?))
 }
 
 impl Input for SearchQuery {
@@ -69,11 +83,37 @@ impl Input for OverviewQuery {
     }
 }
 
-impl Input for WatchQuery {
+impl Input for WatchInput {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, cluster, query) = List::parse_watch(&RawQuery::of(request)?.0)?;
-        Ok(Self(list, cluster, query))
+        Ok(Self(WatchQuery::parse(&RawQuery::of(request)?.0)?))
     }
+}
+
+impl Input for LiveInput {
+    async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
+        let pairs = RawQuery::of(request)?.0;
+        let unknown = pairs.iter().filter(|(name, _)| name != SUB).map(|(name, _)| name.clone());
+        let refused: Vec<_> = unknown.map(|name| FieldError { name, reason: Reason::Unknown }).collect();
+        if !refused.is_empty() {
+            return Err(Error::fields(refused).into());
+        }
+        if (1..pairs.len()).any(|at| pairs[..at].contains(&pairs[at])) {
+            return Err(Error::invalid(SUB, Reason::Duplicate).into());
+        }
+        let watches = pairs.iter().map(|(_, query)| watch_of(query));
+        Ok(Self(watches.collect::<Result<_, Error>>()?))
+    }
+}
+
+/// Parameter of a live stream, given once for each watch.
+const SUB: &str = "sub";
+
+/// Parses the query of one watch of a live stream. The first refused parameter in it gives the reason.
+fn watch_of(query: &str) -> Result<WatchQuery, Error> {
+    RawQuery::parse_pairs(query).and_then(|RawQuery(pairs)| WatchQuery::parse(&pairs)).map_err(|error| {
+        let reason = error.context.fields.first().map_or(Reason::Malformed, |field| field.reason);
+        Error::invalid(SUB, reason)
+    })
 }
 
 /// The response of a fleet search, written around the rows' serialised bytes like a list response.
@@ -200,19 +240,47 @@ impl Documented for OverviewQuery {
     }
 }
 
-impl Documented for WatchQuery {
+impl Documented for WatchInput {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         let text = json!({"type": "string", "maxLength": 253});
+        let mut kind = kind(false, searchable_lists());
+        kind["description"] = "Which list; required without `resource`".into();
         docs.parameters.extend([
-            kind(true, searchable_lists()),
+            kind,
+            resource(false, "The kind of objects, as for `/api/k8s/objects`, in place of `kind`"),
             parameter("cluster_id", true, "The id of the cluster", id),
             namespace("A namespace, or `*` for all; required for namespaced kinds, unknown for others"),
             with_example(parameter("search", false, "A part of the name, ignoring case", text), "web"),
             label(),
         ]);
+        docs.parameters.extend(page());
         docs.parameters.extend(filters());
     }
+}
+
+impl Documented for LiveInput {
+    fn describe(docs: &mut Docs) {
+        let description = "The URL-encoded query of one watch, as for `/api/k8s/watch`. Given 1 to 16 times, each query once";
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": 8192});
+        docs.parameters.push(with_example(
+            parameter(SUB, true, description, schema),
+            "kind=pods&cluster_id=1&namespace=shop",
+        ));
+    }
+}
+
+/// The parameters of a page of a watched list.
+fn page() -> Vec<Value> {
+    let sort = json!({"type": "string", "pattern": "^-?[a-z_]+$", "maxLength": 64});
+    let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
+    let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
+    let order = "A field of the kind's rows; a leading `-` sorts in descending order; the stream is a page";
+    vec![
+        parameter("page", false, "From 1; the stream is a page", page),
+        parameter("per_page", false, "Rows per page; the stream is a page", per_page),
+        with_example(parameter("sort", false, order, sort), "-created_at"),
+    ]
 }
 
 fn with_example(mut parameter: Value, example: &str) -> Value {

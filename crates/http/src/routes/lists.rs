@@ -68,6 +68,8 @@ async fn page(
     let local = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,
         rows,
+        usage: Vec::new(),
+        columns: None,
         pagination,
         freshness: None,
         scope: None,
@@ -93,10 +95,19 @@ async fn page(
         _ => {
             let query = query()?;
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-            let ListPage { listing, scope } = app.lists.page(caller, cluster, list, &query).await?;
+            let ListPage { listing, usage, scope } = app.lists.page(caller, cluster, list, &query).await?;
             let Listing { rows, pagination, as_of, stale, warnings } = listing;
             let freshness = Some((as_of, stale));
-            ListResponse { key, rows, pagination, freshness, scope: Some(scope), warnings }
+            ListResponse {
+                key,
+                rows,
+                usage,
+                columns: None,
+                pagination,
+                freshness,
+                scope: Some(scope),
+                warnings,
+            }
         }
     })
 }
@@ -105,32 +116,42 @@ fn docs(info: &ListInfo) -> Docs {
     let mut docs = Docs::default();
     docs.revalidated = true;
     docs.parameters = parameters(info);
-    docs.parameters.push(json!({
+    docs.parameters.push(if_none_match());
+    let row = docs.row_schema(info);
+    docs.data = page_schema(&mut docs, info.key, row, info.scope != ListScope::Local);
+    docs
+}
+
+/// The header of a request for a page that the client has already.
+pub(super) fn if_none_match() -> Value {
+    json!({
         "name": "If-None-Match", "in": "header", "required": false,
         "description": "The `ETag` of an earlier response: 304 without a body while it still matches.",
         "schema": {"type": "string"},
-    }));
-    let row = docs.row_schema(info);
+    })
+}
+
+/// The schema of a page of rows under this key.
+pub(super) fn page_schema(docs: &mut Docs, key: &str, row: Value, is_of_cluster: bool) -> Value {
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "The position of the page.".into();
     let mut scope = docs.schema::<ListedScope>();
     scope["description"] =
         "The part of the requested list that the page covers: rows outside the caller's rights are left out."
             .into();
-    let mut required = vec![info.key, "pagination"];
+    let mut required = vec![key, "pagination"];
     let mut properties = json!({
-        info.key: {"type": "array", "items": row, "description": "The rows of the page."},
+        key: {"type": "array", "items": row, "description": "The rows of the page."},
         "pagination": pagination,
     });
-    if info.scope != ListScope::Local {
+    if is_of_cluster {
         required.extend(["as_of", "stale", "scope"]);
         properties["scope"] = scope;
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
     }
-    docs.data = json!({"type": "object", "required": required, "properties": properties});
-    docs
+    json!({"type": "object", "required": required, "properties": properties})
 }
 
 /// A query parameter.

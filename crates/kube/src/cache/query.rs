@@ -2,12 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::ready, stream};
+use futures_util::{
+    StreamExt,
+    future::ready,
+    stream::{self, BoxStream},
+};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, ObjectKey, WatchSnapshot},
+    inventory::{
+        Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, ObjectKey, WatchSnapshot,
+        objects::ObjectListing,
+    },
     kind::Kind,
     name::ObjectName,
     namespaces::NamespaceScope,
@@ -86,6 +93,24 @@ impl ListCache {
         }
     }
 
+    /// A page of objects of the kind in the query, with its columns.
+    ///
+    /// # Errors
+    /// As `Inventory::page`.
+    pub(crate) async fn objects(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        query: &ListQuery,
+    ) -> Result<CacheResult<ObjectListing>> {
+        let info = List::Objects.info();
+        match self.availability(permit, transport, info, &query.kinds).await? {
+            Availability::Current(stores) => Ok(CacheResult::Hit(stores.objects(query).await?)),
+            Availability::Behind(stores) => Ok(CacheResult::Miss(None, Some(stores.objects(query).await?))),
+            Availability::Uncacheable(warning) => Ok(CacheResult::Miss(Some(warning), None)),
+        }
+    }
+
     /// Counts of a list's rows by status.
     ///
     /// # Errors
@@ -106,6 +131,25 @@ impl ListCache {
                 let Freshness { as_of, stale } = store.freshness().0;
                 CacheResult::Hit(Counts::of(&store.table(), permit.namespaces(), as_of, stale))
             }
+        })
+    }
+
+    /// All rows of a list, for what is computed from them; `None` if the list cannot be cached. The rows themselves must
+    /// not be returned to a reader without a check of the reader's permit.
+    ///
+    /// # Errors
+    /// As `Inventory::page`.
+    pub(crate) async fn all_rows(
+        &self,
+        permit: &Permit,
+        list: List,
+        transport: &Arc<Transport>,
+    ) -> Result<Option<Vec<Row>>> {
+        let info = list.info();
+        let store = self.store(permit, info, info.kinds, transport)?;
+        Ok(match store.ready(Instant::now() + self.deadline).await? {
+            Ready::Synced => Some(store.table().rows().cloned().collect()),
+            Ready::Uncacheable(..) => None,
         })
     }
 
@@ -142,21 +186,48 @@ impl ListCache {
         list: List,
         query: &ListQuery,
     ) -> Result<WatchSnapshot> {
-        let info = list.info();
-        let store = self.store(permit, info, &query.kinds, transport)?;
-        if let Ready::Uncacheable(_, reason) = store.ready(Instant::now() + self.deadline).await? {
-            return Err(match reason {
+        let store = self.watchable(permit, transport, list, query).await?;
+        let (rows, events) = store.subscribe(query).await?;
+        let (Freshness { as_of, stale }, absent) = store.freshness();
+        let projection = store.projection.clone();
+        let rows = projection.shown(rows)?;
+        let events = permitted_events(events, permit.namespaces().clone());
+        let events = events.map(move |event| projection.shown_event(event)).boxed();
+        Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
+    }
+
+    /// The events of a list from now on, of the permit's namespaces.
+    ///
+    /// # Errors
+    /// As `Inventory::watch`.
+    pub(crate) async fn changes(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<BoxStream<'static, ListEvent>> {
+        let store = self.watchable(permit, transport, list, query).await?;
+        Ok(permitted_events(store.events(), permit.namespaces().clone()))
+    }
+
+    /// The store of a list that can be watched.
+    async fn watchable(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<Arc<ListStore>> {
+        let store = self.store(permit, list.info(), &query.kinds, transport)?;
+        match store.ready(Instant::now() + self.deadline).await? {
+            Ready::Synced => Ok(store),
+            Ready::Uncacheable(_, reason) => Err(match reason {
                 Uncacheable::Forbidden(error) => error,
                 Uncacheable::Ended if transport.closed().is_cancelled() => Error::new(Cause::Unreachable),
                 Uncacheable::TooLarge | Uncacheable::Ended => Error::new(Cause::NotCached),
-            });
+            }),
         }
-        let (rows, events) = store.subscribe(query).await?;
-        let (Freshness { as_of, stale }, absent) = store.freshness();
-        let scope = permit.namespaces().clone();
-        let events = stream::unfold(Some(events), next_event);
-        let events = events.filter_map(move |event| ready(permitted_event(event, &scope))).boxed();
-        Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
     }
 
     /// Waits until a list and its joined list are cached and contain all writes of this process.
@@ -262,8 +333,13 @@ impl CachedStores {
             }
             Some(JoinedStore { rows: None, .. }) | None => self.store.page(query).await?,
         };
+        let rows = self.store.projection.shown(rows)?;
         let Freshness { as_of, stale } = freshness;
         Ok(Listing { rows, pagination, as_of, stale, warnings })
+    }
+
+    async fn objects(&self, query: &ListQuery) -> Result<ObjectListing> {
+        Ok(ObjectListing { listing: self.page(query).await?, columns: self.store.projection.columns() })
     }
 
     /// A page with the fields of the joined list, of its rows in these namespaces. Sorting by such a field joins all rows
@@ -301,6 +377,12 @@ async fn next_event(events: Option<Receiver<ListEvent>>) -> Option<(ListEvent, O
         Err(RecvError::Lagged(_)) => (ListEvent::Lagged, None),
         Err(RecvError::Closed) => (ListEvent::ConnectionChanged, None),
     })
+}
+
+/// The events that a reader of these namespaces may see.
+fn permitted_events(events: Receiver<ListEvent>, scope: NamespaceScope) -> BoxStream<'static, ListEvent> {
+    let events = stream::unfold(Some(events), next_event);
+    events.filter_map(move |event| ready(permitted_event(event, &scope))).boxed()
 }
 
 /// The part of an event that a reader of these namespaces may see; `None` if it may see no part.

@@ -17,6 +17,7 @@ use pilothouse_core::{
     streams::StreamEnd,
 };
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::ClusterClient,
@@ -66,10 +67,23 @@ pub(super) async fn chunks(
     let bytes = opening.map_ok(data).map_err(Error::from).try_flatten_stream();
     let closed = run.transport.closed().clone();
     let end = stream::once(run.check_ended()).filter_map(|end| ready(end.err().map(Err)));
-    let chunks = bytes.chain(end).map_err(StreamEnd::from).take_until(closed.clone().cancelled_owned());
+    Ok(until_closed(bytes.chain(end).map_err(StreamEnd::from), closed))
+}
+
+/// The bytes of a response that is read to its end.
+pub(super) fn whole(body: Incoming, transport: &Transport) -> LogChunks {
+    until_closed(data(body).map_err(StreamEnd::from), transport.closed().clone())
+}
+
+/// The chunks until the connection is closed, then the reason.
+fn until_closed(
+    chunks: impl Stream<Item = Result<Vec<u8>, StreamEnd>> + Send + 'static,
+    closed: CancellationToken,
+) -> LogChunks {
+    let chunks = chunks.take_until(closed.clone().cancelled_owned());
     let connection_changed =
         stream::once(async move { closed.is_cancelled().then_some(Err(StreamEnd::ConnectionChanged)) });
-    Ok(chunks.chain(connection_changed.filter_map(ready)).boxed())
+    chunks.chain(connection_changed.filter_map(ready)).boxed()
 }
 
 fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {

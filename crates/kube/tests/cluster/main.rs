@@ -6,8 +6,11 @@ mod common;
 
 mod cache;
 mod configuration;
+mod kinds;
 mod objects;
 mod probe;
+mod rollouts;
+mod small_changes;
 mod workloads;
 
 use std::{

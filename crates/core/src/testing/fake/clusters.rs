@@ -1,7 +1,13 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
 mod diagnosis;
+mod objects;
+mod pods;
+mod rollout;
+mod small_changes;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,14 +29,14 @@ use crate::{
     event::EventRow,
     gate::{Changed, Warning},
     ids::ClusterId,
-    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
+    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot, objects::ServedKind},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
-    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs, PodRow},
+    pod::PodRow,
     rows::{ListQuery, Row, Table, select},
-    streams::StreamEnd,
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -46,6 +52,11 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
+    served: Mutex<Vec<ServedKind>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -167,6 +178,9 @@ fn not_found((_, kind, namespace, name): &Key) -> Error {
 impl FakeClusters {
     /// Rows of these kinds in a cluster, projected as the list's table entry defines.
     fn rows(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+        if list == List::Objects {
+            return self.stored_objects(cluster, kinds);
+        }
         let project = list.info().project.ok_or_else(|| Error::internal("a local list"))?;
         let objects = lock(&self.objects);
         let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
@@ -235,6 +249,7 @@ impl Inventory for FakeClusters {
         };
         let (rows, warnings) = self.joined(permit, list, &query.kinds)?;
         let (rows, pagination) = select(rows, &query);
+        let rows = if list == List::Objects { objects::printed(&query.kinds, &rows)? } else { rows };
         Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 
@@ -349,38 +364,5 @@ impl WorkloadApi for FakeClusters {
             Ok(())
         })?;
         WorkloadRow::project(key.1, &object)
-    }
-}
-
-#[async_trait]
-impl PodApi for FakeClusters {
-    async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs> {
-        self.call(permit, pod.as_str())?;
-        let key = Self::key(permit, pod)?;
-        if !lock(&self.objects).contains_key(&key) {
-            return Err(not_found(&key));
-        }
-        let container = options.container.as_ref().map_or("app", |name| name.as_str()).to_owned();
-        Ok(PodLogs {
-            pod_name: pod.to_string(),
-            containers: vec![container.clone()],
-            container,
-            init_containers: Vec::new(),
-            tail_lines: options.tail_lines,
-            truncated: false,
-            logs: "a line\n".to_owned(),
-        })
-    }
-
-    async fn follow(&self, permit: &Permit, pod: &ObjectName, _: &Follow) -> Result<LogChunks> {
-        self.call(permit, pod.as_str())?;
-        let key = Self::key(permit, pod)?;
-        if !lock(&self.objects).contains_key(&key) {
-            return Err(not_found(&key));
-        }
-        let line = async { Ok(b"2026-01-01T00:00:00Z a line\n".to_vec()) };
-        let log = lock(&self.logs).pop_front();
-        let log = log.map_or_else(|| stream::once(line).boxed(), StreamExt::boxed);
-        Ok(log.map(|chunk| chunk.map_err(StreamEnd::from)).boxed())
     }
 }
