@@ -17,9 +17,14 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
+mod lists;
 mod pods;
+mod problems;
 
 pub(crate) use pods::{FakePods, NAMESPACES, namespace};
+pub(crate) use problems::ProblemCluster;
+
+use lists::Lists;
 
 /// Name in the certificate.
 const CERTIFICATE_NAME: &str = "127.0.0.1";
@@ -39,15 +44,20 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a server whose long log has this many bytes. Its lists are empty.
     pub(crate) fn start(log_bytes: usize) -> Result<Self> {
-        Self::start_with(log_bytes, FakePods { count: 0 })
+        Self::start_with(log_bytes, Lists::empty())
     }
 
-    /// Starts a server with pods, which only watches of all pods return.
+    /// Starts a server with pods, which only watches of all pods return, and with their usage.
     pub(crate) fn with_pods(pods: FakePods) -> Result<Self> {
-        Self::start_with(0, pods)
+        Self::start_with(0, pods.lists())
     }
 
-    fn start_with(log_bytes: usize, pods: FakePods) -> Result<Self> {
+    /// Starts a server with nodes, Deployments and pods, of which one in a hundred does not work.
+    pub(crate) fn with_problems(cluster: ProblemCluster) -> Result<Self> {
+        Self::start_with(0, cluster.lists())
+    }
+
+    fn start_with(log_bytes: usize, lists: Lists) -> Result<Self> {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed([CERTIFICATE_NAME.to_owned()])?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -58,7 +68,7 @@ impl Fake {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let url = format!("https://{}", listener.local_addr()?);
         // the thread runs until the process ends
-        thread::spawn(move || serve(listener, config, log_bytes, pods));
+        thread::spawn(move || serve(listener, config, log_bytes, lists));
         Ok(Self { url, ca_pem: cert.pem() })
     }
 
@@ -71,22 +81,16 @@ impl Fake {
     }
 }
 
-fn serve(
-    listener: TcpListener,
-    config: ServerConfig,
-    log_bytes: usize,
-    pods: FakePods,
-) -> std::io::Result<()> {
+fn serve(listener: TcpListener, config: ServerConfig, log_bytes: usize, lists: Lists) -> std::io::Result<()> {
     let application = move || {
         App::new()
-            .app_data(Data::new(pods))
-            .route("/api/v1/pods", web::get().to(pods::respond))
+            .app_data(Data::new(lists.clone()))
             .route("/api/v1/namespaces/{namespace}/pods/{name}", web::get().to(pod))
             .route(
                 "/api/v1/namespaces/{namespace}/pods/{name}/log",
                 web::get().to(move |request| log(request, log_bytes)),
             )
-            .default_service(web::to(respond))
+            .default_service(web::to(lists::respond))
     };
     let server = HttpServer::new(application).workers(1).disable_signals();
     actix_web::rt::System::new().block_on(server.listen_rustls_0_23(listener, config)?.run())

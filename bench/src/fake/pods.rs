@@ -1,24 +1,12 @@
-//! Pods of a fake API server: a watch of all pods begins with them, and they never change.
+//! Pods of a fake API server, and the usage of each in the API `metrics.k8s.io`.
 
-use std::time::Duration;
-
-use actix_web::{
-    HttpRequest, HttpResponse, rt,
-    web::{Bytes, Data},
-};
-use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
+use super::lists::{Lists, Objects};
 use crate::pods::{Population, Size};
 
 /// Number of namespaces.
 pub(crate) const NAMESPACES: usize = 500;
-/// Pods per chunk of a watch.
-const PODS_PER_CHUNK: usize = 100;
-/// Duration of a watch whose request has no timeout, in seconds.
-const DEFAULT_WATCH_SECONDS: u64 = 300;
-/// Interval between the bookmark of a watch and its end.
-const BOOKMARK_LEAD: Duration = Duration::from_secs(2);
 
 /// The pods of a [`Population`], spread over [`NAMESPACES`] namespaces.
 #[derive(Clone, Copy)]
@@ -42,6 +30,17 @@ impl FakePods {
         self.population().name(i)
     }
 
+    /// The watch of all pods, and the list of their usage.
+    pub(super) fn lists(self) -> Lists {
+        Lists::new(move |path| match path {
+            "/api/v1/pods" => Some(Objects::watched(self.count, move |i| self.object(i))),
+            "/apis/metrics.k8s.io/v1beta1/pods" => {
+                Some(Objects::listed(self.count, move |i| usage(&self.namespace(i), &self.name(i), i)))
+            }
+            _ => None,
+        })
+    }
+
     fn object(self, i: usize) -> Value {
         let mut pod = self.population().pod(i);
         pod["status"] = self.population().status_patch(i)["status"].take();
@@ -54,12 +53,6 @@ impl FakePods {
                 .into();
         pod
     }
-
-    fn added(self, pods: std::ops::Range<usize>) -> Bytes {
-        pods.map(|i| format!("{}\n", json!({"type": "ADDED", "object": self.object(i)})))
-            .collect::<String>()
-            .into()
-    }
 }
 
 /// The name of namespace `n`.
@@ -67,39 +60,26 @@ pub(crate) fn namespace(n: usize) -> String {
     format!("team-{n:03}")
 }
 
-/// A list of no pods, or a watch: it begins with all pods if the request has `sendInitialEvents`.
-pub(super) async fn respond(request: HttpRequest, pods: Data<FakePods>) -> HttpResponse {
-    let query = request.query_string().to_owned();
-    let has = |parameter: &str| query.split('&').any(|one| one == parameter);
-    if !has("watch=true") {
-        return super::respond(request).await;
-    }
-    let seconds = query.split('&').find_map(|one| one.strip_prefix("timeoutSeconds=")?.parse().ok());
-    let timeout = Duration::from_secs(seconds.unwrap_or(DEFAULT_WATCH_SECONDS));
-    let pods = **pods;
-    let with_initial_events = has("sendInitialEvents=true");
-    let initial = if with_initial_events { pods.count } else { 0 };
-    let chunks = (0..initial)
-        .step_by(PODS_PER_CHUNK)
-        .map(move |start| pods.added(start..initial.min(start + PODS_PER_CHUNK)));
-    let begin = with_initial_events.then(|| bookmark(json!({"k8s.io/initial-events-end": "true"})));
-    let end = async move {
-        rt::time::sleep(timeout.saturating_sub(BOOKMARK_LEAD)).await;
-        bookmark(json!({}))
-    };
-    let silence = async move {
-        rt::time::sleep(BOOKMARK_LEAD).await;
-        Bytes::new()
-    };
-    let events = stream::iter(chunks.chain(begin)).chain(stream::once(end)).chain(stream::once(silence));
-    HttpResponse::Ok()
-        .content_type("application/json")
-        .streaming(Box::pin(events.map(Ok::<_, actix_web::Error>)))
+/// The usage of pod `i`, as metrics-server reports it: [`cpu_millis`] and [`memory_bytes`] in one container.
+pub(super) fn usage(namespace: &str, name: &str, i: usize) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2026-01-28T00:00:00Z"},
+        "timestamp": "2026-01-28T00:00:00Z", "window": "15.012s",
+        "containers": [{
+            "name": "app",
+            "usage": {
+                "cpu": format!("{}n", cpu_millis(i) * 1_000_000), "memory": format!("{}Ki", memory_bytes(i) >> 10),
+            },
+        }],
+    })
 }
 
-fn bookmark(annotations: Value) -> Bytes {
-    let object = json!({
-        "kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "1", "annotations": annotations},
-    });
-    format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+/// CPU usage of pod `i` in thousandths of a core.
+fn cpu_millis(i: usize) -> usize {
+    1 + i % 997
+}
+
+/// Memory usage of pod `i` in bytes.
+fn memory_bytes(i: usize) -> usize {
+    (16 + i % 499) << 20
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the binaries of a control plane of another Kubernetes version than the one pinned by go.mod, and prints the test
-# command that uses them. Takes minutes and is not part of CI: `older.sh v1.34.4 FOLDER`.
+# command that uses them. Takes minutes and is not part of CI: `older.sh v1.34.4 FOLDER`. Without metrics-server, whose
+# version does not compile with an older Kubernetes.
 set -euo pipefail
 
 version=${1:?a Kubernetes version, as v1.34.4}
@@ -28,7 +29,7 @@ minor=${version#v1.}
 go build -buildvcs=false -ldflags "-s -w $stamp.gitVersion=$version $stamp.gitMajor=1 $stamp.gitMinor=${minor%%.*}" \
     -o "$folder/controlplane" .
 
-for program in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet; do
+for program in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do
     printf '#!/bin/sh\nexec "%s/controlplane" %s "$@"\n' "$folder" "$program" >"$folder/$program"
     chmod +x "$folder/$program"
 done

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, header::CONTENT_TYPE};
+use reqwest::{
+    Certificate, Client, Identity, Method, RequestBuilder,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    control_plane::START_TIMEOUT,
     error::{Error, Result},
     kubeconfig::{Access, Credential},
 };
@@ -25,6 +29,12 @@ pub struct Admin {
 impl Admin {
     pub(crate) fn new(access: &Access) -> Result<Self> {
         Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
+    }
+
+    /// A client of the API server at this URL, with a bearer token.
+    pub fn with_token(server: &str, ca_pem: &str, token: &str) -> Result<Self> {
+        let credential = Credential::Token(token.to_owned());
+        Self::new(&Access { server: server.to_owned(), ca_pem: ca_pem.to_owned(), credential })
     }
 
     /// A client that accepts any certificate. For readiness checks only, because a test may configure the server with
@@ -80,6 +90,11 @@ impl Admin {
         self.send(Method::GET, path, self.request(Method::GET, path)).await
     }
 
+    /// GET with this `Accept` header; returns the body as text.
+    pub async fn text_as(&self, accept: &str, path: &str) -> Result<String> {
+        self.send(Method::GET, path, self.request(Method::GET, path).header(ACCEPT, accept)).await
+    }
+
     /// POST of an object.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         json_of(&self.send(Method::POST, path, self.request(Method::POST, path).json(body)).await?)
@@ -131,6 +146,13 @@ impl Admin {
             }
             sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Waits until a new namespace has its service account `default`, without which no pod can be created in it. Only with
+    /// controllers.
+    pub async fn wait_for_default_account(&self, namespace: &str) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+        self.wait_until(&path, |_| true, START_TIMEOUT).await.map(drop)
     }
 
     /// Creates or updates a namespace and in it a service account with the cluster-wide RBAC policy rules `rules`, for
@@ -201,6 +223,7 @@ pub fn path_of(object: &Value) -> String {
     let root = if version.contains('/') { "apis" } else { "api" };
     let plural = match kind.as_str() {
         "endpoints" => kind.clone(),
+        _ if ["ay", "ey", "oy"].iter().any(|end| kind.ends_with(end)) => format!("{kind}s"),
         _ if kind.ends_with('y') => format!("{}ies", &kind[..kind.len() - 1]),
         _ if kind.ends_with('s') => format!("{kind}es"),
         _ => format!("{kind}s"),
@@ -233,6 +256,10 @@ mod tests {
         assert_eq!(
             path("networking.k8s.io/v1", "NetworkPolicy", Some("a")),
             "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies/n"
+        );
+        assert_eq!(
+            path("gateway.networking.k8s.io/v1", "Gateway", Some("a")),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/a/gateways/n"
         );
     }
 }

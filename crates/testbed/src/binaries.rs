@@ -15,8 +15,13 @@ use crate::{
 };
 
 const GO_MOD: &str = include_str!("../controlplane/go.mod");
-const GO_SUM: &str = include_str!("../controlplane/go.sum");
-const MAIN_GO: &str = include_str!("../controlplane/main.go");
+/// The files of the Go module, by name.
+const GO_FILES: [(&str, &str); 4] = [
+    ("go.mod", GO_MOD),
+    ("go.sum", include_str!("../controlplane/go.sum")),
+    ("main.go", include_str!("../controlplane/main.go")),
+    ("metrics_server.go", include_str!("../controlplane/metrics_server.go")),
+];
 
 /// Location of the binaries.
 #[derive(Clone, Debug)]
@@ -79,7 +84,7 @@ pub fn kubernetes_version() -> &'static str {
 }
 
 fn build() -> Result<PathBuf> {
-    let digest = Sha256::digest([GO_MOD, GO_SUM, MAIN_GO].concat());
+    let digest = Sha256::digest(GO_FILES.map(|(_, text)| text).concat());
     let key: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
     let cache = cache()?;
     let binary = cache.join(format!("controlplane-{}-{key}", kubernetes_version()));
@@ -108,12 +113,12 @@ fn build() -> Result<PathBuf> {
 }
 
 fn go_build(folder: &Path) -> Result<PathBuf> {
-    for (name, text) in [("go.mod", GO_MOD), ("go.sum", GO_SUM), ("main.go", MAIN_GO)] {
+    for (name, text) in GO_FILES {
         fs::write(folder.join(name), text).map_err(io(format!("writing {name}")))?;
     }
     let version = kubernetes_version();
     log_line(&format!(
-        "building etcd and Kubernetes {version} from source: once, about 7 minutes on 2 cores"
+        "building etcd, Kubernetes {version} and metrics-server from source: once, about 8 minutes on 2 cores"
     ));
     let packages = packages(folder)?;
 

@@ -8,7 +8,7 @@ use crate::{
     Component, ControlPlane, ServingCertificate, audit,
     binaries::Binaries,
     certificates::{Authority, signing_keys},
-    control_plane::{ETCD_DATA, START_TIMEOUT},
+    control_plane::ETCD_DATA,
     error::Result,
     folder::{Folder, copy},
     kubeconfig::{self, Access, Credential},
@@ -102,6 +102,9 @@ impl Builder {
         owned.write_pair("apiserver", &authority.serving(self.serving)?)?;
         let kubelet_client = authority.client("apiserver-kubelet-client", Some("system:masters"))?;
         owned.write_pair("kubelet-client", &kubelet_client)?;
+        let front_proxy = Authority::new("pilothouse-front-proxy")?;
+        owned.write("front-proxy-ca.crt", &front_proxy.pem())?;
+        owned.write_pair("front-proxy", &front_proxy.client("front-proxy", None)?)?;
         for name in ["controller-manager", "scheduler"] {
             let credential = Credential::Certificate(authority.client(&format!("system:kube-{name}"), None)?);
             let kubeconfig = kubeconfig::write(&access.server, &access.ca_pem, &credential);
@@ -121,8 +124,7 @@ impl Builder {
             owned.spawn(Component::ControllerManager)?;
             owned.spawn(Component::Scheduler)?;
             // until the service account exists, no pod can be created in the namespace
-            let account = "/api/v1/namespaces/default/serviceaccounts/default";
-            let created = plane.client().wait_until(account, |_| true, START_TIMEOUT).await;
+            let created = plane.client().wait_for_default_account("default").await;
             owned.still_runs(Component::ControllerManager)?;
             created?;
         }

@@ -15,6 +15,8 @@ pub enum Component {
     ControllerManager,
     /// kube-scheduler
     Scheduler,
+    /// metrics-server, only after [`metrics_server`](fn@crate::metrics_server)
+    MetricsServer,
 }
 
 /// A signal to a process.
@@ -48,6 +50,7 @@ impl Component {
             Self::ApiServer => "kube-apiserver",
             Self::ControllerManager => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
+            Self::MetricsServer => "metrics-server",
         }
     }
 
@@ -62,7 +65,8 @@ impl Component {
                 ports.etcd, ports.etcd_peer
             ),
             // Kubelets are reached by IP address, because node names do not resolve. Tests rely on the audit log, so a
-            // response waits for its event. The request limits exceed what a benchmark sends.
+            // response waits for its event. The request limits exceed what a benchmark sends. An aggregated API server
+            // reads the user from the headers of a request with the front proxy's certificate.
             Self::ApiServer => format!(
                 "--etcd-servers=http://127.0.0.1:{} --secure-port={} --bind-address=127.0.0.1
                  --advertise-address=127.0.0.1 --endpoint-reconciler-type=none --tls-cert-file=apiserver.crt
@@ -72,6 +76,10 @@ impl Component {
                  --service-account-key-file=sa.pub --service-account-signing-key-file=sa.key
                  --authorization-mode=Node,RBAC --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true
                  --audit-policy-file=audit-policy.yaml --audit-log-path=audit.log --audit-log-mode=blocking
+                 --requestheader-client-ca-file=front-proxy-ca.crt --requestheader-allowed-names=front-proxy
+                 --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group
+                 --requestheader-extra-headers-prefix=X-Remote-Extra- --proxy-client-cert-file=front-proxy.crt
+                 --proxy-client-key-file=front-proxy.key
                  --max-requests-inflight=4000 --max-mutating-requests-inflight=2000",
                 ports.etcd, ports.apiserver
             ),
@@ -86,6 +94,15 @@ impl Component {
                 "--kubeconfig=scheduler.kubeconfig --secure-port={} --bind-address=127.0.0.1 --leader-elect=false
                  --kube-api-qps=500 --kube-api-burst=1000",
                 ports.scheduler
+            ),
+            // Kubelets serve a certificate of their own, and on the port in the node's status. The resolution has its
+            // smallest value, and the kubelet's timeout must be below it.
+            Self::MetricsServer => format!(
+                "--kubeconfig=admin.kubeconfig --authentication-kubeconfig=admin.kubeconfig
+                 --authorization-kubeconfig=admin.kubeconfig --secure-port={} --bind-address=127.0.0.1
+                 --cert-dir=metrics-server --kubelet-insecure-tls --kubelet-preferred-address-types=InternalIP
+                 --kubelet-use-node-status-port --kubelet-request-timeout=5s --metric-resolution=10s",
+                ports.metrics_server
             ),
         };
         text.split_whitespace().map(str::to_owned).collect()

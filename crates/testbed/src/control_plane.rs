@@ -150,12 +150,12 @@ impl ControlPlane {
     }
 
     async fn end_processes(&self) -> Result<()> {
-        use Component::{ApiServer, ControllerManager, Etcd, Scheduler};
+        use Component::{ApiServer, ControllerManager, Etcd, MetricsServer, Scheduler};
         let owned = self.owned("stop the control plane")?;
         // etcd stops last: the shutdown of the API server hangs without etcd, and that of a kubelet without the API
         // server
         owned.end_nodes();
-        for component in [Scheduler, ControllerManager, ApiServer, Etcd] {
+        for component in [MetricsServer, Scheduler, ControllerManager, ApiServer, Etcd] {
             for signal in [Signal::Cont, Signal::Term] {
                 let _ = self.signal(component, signal);
             }

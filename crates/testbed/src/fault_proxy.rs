@@ -24,6 +24,7 @@ use tokio_rustls::{
 use crate::{
     ControlPlane, ServingCertificate,
     error::{Error, Result, io},
+    http::Request,
     kubeconfig,
 };
 
@@ -200,27 +201,10 @@ async fn forward(
 
 /// Responds to the first request of a connection.
 async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: u16) -> std::io::Result<()> {
-    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-    let ended = |request: &[u8]| {
-        let text = String::from_utf8_lossy(request).to_ascii_lowercase();
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-        (body.len() >= length.unwrap_or(0)).then_some(())
-    };
-    while ended(&request).is_none() {
-        match stream.read(&mut buffer).await? {
-            0 => return Ok(()),
-            count => request.extend_from_slice(&buffer[..count]),
-        }
-    }
     let body = format!(
         r#"{{"kind":"Status","apiVersion":"v1","metadata":{{}},"status":"Failure","message":"by the fault proxy","reason":"","code":{status}}}"#
     );
-    let head = format!(
-        "HTTP/1.1 {status} Fault\r\ncontent-type: application/json\r\nretry-after: 1\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).await?;
+    let request = Request::read(&mut stream).await?;
+    request.respond(&mut stream, status, &[("retry-after", "1"), ("connection", "close")], &body).await?;
     stream.shutdown().await
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::sleep,
@@ -22,6 +22,7 @@ use crate::{
     certificates::Authority,
     error::{Error, Result, io},
     fault_proxy::acceptor,
+    http::Request,
     kubeconfig::{self, Credential},
 };
 
@@ -121,7 +122,7 @@ impl Responses {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     ) -> std::io::Result<()> {
         for count in 0_u64.. {
-            let target = target(stream).await?;
+            let target = Request::read(stream).await?.target;
             let is_watch = target.contains("watch=");
             match self.fault {
                 _ if target.starts_with("/version") => {
@@ -184,19 +185,6 @@ impl Responses {
         }
         Ok(())
     }
-}
-
-/// Reads the next request and returns the path with the query. The body, which is small, is discarded.
-async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
-    let target = head.lines().next().and_then(|line| line.split(' ').nth(1));
-    target.map(ToOwned::to_owned).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 /// Plain client as a control: lists pods over one connection and discards `bytes` bytes in total, evenly over `time`.

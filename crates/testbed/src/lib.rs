@@ -26,12 +26,18 @@ mod builder;
 mod certificates;
 mod component;
 mod control_plane;
+mod denying_webhook;
 mod error;
 mod fault_proxy;
+mod faulty_registry;
 mod faulty_server;
+mod fixtures;
 mod folder;
+mod http;
 mod identity;
 mod kubeconfig;
+mod kubectl;
+mod metrics_server;
 mod node;
 mod pilothouse_server;
 mod ports;
@@ -56,14 +62,19 @@ pub use self::{
     certificates::ServingCertificate,
     component::{Component, Signal},
     control_plane::ControlPlane,
+    denying_webhook::DenyingWebhook,
     error::{Error, Result},
     fault_proxy::{Fault, FaultProxy},
+    faulty_registry::{FaultyRegistry, RegistryFault},
     faulty_server::{FaultyServer, ResponseFault, read_plainly},
+    fixtures::BrokenWorkload,
     folder::Folder,
     identity::{
         CLIENT_ID, Keycloak, OidcProvider, OidcServer, Slapd, download_identity_servers, password_of,
     },
     kubeconfig::read_kubeconfig,
+    kubectl::{kubectl, kubectl_output},
+    metrics_server::metrics_server,
     node::{Node, NodeProgram},
     pilothouse_server::PilothouseServer,
     ports::Port,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, geteuid, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -143,6 +143,33 @@ impl Node {
     /// complete.
     pub fn power_cut(&self) {
         self.machine.power_cut();
+    }
+
+    /// Adds a taint, in the form of `kubectl taint`: `effect` is `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub async fn taint(&self, key: &str, value: &str, effect: &str) -> Result<()> {
+        let taint = json!({"key": key, "value": value, "effect": effect});
+        self.change_taints(|taints| taints.push(taint.clone())).await
+    }
+
+    /// Removes the taints with this key.
+    pub async fn remove_taint(&self, key: &str) -> Result<()> {
+        self.change_taints(|taints| taints.retain(|taint| taint["key"] != key)).await
+    }
+
+    /// Replaces the taints. Repeats when the node has changed since it was read, which each heartbeat does.
+    async fn change_taints(&self, change: impl Fn(&mut Vec<Value>)) -> Result<()> {
+        let path = format!("/api/v1/nodes/{}", self.name());
+        loop {
+            let node = self.client.get(&path).await?;
+            let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+            change(&mut taints);
+            let version = &node["metadata"]["resourceVersion"];
+            let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+            match self.client.patch(&path, &patch).await {
+                Err(Error::Status { code: 409, .. }) => {}
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Signals a program of the node.

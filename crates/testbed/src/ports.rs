@@ -19,18 +19,20 @@ pub(crate) struct Ports {
     pub(crate) etcd_peer: u16,
     pub(crate) controller_manager: u16,
     pub(crate) scheduler: u16,
+    pub(crate) metrics_server: u16,
     _block: Block,
 }
 
 impl Ports {
     pub(crate) fn claim() -> Result<Self> {
-        let block = Block::claim(5)?;
+        let block = Block::claim(6)?;
         Ok(Self {
             apiserver: block.base,
             etcd: block.base + 1,
             etcd_peer: block.base + 2,
             controller_manager: block.base + 3,
             scheduler: block.base + 4,
+            metrics_server: block.base + 5,
             _block: block,
         })
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use pilothouse_testbed::{Component, ControlPlane, Error, ServingCertificate, Signal, shared, workloads};
+use pilothouse_testbed::{
+    Component, ControlPlane, DenyingWebhook, Error, ServingCertificate, Signal, shared, workloads,
+};
 use serde_json::json;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -139,4 +141,32 @@ async fn failed_start_reports_component_and_log() {
     let Err(Error::Ended { name, log }) = failed else { panic!("start with an unknown flag") };
     assert_eq!(name, "kube-apiserver");
     assert!(log.contains("no-such-flag"), "{log}");
+}
+
+#[tokio::test]
+async fn webhook_denies_new_pods_of_its_namespace_only() {
+    let plane = control_plane_without_controllers().await;
+    let client = plane.client();
+    client.apply(&workloads::namespace("denied")).await.unwrap();
+    let webhook = DenyingWebhook::start(&plane, "denied", "no pods on Fridays").await.unwrap();
+    // the API server reads the registration of a webhook with a delay, and the webhook is called for new pods only
+    let mut pods = 0;
+    let mut message = async |text: &str| {
+        let end = Instant::now() + WAIT_TIMEOUT;
+        loop {
+            pods += 1;
+            match client.apply(&workloads::pod("denied", &format!("web-{pods}"))).await {
+                Err(Error::Status { message, .. }) if message.contains(text) => return message,
+                result => assert!(Instant::now() < end, "{result:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let denied = message("no pods on Fridays").await;
+    assert!(denied.contains(r#"admission webhook "deny.testbed.example" denied the request"#), "{denied}");
+    client.apply(&workloads::pod("default", "web")).await.unwrap();
+
+    drop(webhook);
+    let unavailable = message("failed calling webhook").await;
+    assert!(unavailable.contains("deny.testbed.example"), "{unavailable}");
 }

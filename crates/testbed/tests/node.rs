@@ -2,7 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use pilothouse_testbed::{ControlPlane, NodeProgram, Signal, shared, shared_has_node, workloads};
+use pilothouse_testbed::{
+    Component, ControlPlane, FaultyRegistry, NodeProgram, RegistryFault, Signal, kubectl, metrics_server,
+    shared, shared_has_node, workloads,
+};
 use serde_json::Value;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -62,4 +65,77 @@ async fn shared_control_plane_has_one_node() {
         let nodes = shared().await.unwrap().client().get("/api/v1/nodes").await.unwrap();
         assert!(!nodes["items"].as_array().unwrap().is_empty());
     }
+}
+
+#[tokio::test]
+async fn metrics_server_serves_usage_and_is_unavailable_after_a_kill() {
+    let plane = ControlPlane::builder().start().await.unwrap();
+    let Some(node) = plane.start_node_or_skip(0).await.unwrap() else { return };
+    metrics_server(&plane).await.unwrap();
+    let top = kubectl(&plane, &["top", "nodes", "--no-headers"]).await.unwrap();
+    assert!(top.starts_with(node.name()), "{top}");
+    let client = plane.client();
+    let path = "/apis/metrics.k8s.io/v1beta1/nodes";
+    let nodes = client.get(path).await.unwrap();
+    assert!(nodes["items"][0]["usage"]["memory"].is_string(), "{nodes}");
+
+    plane.signal(Component::MetricsServer, Signal::Kill).unwrap();
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
+    while client.get(path).await.is_ok() {
+        assert!(tokio::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    metrics_server(&plane).await.unwrap();
+    client.get(path).await.unwrap();
+    plane.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn pull_error_of_a_node_contains_the_status_of_the_registry() {
+    if !shared_has_node().await.unwrap() {
+        return;
+    }
+    let client = shared().await.unwrap().client();
+    let registry = FaultyRegistry::start().await.unwrap();
+    client.apply(&workloads::namespace("pulls")).await.unwrap();
+    client.wait_for_default_account("pulls").await.unwrap();
+    let faults = [
+        (RegistryFault::Unauthorized, "401 Unauthorized"),
+        (RegistryFault::Denied, "authorization failed"),
+        (RegistryFault::NotFound, "not found"),
+        (RegistryFault::RateLimited, "429 Too Many Requests"),
+        (RegistryFault::Unavailable, "503 Service Unavailable"),
+    ];
+    for (n, (fault, text)) in faults.into_iter().enumerate() {
+        let name = format!("pod-{n}");
+        let mut pod = workloads::pod("pulls", &name);
+        pod["spec"]["containers"][0]["image"] = registry.image(fault).into();
+        client.apply(&pod).await.unwrap();
+        let path = format!("/api/v1/namespaces/pulls/events?fieldSelector=involvedObject.name%3D{name}");
+        let tells = |events: &Value| {
+            let events = events["items"].as_array().map_or(&[][..], Vec::as_slice);
+            events.iter().any(|event| event["message"].as_str().is_some_and(|message| message.contains(text)))
+        };
+        client.wait_until(&path, tells, WAIT_TIMEOUT).await.unwrap();
+    }
+    client.delete("/api/v1/namespaces/pulls").await.unwrap();
+}
+
+#[tokio::test]
+async fn taint_keeps_pods_from_a_node_until_it_is_removed() {
+    let plane = ControlPlane::builder().start().await.unwrap();
+    let Some(node) = plane.start_node_or_skip(0).await.unwrap() else { return };
+    let client = plane.client();
+    node.taint("example.org/reserved", "true", "NoSchedule").await.unwrap();
+    client.apply(&workloads::pod("default", "waiting")).await.unwrap();
+    let path = "/api/v1/namespaces/default/pods/waiting";
+    let refused = |pod: &Value| {
+        pod["status"]["conditions"][0]["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("had untolerated taint"))
+    };
+    client.wait_until(path, refused, WAIT_TIMEOUT).await.unwrap();
+    node.remove_taint("example.org/reserved").await.unwrap();
+    client.wait_until(path, running, WAIT_TIMEOUT).await.unwrap();
+    plane.stop().await.unwrap();
 }

@@ -6,6 +6,7 @@ mod common;
 
 mod cache;
 mod configuration;
+mod kinds;
 mod objects;
 mod probe;
 mod workloads;

@@ -5,6 +5,8 @@
     reason = "each test binary uses a part of it, and fails by panicking"
 )]
 
+pub(crate) mod kind_server;
+pub(crate) mod kinds;
 pub(crate) mod server;
 
 use std::{
