@@ -21,6 +21,7 @@ mod lists;
 mod live;
 mod logs;
 mod non_interference;
+mod objects;
 mod observer;
 mod paths;
 mod providers;
