@@ -83,6 +83,10 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let detail = types.iter().filter_map(|workload| workload.split_once('/')).map(|(kind, name)| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
     });
+    let objects = ["pod/talker", "service/web", "deployment/web", "cronjob/report"];
+    let diagnoses = objects.iter().filter_map(|object| object.split_once('/')).map(|(kind, name)| {
+        format!("/api/k8s/diagnose?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
+    });
     let of_types =
         ["job", "cronjob"].map(|kind| format!("/api/k8s/workloads?cluster_id={id}&namespace=*&type={kind}"));
     let rest = [
@@ -93,7 +97,7 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
         "/api/k8s/search?kind=pods&q=web".to_owned(),
         "/api/k8s/overview".to_owned(),
     ];
-    lists.chain(detail).chain(of_types).chain(rest).collect()
+    lists.chain(detail).chain(diagnoses).chain(of_types).chain(rest).collect()
 }
 
 /// All changes, in an executable order, each with the verb and resource of the first missing permission.

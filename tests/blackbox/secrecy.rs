@@ -56,7 +56,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
-        "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/detail" | "/api/k8s/diagnose" => "&namespace=default&type=deployment&name=web",
         "/api/k8s/compare" => return Some("namespace=default&type=deployment&name=web".to_owned()),
         "/api/k8s/metrics/series" => "&kind=pod&namespace=default&name=absent",
         // no node runs in this cluster; see `read_pod_log`
