@@ -11,6 +11,7 @@ mod clusters;
 mod command_line;
 mod configuration;
 mod crash;
+mod diagnosis;
 mod disk_full;
 mod dns;
 mod egress;
