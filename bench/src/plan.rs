@@ -15,7 +15,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Duration of one round.
     pub(crate) window: Duration,
-    /// Duration of B6 at each rate of changes.
+    /// Duration of B6 at each rate of changes, and of all phases of each kind of B14.
     pub(crate) freshness: Duration,
     /// Number of registered clusters in B7 and B11.
     pub(crate) clusters: usize,

@@ -30,6 +30,7 @@ use crate::{
     operation::AuditWriter,
     pod::{PodApi, Pods},
     pod_change::{PodChangeApi, PodChanges},
+    problem::Problems,
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
     rollout::{RolloutApi, Rollouts},
@@ -43,10 +44,11 @@ use crate::{
     spawn::Spawner,
     streams::{StreamLimits, Streams},
     token::{CachedTokens, LiveTokens, TokenStore, Tokens},
-    ttl_cache::{Caches, Invalidate, TtlCache},
+    ttl_cache::{Caches, TtlCache},
     usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
+    workload_log::WorkloadLogs,
 };
 
 /// All ports of the application, by subject. An embedder provides its own adapters; tests use `Ports::fake()`.
@@ -135,7 +137,7 @@ pub struct AppSettings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster with certificate verification disabled.
     pub allow_insecure_tls: bool,
-    /// Limits of concurrent log streams and list watches.
+    /// Limits of concurrent streams, and of the connections that they hold.
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
@@ -164,6 +166,7 @@ pub struct App {
     pub lists: Lists,
     pub usage: UsageHistory,
     pub fleet: Fleet,
+    pub problems: Problems,
     pub watches: Watches,
     pub objects: Objects,
     pub namespaces: Namespaces,
@@ -177,9 +180,10 @@ pub struct App {
     pub nodes: Nodes,
     pub dependents: DependentReader,
     pub diagnoses: Diagnoses,
+    pub workload_logs: WorkloadLogs,
     pub configs: Configs,
     pub secrets: Secrets,
-    /// Open log streams and list watches.
+    /// Open streams of logs and lists.
     pub streams: Streams,
 }
 
@@ -206,7 +210,7 @@ impl App {
         // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
-        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let caches = Caches::new(sessions.caches().into_iter().chain(api_tokens.caches()));
         let users: Arc<dyn UserRegistry> =
             Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {
@@ -294,7 +298,9 @@ impl App {
         let object_api = objects.objects;
         let any_objects =
             Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
+        let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
+            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),
@@ -346,12 +352,20 @@ impl App {
                 .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()).with_usage(objects.usage.clone()),
             usage: UsageHistory::new(gate.clone(), objects.usage.clone(), clock.clone()),
-            fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
+            fleet,
             watches: Watches {
                 gate: gate.clone(),
-                inventory: objects.inventory,
+                inventory: objects.inventory.clone(),
                 usage: Some(objects.usage),
                 objects: Some(any_objects.clone()),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+            },
+            workload_logs: WorkloadLogs {
+                gate: gate.clone(),
+                inventory: objects.inventory,
+                api: objects.pods.clone(),
+                clock: clock.clone(),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },

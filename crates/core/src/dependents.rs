@@ -31,6 +31,9 @@ use tree::Tree;
 const CONCURRENT_KINDS: usize = 4;
 /// Age of a cluster's discovery up to which a kind that it does not name is taken as not served.
 const FRESH: Duration = Duration::from_secs(1);
+/// Maximum number of kinds that are not in the table of kinds and are read for one answer. Their names are kept for the
+/// life of the process.
+const MAX_DYNAMIC_KINDS: usize = 300;
 
 /// Why an object stays although an owner of it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -140,9 +143,8 @@ impl DependentReader {
         let found = self.api.dependee(&permit, name).await?;
         let dependee = found.ok_or_else(|| permit.object_not_found())?;
 
+        let (kinds, all) = collected_kinds(&served);
         let (mut reads, mut warnings) = (Vec::new(), served.warnings.clone());
-        let kinds = served.kinds.iter().filter(|served| is_collected(served)).map(|served| served.kind);
-        let kinds: Vec<_> = kinds.collect();
         for kind in kinds {
             let right = resource_of_kind(kind, false);
             if caller.has_right(RightVerb::List, right, cluster, namespace) {
@@ -161,7 +163,7 @@ impl DependentReader {
             }
         }
         warnings.sort_by(|one, other| one.subject().cmp(other.subject()));
-        Ok(Tree::new(&dependee, &objects).dependents(namespace, warnings))
+        Ok(Tree::new(&dependee, &objects).dependents(namespace, warnings, all))
     }
 
     /// The kind of this name, and all kinds that the cluster serves. A name that the last discovery does not have is
@@ -176,8 +178,9 @@ impl DependentReader {
         let permit = self.gate.allow(caller, any_right).await?;
         for max_age in [None, Some(FRESH)] {
             let kinds = self.objects.kinds(&permit, max_age).await?;
-            if let Some(served) = kinds.find(resource).filter(|served| is_collected(served)) {
-                return Ok((served.kind, kinds));
+            let served = kinds.find(resource).filter(|served| is_collected(served));
+            if let Some(kind) = served.and_then(ServedKind::to_kind) {
+                return Ok((kind, kinds));
             }
         }
         Err(Error::new(Cause::KindNotServed).resource(resource.to_string()))
@@ -191,10 +194,25 @@ fn list(cluster: ClusterId, kind: Kind, namespace: &Namespace) -> AccessRequest 
 /// Whether the garbage collector watches a kind with namespaces, and deletes its objects
 /// (`GetDeletableResources` of `k8s.io/kubernetes/pkg/controller/garbagecollector`). It ignores events.
 fn is_collected(served: &ServedKind) -> bool {
-    let info = served.kind.info();
-    let is_event = info.kind == Kind::Event.info().kind;
     let verbs = ["delete", "list", "watch"];
-    info.namespaced && !is_event && verbs.iter().all(|verb| served.has_verb(verb))
+    served.namespaced
+        && served.kind != Kind::Event.info().kind
+        && verbs.iter().all(|verb| served.has_verb(verb))
+}
+
+/// The kinds whose objects may be dependents, and whether these are all of the cluster.
+fn collected_kinds(served: &ServedKinds) -> (Vec<Kind>, bool) {
+    let (mut kinds, mut dynamic, mut all) = (Vec::new(), 0_usize, true);
+    for served in served.kinds.iter().filter(|served| is_collected(served)) {
+        let in_table = Kind::in_table(&served.group, &served.version, &served.plural).is_some();
+        dynamic += usize::from(!in_table);
+        let kind = Some(served).filter(|_| in_table || dynamic <= MAX_DYNAMIC_KINDS);
+        match kind.and_then(ServedKind::to_kind) {
+            Some(kind) => kinds.push(kind),
+            None => all = false,
+        }
+    }
+    (kinds, all)
 }
 
 /// The objects of a kind.

@@ -28,10 +28,12 @@ mod usage;
 mod watch;
 
 pub use fleet::{
-    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
-    SearchResults, countable_lists, searchable_lists,
+    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, FoundRow, KindCounts, MAX_RESULT_WINDOW,
+    Overview, SearchResults, countable_lists, searchable_lists,
 };
+pub(crate) use fleet::{FleetQuery, result_window};
 pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project, UsageOf};
+pub use query::SearchQuery;
 use usage::PageWithUsage;
 pub use usage::with_workloads;
 pub use watch::{
@@ -130,6 +132,9 @@ impl Counts {
 /// Name of the field by which rows are counted.
 pub const STATUS: &str = "status";
 
+/// Name of the field with the level of a row.
+pub const LEVEL: &str = "level";
+
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
     /// The rows that match the query, in its order.
@@ -162,6 +167,19 @@ pub enum ListEvent {
     ConnectionChanged,
 }
 
+/// Namespace and name of an object.
+pub type ObjectKey = (String, String);
+
+/// The rows with one of these namespaces and names.
+pub fn rows_named(rows: Vec<Row>, objects: &[ObjectKey]) -> Vec<Row> {
+    let is_named = |row: &Row| {
+        objects
+            .iter()
+            .any(|(namespace, name)| row.name() == name && row.namespace() == Some(namespace.as_str()))
+    };
+    rows.into_iter().filter(is_named).collect()
+}
+
 /// Port: lists of a cluster's objects.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -183,6 +201,16 @@ pub trait Inventory: Send + Sync {
     async fn count(&self, permit: &Permit, list: List) -> Result<Counts> {
         let listing = self.page(permit, list, &Counts::query(permit, list)).await?;
         Ok(Counts::of_listing(list, listing))
+    }
+
+    /// Returns the rows of `list` with these namespaces and names, in the permit's cluster and namespaces. What does not
+    /// exist is left out.
+    ///
+    /// # Errors
+    /// As [`Inventory::page`].
+    async fn find(&self, permit: &Permit, list: List, objects: &[ObjectKey]) -> Result<Vec<Row>> {
+        let listing = self.page(permit, list, &Counts::query(permit, list)).await?;
+        Ok(rows_named(listing.rows, objects))
     }
 
     /// Returns the matching rows of `list` in the permit's namespaces, and a stream of the events that follow.
@@ -252,7 +280,7 @@ impl Lists {
 
 /// The access request for reading a list, without a cluster. Only objects that belong to namespaces are requested in
 /// `namespaces`: the right to all namespaces includes no right to nodes.
-fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
+pub(crate) fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
     let access = AccessRequest::to(Verb::List, list.info().resource);
     match list.info().resource {
         Resource::Kind(kind) if kind.belongs_to_namespace() => access.within(namespaces.clone()),

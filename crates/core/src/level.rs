@@ -85,9 +85,11 @@ fn is_count(word: &str) -> bool {
 }
 
 /// Level of a node.
-pub fn of_node(status: &str, is_cordoned: bool) -> Level {
+pub fn of_node(status: &str, is_cordoned: bool, has_pressure: bool) -> Level {
     match status {
         "NotReady" => Level::Bad,
+        // a node that lacks memory, disk space or process ids evicts pods, and gets no new ones
+        "Ready" if has_pressure => Level::Warn,
         "Ready" if is_cordoned => Level::Idle,
         "Ready" => Level::Ok,
         _ => Level::Warn,
@@ -216,9 +218,13 @@ mod tests {
         let nodes =
             [("NotReady", true, Level::Bad), ("Ready", true, Level::Idle), ("Ready", false, Level::Ok)];
         for (status, is_cordoned, expected) in nodes {
-            assert_eq!(of_node(status, is_cordoned), expected, "{status}");
+            assert_eq!(of_node(status, is_cordoned, false), expected, "{status}");
         }
-        assert_eq!((of_node("Unknown", false), of_node("Unknown", true)), (Level::Warn, Level::Warn));
+        for is_cordoned in [true, false] {
+            assert_eq!(of_node("Unknown", is_cordoned, false), Level::Warn);
+            assert_eq!(of_node("Ready", is_cordoned, true), Level::Warn);
+            assert_eq!(of_node("NotReady", is_cordoned, true), Level::Bad);
+        }
         assert_eq!(["Normal", "Warning", "New"].map(of_event), [Level::Ok, Level::Warn, Level::Warn]);
     }
 }

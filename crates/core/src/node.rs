@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Result,
+    fault::{FAULT, Fault},
     level,
     namespaces::NamespaceScope,
-    object::{Labels, Metadata, or_default},
+    object::{Labels, Metadata, lenient_time, or_default},
     pod::OCCUPIES_NODE,
-    rows::{Cell, Field, Filter, Level, ListRow, Table, has_reason},
+    rows::{Cell, Field, Filter, Level, ListRow, Row, Table, has_reason},
     usage::Usage,
 };
 
@@ -51,12 +53,14 @@ struct NodeStatus {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct NodeCondition {
     r#type: String,
     status: String,
     #[serde(deserialize_with = "or_default")]
     reason: String,
+    #[serde(deserialize_with = "lenient_time")]
+    last_transition_time: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -131,7 +135,13 @@ pub struct NodeRow {
     pub created_at: Option<Timestamp>,
     /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
     pub usage: Option<Usage>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
+
+/// Conditions of a node that lacks a resource.
+const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
 
 const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
 
@@ -145,8 +155,17 @@ impl NodeRow {
             Some("False") => "NotReady",
             _ => "Unknown",
         };
-        let level = level::of_node(node_status, spec.unschedulable);
-        let reason = ready.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty());
+        let has_pressure = |condition: &&NodeCondition| {
+            condition.status == "True" && PRESSURES.contains(&condition.r#type.as_str())
+        };
+        let pressure = status.conditions.iter().find(has_pressure).filter(|_| node_status == "Ready");
+        let level = level::of_node(node_status, spec.unschedulable, pressure.is_some());
+        let reason = match pressure {
+            Some(pressure) => Some(pressure.r#type.clone()),
+            None => ready.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty()),
+        };
+        let since = pressure.or(ready).and_then(|condition| condition.last_transition_time);
+        let fault = has_reason(level).then(|| Box::new(Fault { since, ..Fault::default() }));
         let roles = metadata
             .labels
             .keys()
@@ -173,11 +192,24 @@ impl NodeRow {
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
             usage: None,
+            fault,
         }
     }
 }
 
 impl NodeRow {
+    /// Index of the hidden field, which is the last.
+    const FAULT_FIELD: usize = Self::FIELDS.len() - 1;
+
+    /// Joins the row of a node with the table of pods ([`NodeRow::with_pods`]).
+    ///
+    /// # Errors
+    /// `Internal` if the row is not that of a node.
+    pub fn join(row: &Row, pods: &Table, namespaces: &NamespaceScope) -> Result<Row> {
+        let fault = Fault::of(row, Self::FAULT_FIELD).map(Box::new);
+        Row::of(&Self { fault, ..row.parse()? }.with_pods(pods, namespaces))
+    }
+
     /// Sets the number of pods on the node that have not terminated, of the pods in these namespaces.
     pub fn with_pods(self, pods: &Table, namespaces: &NamespaceScope) -> Self {
         let counted = pods.counted_by(OCCUPIES_NODE, &self.name, namespaces);
@@ -205,6 +237,7 @@ impl ListRow for NodeRow {
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::late("usage_cpu"),
         Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {

@@ -41,6 +41,8 @@ pub struct Metadata {
     pub annotations: Labels,
     #[serde(deserialize_with = "or_default")]
     pub owner_references: Vec<OwnerReference>,
+    #[serde(deserialize_with = "or_default")]
+    pub finalizers: Vec<String>,
 }
 
 /// An entry of `metadata.ownerReferences`.

@@ -11,11 +11,14 @@ use utoipa::{
 use crate::{
     cluster::ClusterName,
     connection::ApiServer,
+    inventory::objects::ResourceName,
     quantity::Quantity,
     user::{NewPassword, Username},
     workload::Replicas,
 };
 
+/// Pattern of the plural and the group of a kind.
+const RESOURCE: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// Pattern of the URLs that `ApiServer` accepts.
 const HTTPS: &str = "^https://[^/?#@\\s]+(/[^?#\\s]*)?$";
 
@@ -43,6 +46,7 @@ schemas! {
     ApiServer: "The URL of a cluster's API server.", text(9, 512).pattern(Some(HTTPS));
     Username: "A username. It is trimmed and converted to lower case, and may then contain `a-z 0-9 . _ -`.", text(3, 64);
     NewPassword: "The new password.", text(12, 128).format(Some(password()));
+    ResourceName: "A kind by its plural and group, as kubectl selects it; of its versions the one that the cluster prefers.", text(1, 317).pattern(Some(RESOURCE));
     Quantity: "A quantity of a resource, as Kubernetes writes it.", text(1, Quantity::MAX_LENGTH).pattern(Some(QUANTITY));
     Replicas: "The desired number of replicas.", number(0, Replicas::MAX);
 }

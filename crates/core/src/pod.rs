@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod download;
+mod fault;
 mod follow;
 mod line;
 mod object;

@@ -8,7 +8,7 @@ use pilothouse_core::{
     access::Caller,
     app::{App, AppSettings},
     ids::ClusterId,
-    inventory::{ClusterResultStatus, List, SearchResults},
+    inventory::{ClusterResultStatus, FoundRow, List, SearchQuery, SearchResults},
     kind::Kind,
     testing::{
         fake::{Condition, Fake},
@@ -48,14 +48,13 @@ impl Fixture {
     fn search(&self, pairs: &[(&str, &str)]) -> pilothouse_core::Result<SearchResults> {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, query) = List::parse_search(&pairs)?;
-        block_on(self.app.fleet.search(&Caller::system(), list, &query))
+        block_on(self.app.fleet.search(&Caller::system(), &SearchQuery::parse(&pairs)?))
     }
 }
 
 /// `name@cluster` of each row.
 fn rows(found: &SearchResults) -> Vec<String> {
-    let name = |(cluster, row): &(usize, pilothouse_core::rows::Row)| {
+    let name = |FoundRow { cluster, row, .. }: &FoundRow| {
         format!("{}@{}", row.name(), found.clusters[*cluster].name)
     };
     found.rows.iter().map(name).collect()
@@ -80,6 +79,75 @@ fn fleet_search_sorts_rows_of_all_clusters() {
     assert_eq!(found.pagination.total, 0);
     let deep = fixture.search(&[pods, ("q", "a"), ("per_page", "500"), ("page", "21")]).unwrap_err();
     assert_eq!(deep.context.fields[0].name, "page");
+}
+
+#[test]
+fn search_of_several_kinds_has_one_order() {
+    let fixture = Fixture::of(2);
+    for (cluster, created_at) in fixture.clusters.iter().zip(["2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"])
+    {
+        let metadata = json!({"name": "a", "namespace": "shop", "creationTimestamp": created_at,
+            "labels": {"app": "web"}});
+        fixture.fake.clusters.put(*cluster, Kind::Service, json!({"metadata": metadata}));
+        let node = json!({"metadata": {"name": "node-a"}});
+        fixture.fake.clusters.put(*cluster, Kind::Node, node);
+    }
+    let found = |more: &[(&str, &str)]| {
+        let results = fixture.search(&[&[("q", "a")][..], more].concat()).unwrap();
+        let name = |found: &FoundRow| format!("{} {}", found.list.info().key, found.row.name());
+        let names: Vec<_> = results.rows.iter().map(name).collect();
+        assert_eq!(
+            results.pagination.total,
+            results.clusters.iter().filter_map(|part| part.total).sum::<u64>()
+        );
+        let numbers: Vec<_> = results.rows.iter().map(|found| found.cluster).collect();
+        (names, numbers)
+    };
+    let both = ("kind", "services,pods");
+    let pods_and_services = ["services a", "pods a", "services a", "pods a"];
+    assert_eq!(found(&[both]), (pods_and_services.map(str::to_owned).to_vec(), vec![0, 0, 1, 1]));
+    let (names, clusters) = found(&[both, ("sort", "created_at")]);
+    assert_eq!(
+        (names.join(","), clusters),
+        ("services a,services a,pods a,pods a".to_owned(), vec![1, 0, 0, 1])
+    );
+    let (names, _) = found(&[both, ("sort", "-level")]);
+    assert_eq!(names.join(","), "pods a,pods a,services a,services a", "services have no level");
+    let (names, _) = found(&[both, ("level", "ok,bad")]);
+    assert_eq!(names.join(","), "pods a,pods a");
+    let (names, _) = found(&[both, ("label", "app=web")]);
+    assert_eq!(names.join(","), "services a,services a");
+    let (names, _) = found(&[("kind", "nodes,pods"), ("per_page", "1"), ("page", "2"), ("sort", "-name")]);
+    assert_eq!(names.join(","), "nodes node-a");
+}
+
+#[test]
+fn search_of_several_kinds_takes_only_shared_parameters() {
+    let fixture = Fixture::of(1);
+    let refused = |more: &[(&str, &str)]| {
+        let error = fixture.search(&[&[("q", "a")][..], more].concat()).unwrap_err();
+        let fields = error.context.fields.iter();
+        fields.map(|field| format!("{}={}", field.name, field.reason)).collect::<Vec<_>>().join(" ")
+    };
+    let both = ("kind", "pods,services");
+    let cases = [
+        (vec![("kind", "")], "kind=required"),
+        (vec![("kind", "pods,")], "kind=required"),
+        (vec![("kind", "pods,pods")], "kind=duplicate"),
+        (vec![("kind", "pods,users")], "kind=not_one_of"),
+        (vec![both, ("status", "Running"), ("page", "0")], "status=unknown page=out_of_range"),
+        (vec![both, ("type", "ClusterIP")], "type=unknown"),
+        (vec![both, ("sort", "restarts")], "sort=not_one_of"),
+        (vec![both, ("sort", "--name")], "sort=not_one_of"),
+        (vec![both, ("level", "worst")], "level=not_one_of"),
+        (vec![both, ("label", "a b")], "label=malformed"),
+        (vec![("kind", "services,configmaps"), ("level", "bad")], "level=unknown"),
+        (vec![("kind", "services,configmaps"), ("sort", "level")], "sort=not_one_of"),
+        (vec![("kind", "pods,nodes"), ("namespace", "shop")], "namespace=unknown"),
+    ];
+    for (pairs, expected) in cases {
+        assert_eq!(refused(&pairs), expected, "{pairs:?}");
+    }
 }
 
 #[test]

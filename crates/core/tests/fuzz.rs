@@ -8,10 +8,11 @@ use pilothouse_core::{
     cluster::ClusterName,
     connection::{ApiServer, Credential},
     diagnosis::{MAX_QUOTE_CHARS, clean, parse},
-    inventory::LISTS,
+    inventory::{LISTS, SearchQuery},
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
     operation::Entry,
+    problem::ProblemQuery,
     rights::Ceiling,
     token::{Networks, TokenKind, TokenSecret},
     user::Username,
@@ -182,6 +183,13 @@ fn fuzz_list_queries() {
         "from=",
         "to=",
         "before=",
+        "kind=pods,services",
+        "q=a",
+        "label=app in (web,",
+        "!app,",
+        "notin",
+        "level=bad,warn",
+        "rule=",
         "&",
         "=",
         "500",
@@ -207,7 +215,12 @@ fn fuzz_list_queries() {
                 Err(error) => assert!(!error.context.fields.is_empty(), "the error names the field"),
             }
         }
-        if let Err(error) = OperationQuery::parse(&pairs) {
+        let errors = [
+            OperationQuery::parse(&pairs).err(),
+            SearchQuery::parse(&pairs).err(),
+            ProblemQuery::parse(&pairs).err(),
+        ];
+        for error in errors.into_iter().flatten() {
             assert!(!error.context.fields.is_empty(), "the error names the field");
         }
     });

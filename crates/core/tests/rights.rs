@@ -22,7 +22,7 @@ use pilothouse_core::{
     gate::Warning,
     grant::{GrantRecord, GrantRegistry, RoleRecord},
     ids::{ClusterId, GrantId, UserId},
-    inventory::{List, ListPage, ListStream, WatchQuery},
+    inventory::{List, ListPage, ListStream, SearchQuery, WatchQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
@@ -35,6 +35,7 @@ use pilothouse_core::{
     testing::{fake::Fake, new_cluster, permit},
     user::{NewPassword, NewUser, Username},
     workload::{Replicas, WorkloadRef, WorkloadType},
+    workload_log::{ContainerChoice, WorkloadLogEvent, WorkloadLogQuery, WorkloadLogStart},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -316,8 +317,7 @@ fn searches_and_counts_are_cut_in_each_cluster() {
     let [one, two, three] = fixture.clusters[..] else { panic!("three clusters") };
     let search = || {
         let pairs = [("kind", "pods"), ("q", "web")].map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let (list, query) = List::parse_search(&pairs).unwrap();
-        block_on(fixture.app.fleet.search(&fixture.ann(), list, &query)).unwrap()
+        block_on(fixture.app.fleet.search(&fixture.ann(), &SearchQuery::parse(&pairs).unwrap())).unwrap()
     };
     let nothing = search();
     assert!(nothing.rows.is_empty() && nothing.clusters.is_empty(), "no cluster is visible");
@@ -460,6 +460,54 @@ fn log_stream_ends_when_its_grant_is_revoked_or_ends() {
     assert!(matches!(block_on(streams[1].next()), Some(StreamEvent::Next(_))), "the other grant holds");
     clock.advance(Duration::from_secs(60));
     assert_eq!(end(&mut streams[1]), "rights_changed");
+}
+
+#[test]
+fn logs_of_a_workload_take_only_the_right_to_read_logs() {
+    let fixture = Fixture::new();
+    let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
+    let owner = json!([{"kind": "ReplicaSet", "name": "web-5f", "controller": true}]);
+    for namespace in ["shop", "team-a"] {
+        let labels = json!({"pod-template-hash": "5f"});
+        let metadata =
+            json!({"name": "web-5f-x", "namespace": namespace, "labels": labels, "ownerReferences": owner});
+        fixture.fake.clusters.put(one, Kind::Pod, json!({"metadata": metadata}));
+    }
+    let rules = json!([{"verbs": ["logs"], "resources": ["workloads"]}]);
+    let grant = fixture.grant_rules("log-reader", rules, json!(["shop"]));
+    assert_eq!(fixture.pods(one, "shop"), Err(Cause::RoleTooLow), "no right to list");
+    fixture.fake.clusters.calls();
+    let follow = |clusters: &[ClusterId], namespace: &str| {
+        let query = WorkloadLogQuery {
+            clusters: clusters.to_vec(),
+            workload: scale(namespace),
+            containers: ContainerChoice::Default,
+            start: WorkloadLogStart::Newest { lines: 100, since_seconds: None },
+            previous: false,
+            filter: None,
+        };
+        block_on(fixture.app.workload_logs.follow(&fixture.ann(), query))
+    };
+    let cause =
+        |clusters: &[ClusterId], namespace: &str| follow(clusters, namespace).err().map(|error| error.cause);
+    assert_eq!(cause(&[one], "team-a"), Some(Cause::RoleTooLow));
+    assert_eq!(cause(&[one, two], "shop"), Some(Cause::NotFound), "each cluster takes the right");
+    assert!(fixture.fake.clusters.calls().is_empty(), "a refused request was sent to a cluster");
+
+    let _events = fixture.fake.clusters.next_watch();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = follow(&[one], "shop").unwrap();
+    log.unbounded_send(Ok(b"2026-01-01T00:00:00Z line\n".to_vec())).unwrap();
+    let lines = loop {
+        match block_on(stream.next()).unwrap() {
+            StreamEvent::Next(WorkloadLogEvent::Lines(lines)) => break lines,
+            StreamEvent::Next(WorkloadLogEvent::Source(_)) => {}
+            StreamEvent::End(end) => panic!("{}", end.reason()),
+        }
+    };
+    assert_eq!((&*lines[0].source.pod, &*lines[0].text), ("web-5f-x", "line"));
+    fixture.revoke(grant);
+    assert_eq!(end(&mut stream), "rights_changed");
 }
 
 #[test]

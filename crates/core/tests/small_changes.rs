@@ -51,11 +51,17 @@ impl Fixture {
         let mut objects = MockObjectApi::new();
         objects.expect_kinds().returning(|_, _| {
             let verbs = || ["delete", "list", "watch"].map(str::to_owned).to_vec();
-            let served = |kind: &Kind| ServedKind {
-                kind: *kind,
-                verbs: verbs(),
-                short_names: Vec::new(),
-                categories: Vec::new(),
+            let served = |kind: &Kind| {
+                let info = kind.info();
+                ServedKind {
+                    group: info.group.to_owned(),
+                    version: info.version.to_owned(),
+                    plural: info.plural.to_owned(),
+                    kind: info.kind.to_owned(),
+                    namespaced: info.namespaced,
+                    verbs: verbs(),
+                    ..ServedKind::default()
+                }
             };
             Ok(Arc::new(ServedKinds { kinds: KINDS.iter().map(served).collect(), warnings: Vec::new() }))
         });

@@ -11,7 +11,7 @@ use pilothouse_core::{
     app::{App, AppSettings},
     gate::Warning,
     ids::{ClusterId, UserId},
-    inventory::{List, ListPage},
+    inventory::{List, ListPage, SearchQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     role::Role,
@@ -106,12 +106,12 @@ fn search_and_watch_have_no_usage() {
     let search = |sort: &str| {
         let pairs = [("kind", "pods"), ("q", "a"), ("sort", sort)];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        List::parse_search(&pairs)
+        SearchQuery::parse(&pairs)
     };
     assert_eq!(search("usage_cpu").unwrap_err().context.fields[0].name, "sort");
-    let (list, query) = search("name").unwrap();
-    let found = block_on(fixture.app.fleet.search(&caller(Role::Viewer), list, &query)).unwrap();
-    assert!(found.rows[0].1.json().ends_with("\"usage\":null}"));
+    let query = search("name").unwrap();
+    let found = block_on(fixture.app.fleet.search(&caller(Role::Viewer), &query)).unwrap();
+    assert!(found.rows[0].row.json().ends_with("\"usage\":null}"));
 }
 
 #[test]

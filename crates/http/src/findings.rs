@@ -11,7 +11,7 @@ use pilothouse_core::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{language::Language, messages::Catalog};
+use crate::messages::Catalog;
 
 /// A cause of a fault.
 #[derive(Serialize, ToSchema)]
@@ -63,9 +63,8 @@ pub(crate) struct CallBody {
 }
 
 impl FindingBody {
-    /// Writes a finding about an object of a cluster in a language.
-    pub(crate) fn of(finding: Finding, cluster: ClusterId, language: Language) -> Self {
-        let catalog = language.catalog();
+    /// Writes a finding about an object of a cluster in the language of a catalog.
+    pub(crate) fn of(finding: Finding, cluster: ClusterId, catalog: &Catalog) -> Self {
         let text = catalog.finding(&finding);
         let step = |step: &Step| StepBody::of(step, &finding, cluster, catalog);
         let steps = finding.steps.iter().map(step).collect();

@@ -1,4 +1,5 @@
-//! gzip compression of list pages, with a cache: each content is compressed once, not for each request.
+//! gzip compression of list pages, with a cache: each content is compressed once, not for each request. Log downloads
+//! are compressed as they are sent.
 //!
 //! The rows of a page are compressed and cached. `as_of` changes while the rows stay the same, so the part after the
 //! rows is appended in stored blocks (RFC 1951, 3.2.4), and the checksums of the two parts are combined.
@@ -15,7 +16,10 @@ use std::{
 };
 
 use actix_web::http::header::{ACCEPT_ENCODING, HeaderMap};
-use flate2::{Compression, Crc, write::DeflateEncoder};
+use flate2::{
+    Compression, Crc,
+    write::{DeflateEncoder, GzEncoder},
+};
 
 use crate::etag::ETag;
 
@@ -52,6 +56,33 @@ pub(crate) fn should_compress(headers: &HeaderMap, size: usize) -> bool {
     gzip > 0.0
         && identity.is_none_or(|identity| gzip >= identity)
         && (size >= MIN_COMPRESSED_BYTES || identity == Some(0.0))
+}
+
+/// Compressor of a body that is sent in parts.
+pub(crate) struct GzipStream(GzEncoder<Vec<u8>>);
+
+impl GzipStream {
+    /// A compressor without input.
+    pub(crate) fn new() -> Self {
+        Self(GzEncoder::new(Vec::new(), Compression::fast()))
+    }
+
+    /// Adds a part of the body. Returns the next compressed bytes; none while the part waits in the compressor.
+    ///
+    /// # Errors
+    /// None in practice, because the compressor writes to memory.
+    pub(crate) fn add(&mut self, part: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.write_all(part)?;
+        Ok(mem::take(self.0.get_mut()))
+    }
+
+    /// The last compressed bytes.
+    ///
+    /// # Errors
+    /// As [`GzipStream::add`].
+    pub(crate) fn finish(self) -> io::Result<Vec<u8>> {
+        self.0.finish()
+    }
 }
 
 /// The compressed first part of a body, and its checksum.
@@ -223,6 +254,19 @@ mod tests {
         fn compressed_prefix_and_rest_decompress_to_both(first in "\\PC{0,300}", rest in "\\PC{1,300}") {
             let prefix = CompressedPrefix::of(first.as_bytes()).unwrap();
             prop_assert_eq!(gunzip(&prefix.append(rest.as_bytes())), (first.clone() + &rest).into_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn compressed_parts_decompress_to_the_body(parts in prop::collection::vec("\\PC{0,2000}", 0..20)) {
+            let mut gzip = GzipStream::new();
+            let mut body = Vec::new();
+            for part in &parts {
+                body.extend(gzip.add(part.as_bytes()).unwrap());
+            }
+            body.extend(gzip.finish().unwrap());
+            prop_assert_eq!(gunzip(&body), parts.concat().into_bytes());
         }
     }
 

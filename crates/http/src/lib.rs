@@ -22,6 +22,7 @@ mod gzip;
 mod idempotency;
 mod language;
 mod list_response;
+mod log_file;
 mod messages;
 mod metrics;
 mod middleware;

@@ -4,6 +4,8 @@
 //! The `ETag` covers the whole body except `as_of`, which advances while the rows stay the same. It is therefore weak
 //! (RFC 9110, 8.8.1), and the same for every content coding.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -17,7 +19,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     gate::Warning,
-    inventory::ListedScope,
+    inventory::{ListedScope, objects::Column},
     rows::{Digest, DigestKey, Pagination, Row},
     usage::{Usage, UsageJson},
 };
@@ -54,6 +56,8 @@ pub(crate) struct ListResponse {
     pub(crate) rows: Vec<Row>,
     /// The usage of CPU and memory of each row, in the same order; empty if none is known.
     pub(crate) usage: Vec<Option<Usage>>,
+    /// The columns of the cells of the rows; none for a list whose rows have fields of their own.
+    pub(crate) columns: Option<Arc<[Column]>>,
     /// The position of the page in the list.
     pub(crate) pagination: Pagination,
     /// `as_of` and `stale`; none for a list of Pilothouse's own rows.
@@ -128,6 +132,9 @@ impl ListResponse {
     fn trailer(&self, language: Language) -> serde_json::Result<Vec<u8>> {
         let catalog = language.catalog();
         let mut body = Vec::with_capacity(256);
+        if let Some(columns) = &self.columns {
+            member(&mut body, "columns", &**columns)?;
+        }
         member(&mut body, "pagination", &self.pagination)?;
         if let Some((as_of, stale)) = self.freshness {
             member(&mut body, "as_of", &as_of)?;
@@ -160,6 +167,13 @@ impl ListResponse {
         for (i, row) in self.rows.iter().enumerate() {
             let usage = self.usage.get(i).copied().flatten();
             hash.update(usage.map_or(row.digest(), |usage| with_usage(row.digest(), usage)));
+        }
+        for Column { name, r#type, priority } in self.columns.iter().flat_map(|columns| columns.iter()) {
+            for text in [name, r#type] {
+                hash.update(text);
+                hash.update([0]);
+            }
+            hash.update(priority.to_le_bytes());
         }
         for warning in &self.warnings {
             hash.update(warning.as_str());
@@ -266,6 +280,7 @@ mod tests {
             key: "samples",
             rows: samples(names).iter().map(|sample| Row::of(sample).unwrap()).collect(),
             usage: Vec::new(),
+            columns: None,
             pagination: Pagination { page: 2, per_page: 3, total: 10, pages: 4 },
             freshness: None,
             scope: None,
@@ -320,18 +335,36 @@ mod tests {
     }
 
     #[test]
+    fn columns_follow_the_rows() {
+        let column = Column { name: "Ready".to_owned(), r#type: "string".to_owned(), priority: 1 };
+        let page = ListResponse { columns: Some(Arc::from([column])), ..page(&["a"]) };
+        let body: Value = serde_json::from_str(&body_text(&page, Language::English)).unwrap();
+        let expected = serde_json::json!([{"name": "Ready", "type": "string", "priority": 1}]);
+        assert_eq!(
+            (&body["data"]["columns"], &body["data"]["samples"][0]["name"]),
+            (&expected, &Value::from("a"))
+        );
+    }
+
+    #[test]
     fn etag_covers_the_whole_body_except_as_of() {
         let early: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let late: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let base = || ListResponse { freshness: Some((early, false)), ..page(&["a", "b"]) };
         let tag = |page: &ListResponse| page.tag(Language::Chinese, DigestKey::shared());
         assert_eq!(tag(&base()), tag(&ListResponse { freshness: Some((late, false)), ..base() }));
+        let columns = |name: &str| {
+            let column = Column { name: name.to_owned(), r#type: "string".to_owned(), priority: 0 };
+            Some(Arc::from([column]))
+        };
         let of = |page, per_page, total| Pagination { page, per_page, total, pages: 4 };
         let others = [
             base().tag(Language::English, DigestKey::shared()),
             tag(&ListResponse { freshness: None, ..base() }),
             tag(&ListResponse { freshness: Some((early, true)), ..base() }),
             tag(&ListResponse { key: "others", ..base() }),
+            tag(&ListResponse { columns: columns("Ready"), ..base() }),
+            tag(&ListResponse { columns: columns("Age"), ..base() }),
             tag(&ListResponse { rows: page(&["b", "a"]).rows, ..base() }),
             tag(&ListResponse { rows: page(&["a"]).rows, ..base() }),
             tag(&ListResponse { rows: page(&["a", "b", "c"]).rows, ..base() }),
@@ -353,7 +386,7 @@ mod tests {
         let mut all: Vec<_> = others.into_iter().chain([tag(&base())]).map(ETag::opaque).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 22);
+        assert_eq!(all.len(), 24);
         assert_eq!(tag(&base()), tag(&ListResponse { usage: vec![None, None], ..base() }));
     }
 

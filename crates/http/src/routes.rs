@@ -24,9 +24,11 @@ mod lists;
 mod namespaces;
 mod nodes;
 mod object_changes;
+mod objects;
 mod params;
 mod pod_changes;
 mod pods;
+mod problems;
 mod providers;
 mod rollouts;
 mod second_factor;
@@ -36,6 +38,7 @@ mod sessions;
 mod tokens;
 mod usage;
 mod users;
+mod workload_logs;
 mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
@@ -73,7 +76,7 @@ const CLUSTER: &[Code] = &[
     Code::TimeoutError,
 ];
 
-/// Error codes of questions about rights in a cluster.
+/// Error codes of questions about a cluster that send nothing to it for the caller: about rights, and about problems.
 const QUESTION: &[Code] = &[Code::PermissionDenied, Code::ResourceNotFound];
 
 /// Error codes of log reads: those of [`CLUSTER`], and a conflict when the container has not started.
@@ -162,6 +165,7 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/workloads/pause",       Right(Update, Workloads),  CLUSTER, rollouts::pause,        "Pause the rollout of a deployment"),
         change("/api/k8s/workloads/resume",      Right(Update, Workloads),  CLUSTER, rollouts::resume,       "Resume the rollout of a deployment"),
         change("/api/k8s/workloads/set-image",   Right(Update, Workloads),  CLUSTER, rollouts::set_image,    "Set the images of containers"),
+        get( "/api/k8s/workloads/logs/stream",   Right(Logs, Workloads),    CLUSTER, workload_logs::follow,  "The logs of a workload in one or several clusters as they are written, as server-sent events"),
         change("/api/k8s/cronjobs/suspend",      Right(Update, Workloads),  CLUSTER, jobs::suspend_cron_job, "Suspend a CronJob: it starts no more Jobs"),
         change("/api/k8s/cronjobs/resume",       Right(Update, Workloads),  CLUSTER, jobs::resume_cron_job,  "Resume a suspended CronJob"),
         change("/api/k8s/cronjobs/run",          Right(Restart, Workloads), CLUSTER, jobs::run_cron_job,     "Run a CronJob now, as kubectl create job --from does"),
@@ -176,6 +180,7 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
+        get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
         get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
@@ -187,8 +192,13 @@ pub(crate) fn table() -> Vec<Route> {
         change("/api/k8s/secrets/update",        Right(Update, Secrets),    CLUSTER, secrets::update,        "Replace the values, or the labels, of a Secret"),
         change("/api/k8s/secrets/delete",        Right(Delete, Secrets),    CLUSTER, secrets::delete,        "Delete a Secret"),
 
-        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/kinds",                   SignedIn,                  CLUSTER, objects::kinds,         "The kinds that a cluster serves, custom resources too"),
+        get( "/api/k8s/objects",                 SignedIn,                  CLUSTER, objects::list,          "Objects of one kind that a cluster serves, with the columns that it prints"),
+        get( "/api/k8s/objects/detail",          SignedIn,                  CLUSTER, objects::detail,        "An object of any kind but Secret, with the owners of its fields and its events"),
+
+        get( "/api/k8s/search",                  SignedIn,                  CLUSTER, fleet::search,          "Fleet search: objects of one or several kinds in all clusters, by a part of their name"),
         get( "/api/k8s/overview",                SignedIn,                  CLUSTER, fleet::overview,        "Fleet overview: number of objects in all clusters, by kind and status"),
+        get( "/api/k8s/problems",                SignedIn,                  QUESTION, problems::list,         "Problems: what is wrong in all clusters, by cause and owner, the worst first"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, or a page each time it changes, as server-sent events"),
         get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
 

@@ -2,8 +2,9 @@
 //! log.
 //!
 //! - `lists.rs`: the events of watched lists.
+//! - `workload_log.rs`: the events of the logs of a workload.
 
-use std::{convert::Infallible, io::Write, task::Poll, time::Duration};
+use std::{convert::Infallible, io::Write, str::FromStr, task::Poll, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -23,6 +24,7 @@ use pilothouse_core::{
     error::Reason,
     pod::{LineId, LogLine},
     streams::{EventStream, StreamEnd, StreamEvent},
+    workload_log::LogTime,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -38,6 +40,7 @@ use crate::{
 };
 
 mod lists;
+mod workload_log;
 
 /// Interval of the heartbeat comments, which keep the connection open in proxies and clients.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -147,13 +150,31 @@ fn end_data(end: &StreamEnd, catalog: &Catalog) -> Value {
     json!({"reason": end.reason(), "error_code": code, "details": catalog.end(end)})
 }
 
+/// Id of an event after which a stream can be resumed.
+pub(crate) trait EventId: FromStr<Err = Reason> + 'static {
+    /// How the stream continues, for the OpenAPI document.
+    const CONTINUES: &'static str;
+    /// An id.
+    const EXAMPLE: &'static str;
+}
+
+impl EventId for LineId {
+    const CONTINUES: &'static str = "the stream continues after it without losing or repeating a line";
+    const EXAMPLE: &'static str = "2026-11-22T21:27:37.551766Z_0_0badcafe";
+}
+
+impl EventId for LogTime {
+    const CONTINUES: &'static str = "the stream continues without losing a line, and repeats some";
+    const EXAMPLE: &'static str = "2026-11-22T21:27:37.551766Z";
+}
+
 /// Parameters of a stream, and the id of the last event that the client received.
 ///
 /// # Errors
 /// As [`Params`]; `InvalidInput` naming the header when its value is not an event id.
-pub(crate) struct Resumable<T>(pub(crate) T, pub(crate) Option<LineId>);
+pub(crate) struct Resumable<T, I = LineId>(pub(crate) T, pub(crate) Option<I>);
 
-impl<T: DeserializeOwned + 'static> Input for Resumable<T> {
+impl<T: DeserializeOwned + 'static, I: EventId> Input for Resumable<T, I> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
         let Params(params) = Params::read(request, payload).await?;
         let refused = |reason| Error::invalid("Last-Event-ID", reason);
@@ -170,15 +191,16 @@ impl<T: DeserializeOwned + 'static> Input for Resumable<T> {
     }
 }
 
-impl<T: IntoParams> Documented for Resumable<T> {
+impl<T: IntoParams, I: EventId> Documented for Resumable<T, I> {
     fn describe(docs: &mut Docs) {
         Params::<T>::describe(docs);
         docs.parameters.push(json!({
             "name": "Last-Event-ID",
             "in": "header",
             "required": false,
-            "description": "The id of the last event received; the stream continues after it without losing or repeating a line.",
+            "description": format!("The id of the last event received; {}.", I::CONTINUES),
             "schema": {"type": "string"},
+            "example": I::EXAMPLE,
         }));
     }
 }

@@ -44,7 +44,7 @@ mod watch_state;
 
 pub(crate) use self::query::CacheResult;
 use self::{reflector::Reflector, store::ListStore};
-use crate::{observe::Observer, transport::Transport, uncached};
+use crate::{observe::Observer, projection::Projection, transport::Transport};
 
 /// Settings of the list cache.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ impl ListCache {
         let first_kind = *kinds.first().ok_or_else(|| Error::internal("a list without a kind"))?;
         let key = (permit.cluster()?, info.list, first_kind);
         let permits = kinds.iter().map(|kind| permit.for_cache(*kind)).collect::<Result<Vec<_>>>()?;
-        let project = uncached::projection(info)?;
+        let projection = Projection::new(info, kinds, &self.clock)?;
         let mut lists = self.lists();
         if transport.closed().is_cancelled() {
             return Err(Error::new(Cause::Unreachable));
@@ -165,6 +165,7 @@ impl ListCache {
             self.budget.clone(),
             self.settings.max_age(),
             self.clock.clone(),
+            projection.clone(),
         ));
         let mut reflectors = JoinSet::new();
         for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
@@ -172,7 +173,7 @@ impl ListCache {
                 store: store.clone(),
                 source: source as Source,
                 kind: *kind,
-                project,
+                projection: projection.clone(),
                 permit,
                 clock: self.clock.clone(),
                 observer: self.observer.clone(),
@@ -231,6 +232,18 @@ impl ListCache {
     /// Removes the lists whose transport is closed; their watches end.
     pub(crate) fn drop_closed(&self) {
         self.lists().retain(|_, cached| !cached.store.transport.closed().is_cancelled());
+    }
+
+    /// Removes a list, whose watches end. The next read of it begins anew.
+    fn forget(&self, store: &Arc<ListStore>) {
+        self.lists().retain(|_, cached| !Arc::ptr_eq(&cached.store, store));
+    }
+
+    /// Removes the lists of objects of any kind of a cluster, except for the kinds that it serves; their watches end.
+    pub(crate) fn retain_objects(&self, transport: &Arc<Transport>, is_served: impl Fn(Kind) -> bool) {
+        self.lists().retain(|(_, list, kind), cached| {
+            *list != List::Objects || !Arc::ptr_eq(&cached.store.transport, transport) || is_served(*kind)
+        });
     }
 
     fn lists(&self) -> MutexGuard<'_, HashMap<Key, CachedList>> {

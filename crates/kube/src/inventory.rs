@@ -6,20 +6,32 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, ListEvent, Listing, WatchSnapshot},
-    rows::{Aging, ListQuery, select},
+    inventory::{Counts, Inventory, List, ListEvent, Listing, ObjectKey, WatchSnapshot, rows_named},
+    rows::{Aging, ListQuery, Row, select},
 };
 
-use crate::{KubeClusters, cache::CacheResult, uncached};
+use crate::{KubeClusters, cache::CacheResult, projection::Projection, uncached};
 
 impl KubeClusters {
     async fn read_uncached(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
+        let projection = Projection::new(list.info(), &query.kinds, &self.clock)?;
+        self.read_projected(permit, list, query, &projection).await
+    }
+
+    /// As [`KubeClusters::read_uncached`], with a projection whose columns are known afterwards.
+    pub(crate) async fn read_projected(
+        &self,
+        permit: &Permit,
+        list: List,
+        query: &ListQuery,
+        projection: &Projection,
+    ) -> Result<Listing> {
         let client = self.client(permit, self.deadlines().read).await?;
         let scope = permit.namespaces();
         client.meter().begin(format!("{list:?} {scope:?} {:?} {:?}", query.kinds, query.owner))?;
         let (as_of, (rows, warnings)) = loop {
             let as_of = self.now();
-            let read = uncached::rows(&client, list.info(), query).await;
+            let read = uncached::rows(&client, list.info(), projection, query).await;
             if !client.restart(read.as_ref().err().map(|error| error.cause)).await? {
                 break (as_of, read?);
             }
@@ -28,6 +40,7 @@ impl KubeClusters {
         let mut rows: Vec<_> = rows.into_iter().map(|row| aging.advance(row, as_of)).collect();
         rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
+        let rows = projection.shown(rows)?;
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })
     }
 }
@@ -60,6 +73,17 @@ impl Inventory for KubeClusters {
         }
         let listing = self.read_uncached(permit, list, &Counts::query(permit, list)).await?;
         Ok(Counts::of_listing(list, listing))
+    }
+
+    async fn find(&self, permit: &Permit, list: List, objects: &[ObjectKey]) -> Result<Vec<Row>> {
+        if let Some(cache) = &self.cache
+            && let CacheResult::Hit(rows) =
+                cache.find(permit, &self.transport(permit).await?, list, objects).await?
+        {
+            return Ok(rows);
+        }
+        let listing = self.read_uncached(permit, list, &Counts::query(permit, list)).await?;
+        Ok(rows_named(listing.rows, objects))
     }
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {

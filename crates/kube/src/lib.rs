@@ -38,12 +38,14 @@ mod config;
 mod cordon;
 mod dependents;
 mod diagnosis;
+mod discovery;
 mod error;
 mod inventory;
 mod job;
 mod large_reads;
 mod list;
 mod namespace;
+mod object;
 mod object_client;
 mod observe;
 mod parser_threads;
@@ -52,6 +54,7 @@ mod permissions;
 mod pod;
 mod pod_change;
 mod probe;
+mod projection;
 mod rbac;
 mod replace;
 mod request;
@@ -138,9 +141,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `WorkloadApi`, `CompareApi`, `RolloutApi`, `JobApi`,
-/// `PodApi`, `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`, `ConfigApi`,
-/// `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `ObjectApi`, `WorkloadApi`, `CompareApi`, `RolloutApi`,
+/// `JobApi`, `PodApi`, `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`,
+/// `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,

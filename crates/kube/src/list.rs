@@ -1,17 +1,24 @@
 //! LIST in chunks: each chunk is read, projected object by object, and dropped before the next request.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use kube::core::params::ListParams;
-use pilothouse_core::{Cause, Error, Result, kind::Kind, namespaces::NamespaceScope, rows::Row};
+use pilothouse_core::{
+    Cause, Error, Result, inventory::objects::Column, kind::Kind, namespaces::NamespaceScope, rows::Row,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::{client::ClusterClient, error::Failure, request::Call};
+use crate::{
+    client::ClusterClient,
+    error::Failure,
+    projection::{Printed, Projection},
+    request::{Call, Format},
+};
 
 /// Number of objects requested per chunk. Reduced if a chunk exceeds the size limit of a response.
 const CHUNK_SIZE: u32 = 500;
@@ -21,8 +28,9 @@ const MAX_CHUNK_OBJECTS: usize = 2 * CHUNK_SIZE as usize;
 /// Timeout of reading a chunk.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A chunk of a list with its objects as unparsed JSON.
+/// A chunk of a list, or of a printed table, with its objects or rows as unparsed JSON.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Chunk<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
@@ -30,6 +38,9 @@ pub(crate) struct Chunk<'a> {
     metadata: ChunkMetadata,
     #[serde(borrow)]
     items: Option<Items<'a>>,
+    #[serde(borrow)]
+    rows: Option<Items<'a>>,
+    column_definitions: Option<Vec<Column>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -109,6 +120,17 @@ impl<'a> Chunk<'a> {
             Err(Error::new(Cause::UnexpectedAnswer))
         }
     }
+
+    /// Takes the rows of a table, after its columns; from a server that does not print the kind, its objects.
+    fn printed(&mut self, printed: &Printed) -> Result<Vec<&'a RawValue>> {
+        if self.kind == "Table" {
+            printed.declare(self.column_definitions.take().unwrap_or_default())?;
+            Ok(self.rows.take().map(|rows| rows.0).unwrap_or_default())
+        } else {
+            printed.declare(Column::of_unprinted())?;
+            self.items()
+        }
+    }
 }
 
 /// A projected chunk.
@@ -118,18 +140,23 @@ struct Page<T> {
     metadata: ChunkMetadata,
 }
 
-/// Reads a chunk of a list and projects each object.
+/// Reads a chunk of a list, or of a printed table, and projects each object.
 async fn read_chunk<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     client: &ClusterClient<'_>,
     call: &Call,
+    printed: Option<&Arc<Printed>>,
     project: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Page<T>, Failure> {
     // the timeout covers the exchange only: a parse slot may take longer
     let response = client.with_timeout(CHUNK_TIMEOUT).read(call).await?;
     let bytes = response.body.len();
+    let printed = printed.cloned();
     let parse = move || -> Result<Page<T>> {
         let mut chunk: Chunk<'_> = response.json()?;
-        let objects = chunk.items()?;
+        let objects = match &printed {
+            Some(printed) => chunk.printed(printed)?,
+            None => chunk.items()?,
+        };
         let mut page = Page { projected: Vec::new(), objects: objects.len(), metadata: chunk.metadata };
         for object in objects {
             page.projected.extend(project(object)?);
@@ -144,24 +171,27 @@ async fn read_chunk<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
 /// Reads all objects of a kind in `scope` that match `selection`, and passes their projections to `on_part`, chunk by
 /// chunk. Returns the resource version from which a watch continues, empty if the server sends none. A list whose
 /// continue token has expired (410) starts over, once. If a chunk exceeds the size limit of a response, the following
-/// requests have a smaller limit.
+/// requests have a smaller limit. With `printed`, the rows of the table that the server prints are projected instead of
+/// the objects.
 ///
 /// # Errors
 /// As every call to a cluster; the errors of `project` and `on_part`; `TooLarge` above the client's limits;
-/// `UnexpectedAnswer` when the chunks do not advance.
+/// `UnexpectedAnswer` when the chunks do not advance, or have other columns.
 pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     client: &ClusterClient<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
+    printed: Option<&Arc<Printed>>,
     project: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
     mut on_part: impl FnMut(Part<T>) -> Result<()> + Send,
 ) -> Result<String, Failure> {
     let first = ListParams { limit: Some(CHUNK_SIZE), continue_token: None, ..selection.clone() };
     let (mut params, mut started_over) = (first.clone(), false);
     loop {
-        let call = Call::list(kind, scope, &params)?;
-        let page = match read_chunk(client, &call, project.clone()).await {
+        let format = if printed.is_some() { Format::Table } else { Format::Objects };
+        let call = Call::list(kind, scope, &params)?.in_format(format);
+        let page = match read_chunk(client, &call, printed, project.clone()).await {
             Ok(page) => page,
             Err(expired)
                 if expired.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over =>
@@ -199,6 +229,33 @@ pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     selection: &ListParams,
     project: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
 ) -> Result<Listed<T>, Failure> {
+    collect(client, kind, scope, selection, None, project).await
+}
+
+/// The rows of all objects, as [`all`].
+///
+/// # Errors
+/// As [`chunks`].
+pub(crate) async fn rows(
+    client: &ClusterClient<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    projection: &Projection,
+) -> Result<Vec<Row>, Failure> {
+    let own = projection.clone();
+    let project = move |object: &RawValue| own.rows(kind, object);
+    Ok(collect(client, kind, scope, selection, projection.printed(), project).await?.objects)
+}
+
+async fn collect<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
+    client: &ClusterClient<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    printed: Option<&Arc<Printed>>,
+    project: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
+) -> Result<Listed<T>, Failure> {
     let (mut objects, mut reservation) = (Vec::new(), client.meter().reserve());
     let on_part = |part: Part<T>| match part {
         Part::Next(more) => {
@@ -211,7 +268,7 @@ pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
             reservation.set(0)
         }
     };
-    chunks(client, kind, scope, selection, project, on_part).await?;
+    chunks(client, kind, scope, selection, printed, project, on_part).await?;
     reservation.retain();
     Ok(Listed { objects })
 }
@@ -232,7 +289,8 @@ pub(crate) async fn all_metadata<T: Size + Send + 'static>(
     let mut params = ListParams { limit: Some(CHUNK_SIZE), ..selection.clone() };
     loop {
         let call = Call::list_metadata(kind, scope, &params)?;
-        let page = read_chunk(client, &call, move |object: &RawValue| project(object).map(Some)).await?;
+        let page =
+            read_chunk(client, &call, None, move |object: &RawValue| project(object).map(Some)).await?;
         reservation.add(page.projected.iter().map(Size::size).sum())?;
         let next = page.metadata.r#continue.filter(|token| !token.is_empty());
         if next.is_some() && (page.objects == 0 || params.continue_token == next) {
@@ -258,7 +316,7 @@ pub(crate) async fn first<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     selection: &ListParams,
     project: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Vec<T>, Failure> {
-    let page = read_chunk(client, &Call::list(kind, scope, selection)?, project).await?;
+    let page = read_chunk(client, &Call::list(kind, scope, selection)?, None, project).await?;
     let mut reservation = client.meter().reserve();
     reservation.add(page.projected.iter().map(Size::size).sum())?;
     reservation.retain();
@@ -274,7 +332,7 @@ pub(crate) async fn version(
     kind: Kind,
     selection: &ListParams,
 ) -> Result<String, Failure> {
-    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, selection)?, discard).await?;
+    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, selection)?, None, discard).await?;
     Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
@@ -284,7 +342,7 @@ pub(crate) async fn version(
 /// As every call to a cluster.
 pub(crate) async fn count(client: &ClusterClient<'_>, kind: Kind) -> Result<i64, Failure> {
     let one = ListParams::default().limit(1);
-    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, &one)?, discard).await?;
+    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, &one)?, None, discard).await?;
     let shown = i64::try_from(page.objects).unwrap_or(i64::MAX);
     Ok(shown.saturating_add(page.metadata.remaining_item_count.unwrap_or(0).max(0)))
 }
@@ -296,7 +354,11 @@ fn discard(_: &RawValue) -> Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::inventory::LISTS;
+    use pilothouse_core::{
+        clock::Clock,
+        inventory::{LISTS, List},
+        testing::fake::FakeRuntime,
+    };
 
     use super::*;
 
@@ -319,9 +381,25 @@ mod tests {
             "\"state\":{\"terminated\":{\"signal\":9}}",
             "\"ownerReferences\":[",
             "\"data\":{\"a\":\"AA==\"}",
+            "\"kind\":\"Table\"",
+            "\"columnDefinitions\":[{\"name\":\"Age\",\"type\":\"date\"}]",
+            "\"rows\":[{\"cells\":[\"5d\",1,null],\"object\":{\"metadata\":",
         ];
+        let clock: Arc<dyn Clock> = FakeRuntime::default().clock;
         pilothouse_fuzz::fuzz("list_chunks", &dictionary, |input| {
             let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(input) else { return };
+            let projection = Projection::new(List::Objects.info(), &[Kind::Pod], &clock).unwrap();
+            if chunk.kind == "Table" {
+                let rows = chunk.printed(projection.printed().unwrap()).unwrap_or_default();
+                let stored: Vec<_> = rows
+                    .into_iter()
+                    .take(4)
+                    .flat_map(|row| projection.rows(Kind::Pod, row))
+                    .flatten()
+                    .collect();
+                assert!(projection.shown(stored).is_ok());
+                return;
+            }
             let Ok(objects) = chunk.items() else { return };
             for object in objects.into_iter().take(4) {
                 for info in LISTS {

@@ -4,7 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request, header};
 use kube::core::{
     params::{
         DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions, ValidationDirective,
@@ -17,7 +17,7 @@ use pilothouse_core::{
     Error, Result,
     json_patch::JsonPatch,
     kind::{Kind, KindInfo},
-    name::{Namespace, ObjectName},
+    name::{Namespace, ObjectName, PathName},
     namespaces::NamespaceScope,
 };
 use serde::Serialize;
@@ -40,6 +40,37 @@ pub(crate) enum Limit {
     Newest(usize),
 }
 
+/// Representation of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Objects as they are stored.
+    Objects,
+    /// The table that the API server prints, each row with the metadata of its object; objects from a server that does
+    /// not print the kind.
+    Table,
+    /// The table alone. A server that does not print it refuses the request.
+    OnlyTable,
+    /// The discovery of all groups in one document; from an older server, the names of the groups.
+    Discovery,
+}
+
+impl Format {
+    /// The header `Accept`; none for the transport's own.
+    fn accept(self) -> Option<HeaderValue> {
+        match self {
+            Self::Objects => None,
+            Self::Table => Some(HeaderValue::from_static(
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            )),
+            Self::OnlyTable => Some(HeaderValue::from_static("application/json;as=Table;v=v1;g=meta.k8s.io")),
+            Self::Discovery => Some(HeaderValue::from_static(
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+                 application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json",
+            )),
+        }
+    }
+}
+
 /// Limit for an object or a `Status`. etcd stores at most 1.5 MiB per object; JSON escapes expand it up to six times.
 const OBJECT_LIMIT: Limit = Limit::Whole(16 << 20);
 /// Limit for a chunk of a list.
@@ -53,7 +84,8 @@ const USAGE_LIMIT: Limit = Limit::Whole(64 << 20);
 pub(crate) struct Call {
     /// The request; its URI is a path relative to the server's address.
     pub(crate) request: Request<Vec<u8>>,
-    /// The kind; none for requests that every authenticated client may send, such as the version.
+    /// The kind; none for requests about the API itself: its version, its discovery, the names of its definitions, and
+    /// self-reviews.
     pub(crate) kind: Option<Kind>,
     /// The verb in RBAC notation.
     pub(crate) verb: &'static str,
@@ -90,6 +122,14 @@ impl Call {
 
     fn with_object(mut self, namespace: Option<&Namespace>, name: Option<&ObjectName>) -> Self {
         (self.namespace, self.name) = (namespace.cloned(), name.cloned());
+        self
+    }
+
+    /// Requests another representation of the response.
+    pub(crate) fn in_format(mut self, format: Format) -> Self {
+        if let Some(accept) = format.accept() {
+            self.request.headers_mut().insert(header::ACCEPT, accept);
+        }
         self
     }
 
@@ -131,6 +171,13 @@ impl Call {
         let builder = Builder::new(collection(kind, namespace));
         let request = builder.get_metadata(name.as_str(), &GetParams::default());
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
+    }
+
+    /// GET of an object of any kind, whose name may be none of an ordinary object.
+    pub(crate) fn get_any(kind: Kind, namespace: Option<&Namespace>, name: &PathName) -> Result<Self> {
+        let request = Builder::new(collection(kind, namespace)).get(name.as_str(), &GetParams::default());
+        let ordinary = ObjectName::new(name.as_str()).ok();
+        Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, ordinary.as_ref()))
     }
 
     /// GET of a container's log. Of a longer log, the last `max_bytes` bytes are read.
@@ -253,6 +300,42 @@ impl Call {
     pub(crate) fn version() -> Result<Self> {
         let request = Request::get("/version").body(Vec::new());
         Self::new("get", "version", request.map_err(kube::core::request::Error::BuildRequest))
+    }
+
+    /// GET of the discovery of the core group.
+    pub(crate) fn discover_core() -> Result<Self> {
+        Self::discover("/api".to_owned())
+    }
+
+    /// GET of the discovery of all other groups.
+    pub(crate) fn discover_groups() -> Result<Self> {
+        Self::discover("/apis".to_owned())
+    }
+
+    /// GET of the kinds of one version of a group, from a server without discovery in one document. `None` if a name is
+    /// not valid.
+    pub(crate) fn discover_version(group: &str, version: &str) -> Result<Option<Self>> {
+        let version = Namespace::new(version);
+        let path = match (group, version) {
+            ("", Ok(version)) => format!("/api/{version}"),
+            (group, Ok(version)) if ObjectName::new(group).is_ok() => format!("/apis/{group}/{version}"),
+            _ => return Ok(None),
+        };
+        Self::discover(path).map(Some)
+    }
+
+    fn discover(path: String) -> Result<Self> {
+        let request = Request::get(path).body(Vec::new());
+        let call = Self::new("get", "discovery", request.map_err(kube::core::request::Error::BuildRequest))?;
+        Ok(call.in_format(Format::Discovery))
+    }
+
+    /// LIST of the names of all CustomResourceDefinitions.
+    pub(crate) fn definitions() -> Result<Self> {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?includeObject=None";
+        let request = Request::get(path).body(Vec::new());
+        let request = request.map_err(kube::core::request::Error::BuildRequest);
+        Ok(Self::new("list", "customresourcedefinition", request)?.in_format(Format::OnlyTable))
     }
 
     /// POST of a self-review, which every client may send; nothing is stored.
@@ -381,6 +464,33 @@ mod tests {
         assert_eq!(evict.request.uri().path(), "/api/v1/namespaces/shop/pods/web-0/eviction");
         assert_eq!(body(&evict)["deleteOptions"], json!({"preconditions": {"uid": "u"}}));
         assert_eq!((evict.verb, evict.resource), ("create", "pods/eviction"));
+    }
+
+    #[test]
+    fn discovery_paths_have_valid_names_only() {
+        let path = |group: &str, version: &str| {
+            let call = Call::discover_version(group, version).unwrap();
+            call.map(|call| call.request.uri().to_string())
+        };
+        assert_eq!(path("", "v1").as_deref(), Some("/api/v1"));
+        assert_eq!(path("day2.example.org", "v1beta1").as_deref(), Some("/apis/day2.example.org/v1beta1"));
+        for (group, version) in
+            [("apps/v1?x=", "v1"), ("..", "v1"), ("apps", "v1/../v2"), ("apps", ""), ("", "../apis")]
+        {
+            assert_eq!(path(group, version), None, "{group} {version}");
+        }
+    }
+
+    #[test]
+    fn object_of_any_kind_is_requested_by_its_own_name() {
+        let name = PathName::new("system:node").unwrap();
+        let call = Call::get_any(Kind::Node, None, &name).unwrap().in_format(Format::Table);
+        assert_eq!((call.request.uri().path(), call.name), ("/api/v1/nodes/system:node", None));
+        let accept = call.request.headers().get(header::ACCEPT).unwrap();
+        assert!(accept.to_str().unwrap().starts_with("application/json;as=Table"));
+        let ordinary = Call::get_any(Kind::Node, None, &PathName::new("n1").unwrap()).unwrap();
+        assert_eq!(ordinary.name, Some(ObjectName::new("n1").unwrap()));
+        assert!(ordinary.request.headers().get(header::ACCEPT).is_none());
     }
 
     #[test]

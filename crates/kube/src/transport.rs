@@ -32,6 +32,7 @@ use crate::{
     breaker::Breaker,
     budget::ClusterBudget,
     dial::{EgressGuard, HANDSHAKE_TIMEOUT, NotConnected, dial},
+    discovery::DiscoveryCache,
     pending_writes::PendingWrites,
     tls,
 };
@@ -88,6 +89,7 @@ pub(crate) struct Transport {
     server_cert_expiry: tls::ServerCertExpiry,
     context: TransportContext,
     pending_writes: PendingWrites,
+    discovery: DiscoveryCache,
 }
 
 impl Transport {
@@ -161,6 +163,7 @@ impl Transport {
             server_cert_expiry,
             context,
             pending_writes: PendingWrites::default(),
+            discovery: DiscoveryCache::default(),
         })
     }
 
@@ -225,6 +228,11 @@ impl Transport {
     /// Writes that the list cache may not contain yet.
     pub(crate) fn pending_writes(&self) -> &PendingWrites {
         &self.pending_writes
+    }
+
+    /// The kinds that the cluster serves.
+    pub(crate) fn discovery(&self) -> &DiscoveryCache {
+        &self.discovery
     }
 
     /// Expiry of the server's certificate; none before the first handshake.

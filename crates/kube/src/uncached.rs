@@ -8,7 +8,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Join, ListInfo, ListOwner, Project},
+    inventory::{Join, ListInfo, ListOwner},
     kind::Kind,
     name::ObjectName,
     namespaces::{NamespacePattern, NamespaceScope},
@@ -17,7 +17,7 @@ use pilothouse_core::{
 };
 use serde_json::value::RawValue;
 
-use crate::{client::ClusterClient, error::Failure, list, workload::MetadataOnly};
+use crate::{client::ClusterClient, error::Failure, list, projection::Projection, workload::MetadataOnly};
 
 /// Maximum number of names in a set of namespaces that is listed namespace by namespace.
 const MAX_NAMES: usize = 20;
@@ -32,29 +32,21 @@ const CONCURRENT_NAMESPACES: usize = 4;
 pub(crate) async fn rows(
     client: &ClusterClient<'_>,
     info: &ListInfo,
+    projection: &Projection,
     query: &ListQuery,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let project = projection(info)?;
     let scope = client.permit().namespaces();
     let kinds = if query.kinds.is_empty() { info.kinds } else { &query.kinds[..] };
     let all_objects = ListParams::default();
     match (info.join, info.owner.zip(query.owner.as_ref())) {
         (Some(join), _) => {
-            let rows = rows_of_kinds(client, kinds, scope, &all_objects, project);
+            let rows = rows_of_kinds(client, kinds, scope, &all_objects, projection);
             let (rows, table) = try_join!(rows, joined_table(client, join))?;
             apply_join(rows, join, table, client.permit())
         }
-        (None, Some((owner, name))) => rows_of_owner(client, kinds, scope, project, owner, name).await,
-        (None, None) => rows_of_kinds(client, kinds, scope, &all_objects, project).await,
+        (None, Some((owner, name))) => rows_of_owner(client, kinds, scope, projection, owner, name).await,
+        (None, None) => rows_of_kinds(client, kinds, scope, &all_objects, projection).await,
     }
-}
-
-/// The projection of a list's objects to rows.
-///
-/// # Errors
-/// `Internal` when the list is not a list of cluster objects.
-pub(crate) fn projection(info: &ListInfo) -> Result<Project> {
-    info.project.ok_or_else(|| Error::internal("this list is not a list of cluster objects"))
 }
 
 /// Rows of several kinds, read concurrently.
@@ -63,9 +55,9 @@ async fn rows_of_kinds(
     kinds: &[Kind],
     scope: &NamespaceScope,
     selection: &ListParams,
-    project: Project,
+    projection: &Projection,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let read = async |kind: Kind| match rows_of_kind(client, kind, scope, selection, project).await {
+    let read = async |kind: Kind| match rows_of_kind(client, kind, scope, selection, projection).await {
         Ok(rows) => Ok((rows, None)),
         Err(absent) if is_not_served(&absent, kind) => {
             Ok((Vec::new(), Some(Warning::NotServed(kind.info().plural))))
@@ -83,13 +75,12 @@ async fn rows_of_kind(
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    project: Project,
+    projection: &Projection,
 ) -> Result<Vec<Row>, Failure> {
-    let row = move |object: &RawValue| project(kind, object);
     let mut rows = Vec::new();
     for scopes in scopes_of_calls(kind, scope).chunks(CONCURRENT_NAMESPACES) {
-        let reads = scopes.iter().map(|scope| list::all(client, kind, scope, selection, row));
-        rows.extend(try_join_all(reads).await?.into_iter().flat_map(|listed| listed.objects));
+        let reads = scopes.iter().map(|scope| list::rows(client, kind, scope, selection, projection));
+        rows.extend(try_join_all(reads).await?.into_iter().flatten());
     }
     Ok(rows)
 }
@@ -123,7 +114,7 @@ async fn rows_of_owner(
     client: &ClusterClient<'_>,
     kinds: &[Kind],
     scope: &NamespaceScope,
-    project: Project,
+    projection: &Projection,
     ListOwner { kind, label, .. }: ListOwner,
     name: &ObjectName,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
@@ -141,7 +132,7 @@ async fn rows_of_owner(
     let owned_selection = ListParams::default().labels(&format!("{label}={name}"));
     let (owners, rows) = join!(
         list::first(client, kind, scope, &owner_selection, is_owner),
-        rows_of_kinds(client, kinds, scope, &owned_selection, project)
+        rows_of_kinds(client, kinds, scope, &owned_selection, projection)
     );
     if owners?.is_empty() {
         return Err(owner_not_found(kind, scope, name));
@@ -166,11 +157,11 @@ async fn joined_table<'a>(
 ) -> Result<Option<(Table, &'a NamespaceScope)>> {
     let Some(namespaces) = client.permit().namespaces_of(join.kind())? else { return Ok(None) };
     let info = join.with.info();
-    let project = projection(info)?;
+    let projection = Projection::of_objects(info)?;
     let all_objects = ListParams::default();
     let mut rows_by_kind = Vec::new();
     for &kind in info.kinds {
-        match rows_of_kind(client, kind, namespaces, &all_objects, project).await {
+        match rows_of_kind(client, kind, namespaces, &all_objects, &projection).await {
             Ok(rows) => rows_by_kind.push(rows),
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => return Ok(None),
             Err(failure) => return Err(failure.into()),
@@ -217,10 +208,10 @@ mod tests {
     #[test]
     fn joined_table_has_the_rows_of_every_kind() {
         let info = List::Workloads.info();
-        let project = projection(info).unwrap();
+        let projection = Projection::of_objects(info).unwrap();
         let rows = |kind: Kind, name: &str| {
             let object = json!({"metadata": {"name": name, "namespace": "shop"}});
-            project(kind, &to_raw_value(&object).unwrap()).unwrap()
+            projection.rows(kind, &to_raw_value(&object).unwrap()).unwrap()
         };
         let table = table_of(info, vec![rows(Kind::Deployment, "web"), rows(Kind::StatefulSet, "db")]);
         let names: Vec<_> = table.rows().map(Row::name).collect();

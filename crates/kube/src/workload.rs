@@ -34,13 +34,13 @@ mod rollout;
 
 /// Annotation with which `kubectl rollout restart` replaces pods.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// Maximum number of events read about one workload. Further events are omitted: Kubernetes deletes events after an
+/// Maximum number of events read about one object. Further events are omitted: Kubernetes deletes events after an
 /// hour.
-const MAX_EVENTS: u32 = 500;
-/// Largest manifest of a workload that is shown, in bytes of JSON.
+pub(crate) const MAX_EVENTS: u32 = 500;
+/// Largest manifest of an object that is shown, in bytes of JSON.
 pub(crate) const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Memory of a parsed manifest, as a multiple of its length as JSON. Counts against the read budget.
-const TREE_FACTOR: usize = 8;
+pub(crate) const TREE_FACTOR: usize = 8;
 
 #[async_trait]
 impl WorkloadApi for KubeClusters {

@@ -174,6 +174,12 @@ impl<R> Field<R> {
         Self { late: true, ..Self::new(name, |_| Cell::Null) }
     }
 
+    /// Declares a value that is stored with the row and not visible to callers: it neither sorts nor filters
+    /// ([`super::Row::text`]).
+    pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+        Self { sorts: false, ..Self::new(name, cell) }
+    }
+
     /// Counts rows by the values of this field ([`super::Table::tally`]).
     pub const fn counted(self) -> Self {
         Self { counted: true, ..self }

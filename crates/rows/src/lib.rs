@@ -20,7 +20,7 @@ pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
 pub use labels::{JsonLabels, LabelSelector};
 pub use level::{Aging, AgingLevel, Level, NextLevel, has_reason};
-pub use query::{ListQuery, ListScope, QuerySpec, Sort, number};
+pub use query::{ListQuery, ListScope, MAX_FILTER_VALUES, QuerySpec, Sort, filter_values, number};
 pub use row::Row;
 pub use select::{Pagination, select};
 pub use table::{BuiltIndexes, Change, Source, Table};

@@ -68,7 +68,7 @@ impl Default for ListQuery {
 const MAX_TEXT_CHARS: usize = 253;
 
 /// Maximum number of values of a filter.
-const MAX_VALUES: usize = 20;
+pub const MAX_FILTER_VALUES: usize = 20;
 
 /// Scope of a list: Pilothouse's own rows, or objects of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,14 +243,14 @@ impl<'a> Parser<'a> {
                 self.filter(self.spec.owner_field, vec![value]);
             }
             "type" if !self.spec.more_kinds.is_empty() => {
-                let types = values(value)?;
+                let types = filter_values(value)?;
                 self.query.kinds = self.kinds_of_types(&types)?;
                 self.filter(Some(name), types);
             }
             _ => {
                 let is_parameter = |field: &&FieldInfo| field.filter.is_parameter() && field.name == name;
                 let field = self.fields.iter().find(is_parameter).ok_or(Reason::Unknown)?;
-                let values = values(value)?;
+                let values = filter_values(value)?;
                 values.iter().try_for_each(|value| check_filter(field.filter, value))?;
                 self.filter(Some(name), values);
             }
@@ -292,12 +292,15 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The values of a filter, separated by commas.
-fn values(text: &str) -> Result<Vec<&str>, Reason> {
+/// Parses the values of a filter, separated by commas.
+///
+/// # Errors
+/// [`Reason::Required`] if one is empty; [`Reason::TooLong`] for more than [`MAX_FILTER_VALUES`].
+pub fn filter_values(text: &str) -> Result<Vec<&str>, Reason> {
     let values: Vec<_> = text.split(',').collect();
     match values.len() {
         _ if values.contains(&"") => Err(Reason::Required),
-        1..=MAX_VALUES => Ok(values),
+        1..=MAX_FILTER_VALUES => Ok(values),
         _ => Err(Reason::TooLong),
     }
 }

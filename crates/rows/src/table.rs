@@ -236,11 +236,16 @@ impl Table {
         self.orders[0].slots.iter().filter_map(|slot| self.row(*slot))
     }
 
+    /// The rows with this namespace and name.
+    pub fn rows_named(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &Row> {
+        let key = (namespace.map(str::as_bytes), name.as_bytes());
+        let candidates = self.orders[0].slots[self.lower_bound(key)..].iter();
+        candidates.filter_map(|slot| self.row(*slot)).take_while(move |row| row.key() == key)
+    }
+
     /// Whether a row with this namespace and name exists.
     pub fn contains(&self, namespace: Option<&str>, name: &str) -> bool {
-        let key = (namespace.map(str::as_bytes), name.as_bytes());
-        let index = self.lower_bound(key);
-        self.orders[0].slots.get(index).and_then(|slot| self.row(*slot)).is_some_and(|row| row.key() == key)
+        self.rows_named(namespace, name).next().is_some()
     }
 
     /// Returns the page that a query requests; `None` if an index that it needs is missing ([`Self::build_index`]).

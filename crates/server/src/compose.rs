@@ -199,6 +199,7 @@ async fn compose(
             dependents: clusters.clone(),
             diagnosis: clusters.clone(),
             configs: clusters.clone(),
+            objects: clusters.clone(),
             secrets: clusters,
             digest: keyring.clone(),
         },

@@ -44,17 +44,24 @@ pub struct KindNames<'a> {
     pub custom: bool,
 }
 
+impl KindNames<'_> {
+    /// Whether every part is a valid name.
+    pub fn is_valid(&self) -> bool {
+        let is_camel_case = |text: &str| text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        (self.group.is_empty() || name::is_subdomain(self.group))
+            && name::is_label(self.version, 63)
+            && name::is_label(self.plural, 63)
+            && !self.kind.is_empty()
+            && is_camel_case(self.kind)
+    }
+}
+
 impl DynamicKind {
     /// Checks and interns the names of a kind. `None` if a name is not valid, or if the process has 32,768 other
     /// kinds.
     pub fn new(names: KindNames<'_>) -> Option<Self> {
         let KindNames { group, version, plural, kind, namespaced, custom } = names;
-        let is_camel_case = (1..=63).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric());
-        let is_valid = (group.is_empty() || name::is_subdomain(group))
-            && name::is_label(version, 63)
-            && name::is_label(plural, 63)
-            && is_camel_case;
-        if !is_valid {
+        if !names.is_valid() {
             return None;
         }
         let singular = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };

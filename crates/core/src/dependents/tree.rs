@@ -36,8 +36,8 @@ impl<'a> Tree<'a> {
         Self { dependee, objects, children, deleted }
     }
 
-    /// The rows and their numbers. `warnings` name what could not be read.
-    pub(super) fn dependents(&self, namespace: &Namespace, warnings: Vec<Warning>) -> Dependents {
+    /// The rows and their numbers. `warnings` name kinds that could not be read; `all` is whether there are no others.
+    pub(super) fn dependents(&self, namespace: &Namespace, warnings: Vec<Warning>, all: bool) -> Dependents {
         let mut rows = self.owned_rows(namespace);
         rows.extend(self.retained_rows(namespace));
         let is_claim = |object: &&(Kind, OwnedObject)| object.0 == Kind::PersistentVolumeClaim;
@@ -47,7 +47,7 @@ impl<'a> Tree<'a> {
         let note = if rows.len() > MAX_ROWS {
             Some(DependentsNote::Truncated)
         } else {
-            (!warnings.is_empty()).then_some(DependentsNote::Partial)
+            (!all || !warnings.is_empty()).then_some(DependentsNote::Partial)
         };
         rows.truncate(MAX_ROWS);
         Dependents {
@@ -152,7 +152,7 @@ mod tests {
 
     fn dependents(of: &str, objects: &[(Kind, OwnedObject)]) -> Dependents {
         let dependee = Dependee { uid: of.to_owned(), retained_claims: vec!["data-db-".to_owned()] };
-        Tree::new(&dependee, objects).dependents(&Namespace::new("shop").unwrap(), Vec::new())
+        Tree::new(&dependee, objects).dependents(&Namespace::new("shop").unwrap(), Vec::new(), true)
     }
 
     fn rows(dependents: &Dependents) -> Vec<(&str, &str, Option<Keeps>)> {

@@ -5,13 +5,7 @@
 //! does not affect the others: a result that does not arrive within [`DEADLINE`] is `pending`. Its read continues in
 //! the background for the next request.
 
-use std::{
-    cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BinaryHeap},
-    future::ready,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -21,17 +15,22 @@ use futures_util::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Counts, Inventory, LISTS, List, ListInfo, Listing, STATUS, to_list};
+use super::{Counts, Inventory, LISTS, List, ListInfo, STATUS, to_list};
 use crate::{
     access::Caller,
-    error::{Error, FieldError, Reason, Result},
+    error::{Error, Result},
     gate::{ClusterPermits, Gate},
     ids::ClusterId,
     limiter::Limiter,
     namespaces::NamespaceScope,
-    rows::{ListQuery, ListScope, Pagination, Row, Sort},
+    rows::ListScope,
     spawn::Spawner,
 };
+
+mod search;
+
+pub(crate) use search::result_window;
+pub use search::{FoundRow, MAX_RESULT_WINDOW, SearchResults};
 
 /// Maximum time that a response waits for clusters.
 const DEADLINE: Duration = Duration::from_millis(1500);
@@ -39,9 +38,6 @@ const DEADLINE: Duration = Duration::from_millis(1500);
 /// Maximum number of concurrent queries to one cluster. A cluster that does not respond reaches this limit; further
 /// queries are then not sent and are reported as `pending`.
 const MAX_IN_FLIGHT: usize = 32;
-
-/// Maximum number of rows up to the end of a page. At most this number of rows is read from each cluster and merged.
-pub const MAX_RESULT_WINDOW: u64 = 10_000;
 
 /// Status of a cluster's part of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,27 +65,46 @@ pub struct ClusterResult {
     pub name: String,
     /// Status of its part of the result.
     pub status: ClusterResultStatus,
-    /// Error code if the cluster could not be read.
+    /// Error code if one of the lists could not be read.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub error_code: Option<&'static str>,
-    /// Number of its matching rows, on all pages.
+    /// Number of its matching rows, on all pages, of the lists that could be read; null if none could.
     pub total: Option<u64>,
     /// Whether the caller's rights reach all that was searched in the cluster.
     pub complete: bool,
-    /// Last time at which the rows were known to be current.
+    /// Last time at which the least recent of the rows were known to be current.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub as_of: Option<Timestamp>,
 }
 
-/// Result of a search in all clusters.
-#[derive(Clone, Debug)]
-pub struct SearchResults {
-    /// The rows of the page, each with the index of its cluster in `clusters`.
-    pub rows: Vec<(usize, Row)>,
-    /// The position of the page among all rows found in the clusters that responded.
-    pub pagination: Pagination,
-    /// All clusters in which the caller has a right, ordered by id.
-    pub clusters: Vec<ClusterResult>,
+impl ClusterResult {
+    /// The result of a cluster before its first response.
+    pub(crate) fn new(id: ClusterId, name: String, complete: bool) -> Self {
+        let status = ClusterResultStatus::Ok;
+        Self { id, name, status, error_code: None, total: None, complete, as_of: None }
+    }
+
+    /// Adds the response of one list: the number of its rows, when they were current, and whether they are stale. `None`
+    /// if no response arrived.
+    pub(crate) fn add(&mut self, response: Option<Result<(u64, Timestamp, bool), &Error>>) {
+        let (status, error_code) = result_status(response.map(|response| response.map(|(.., stale)| stale)));
+        self.status = self.status.max(status);
+        self.error_code = self.error_code.or(error_code);
+        if let Some(Ok((total, as_of, _))) = response {
+            self.add_total(total);
+            self.as_of = Some(self.as_of.map_or(as_of, |oldest| oldest.min(as_of)));
+        }
+    }
+
+    /// Whether some of the rows are the last known ones.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.status == ClusterResultStatus::Stale
+    }
+
+    /// Adds the number of rows of one list.
+    pub(crate) fn add_total(&mut self, total: u64) {
+        self.total = Some(self.total.unwrap_or_default() + total);
+    }
 }
 
 /// Number of objects of a kind.
@@ -151,68 +166,19 @@ pub fn countable_lists() -> impl Iterator<Item = &'static ListInfo> {
 /// Use case: queries over all clusters.
 #[derive(Clone)]
 pub struct Fleet {
-    gate: Gate,
-    inventory: Arc<dyn Inventory>,
+    pub(crate) gate: Gate,
+    pub(crate) inventory: Arc<dyn Inventory>,
     spawner: Arc<dyn Spawner>,
     /// Limiter of running queries, by cluster.
     in_flight: Limiter<ClusterId>,
 }
 
-type FleetQuery<T> = (ClusterId, BoxFuture<'static, Result<T>>);
+pub(crate) type FleetQuery<T> = (ClusterId, BoxFuture<'static, Result<T>>);
 
 impl Fleet {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>, spawner: Arc<dyn Spawner>) -> Self {
         Self { gate, inventory, spawner, in_flight: Limiter::new(MAX_IN_FLIGHT, usize::MAX) }
-    }
-
-    /// Returns a page of the rows of `list` in all clusters, in the order of the query; ties by namespace, name, then
-    /// cluster.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow_in_all_clusters`]. An
-    /// error of a cluster is part of the result.
-    pub async fn search(&self, caller: &Caller, list: List, query: &ListQuery) -> Result<SearchResults> {
-        let window = query.page.saturating_mul(query.per_page);
-        if window > MAX_RESULT_WINDOW {
-            let refused = FieldError { name: "page".to_owned(), reason: Reason::OutOfRange };
-            return Err(Error::fields(vec![refused]));
-        }
-        let all = self.gate.allow_in_all_clusters(caller, &[to_list(list, &query.namespaces)]).await?;
-        let first = Arc::new(ListQuery { page: 1, per_page: window, ..query.clone() });
-        let mut clusters = Vec::with_capacity(all.len());
-        let mut requests: Vec<FleetQuery<Option<Listing>>> = Vec::with_capacity(all.len());
-        for part in all {
-            let complete = part.is_complete();
-            let ClusterPermits { cluster, name, permits } = part;
-            let permit = permits.into_iter().flatten().next();
-            clusters.push((cluster, name, complete, permit.is_some()));
-            if let Some(permit) = permit {
-                let (inventory, first) = (self.inventory.clone(), first.clone());
-                let request = async move { inventory.page(&permit, list, &first).await.map(Some) };
-                requests.push((cluster, request.boxed()));
-            }
-        }
-        let mut responses = self.run_all(requests).await.into_iter();
-
-        let (mut results, mut runs, mut total) = (Vec::new(), Vec::new(), 0);
-        for (id, name, complete, is_readable) in clusters {
-            let response = if is_readable { responses.next().flatten() } else { Some(Ok(None)) };
-            let (status, error_code) =
-                result_status(response.as_ref().map(|response| {
-                    response.as_ref().map(|page| page.as_ref().is_some_and(|page| page.stale))
-                }));
-            let page = response.and_then(Result::ok);
-            // nothing that the caller may read matches in a cluster without a permit
-            let count = page.as_ref().map(|page| page.as_ref().map_or(0, |page| page.pagination.total));
-            total += count.unwrap_or_default();
-            let page = page.flatten();
-            let as_of = page.as_ref().map(|page| page.as_of);
-            results.push(ClusterResult { id, name, status, error_code, total: count, complete, as_of });
-            runs.push(page.map(|page| page.rows).unwrap_or_default());
-        }
-        let rows = merge(runs, query.sort).skip(query.offset()).take(query.limit()).collect();
-        Ok(SearchResults { rows, pagination: Pagination::of(query, total), clusters: results })
     }
 
     /// Counts the objects of these lists by status, per cluster. Empty `lists` selects all [`countable_lists`].
@@ -282,7 +248,10 @@ impl Fleet {
 
     /// Runs all queries concurrently. `None` if a query did not finish before the deadline, or was not sent because its
     /// cluster has [`MAX_IN_FLIGHT`] running queries.
-    async fn run_all<T: Send + 'static>(&self, requests: Vec<FleetQuery<T>>) -> Vec<Option<Result<T>>> {
+    pub(crate) async fn run_all<T: Send + 'static>(
+        &self,
+        requests: Vec<FleetQuery<T>>,
+    ) -> Vec<Option<Result<T>>> {
         let mut responses: Vec<_> = requests.iter().map(|_| None).collect();
         let running = requests.into_iter().enumerate().filter_map(|(index, (cluster, request))| {
             let slot = self.in_flight.acquire(cluster)?;
@@ -309,51 +278,13 @@ impl Fleet {
 }
 
 /// Status and error code of a cluster's response; `None` means that no response arrived, true means stale.
-fn result_status(response: Option<Result<bool, &Error>>) -> (ClusterResultStatus, Option<&'static str>) {
+pub(crate) fn result_status(
+    response: Option<Result<bool, &Error>>,
+) -> (ClusterResultStatus, Option<&'static str>) {
     match response {
         None => (ClusterResultStatus::Pending, None),
         Some(Ok(false)) => (ClusterResultStatus::Ok, None),
         Some(Ok(true)) => (ClusterResultStatus::Stale, None),
         Some(Err(error)) => (ClusterResultStatus::Error, Some(error.code().as_str())),
     }
-}
-
-/// The next row of one cluster, for the merge.
-struct NextRow {
-    row: Row,
-    run: usize,
-    sort: Option<Sort>,
-}
-
-impl Ord for NextRow {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.row.order(&other.row, self.sort).then_with(|| self.run.cmp(&other.run))
-    }
-}
-
-impl PartialOrd for NextRow {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for NextRow {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for NextRow {}
-
-/// Merges the sorted rows of all clusters into one order. Lazy: it reads only as many rows as are taken.
-fn merge(runs: Vec<Vec<Row>>, sort: Option<Sort>) -> impl Iterator<Item = (usize, Row)> {
-    let mut runs: Vec<_> = runs.into_iter().map(Vec::into_iter).collect();
-    let first = runs.iter_mut().enumerate();
-    let heads = first.filter_map(|(run, rows)| Some(Reverse(NextRow { row: rows.next()?, run, sort })));
-    let mut heads: BinaryHeap<_> = heads.collect();
-    std::iter::from_fn(move || {
-        let Reverse(NextRow { row, run, .. }) = heads.pop()?;
-        heads.extend(runs[run].next().map(|row| Reverse(NextRow { row, run, sort })));
-        Some((run, row))
-    })
 }

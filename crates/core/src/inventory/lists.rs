@@ -275,11 +275,7 @@ pub static LISTS: &[ListInfo] = &[
     ListInfo {
         scope: ListScope::Cluster,
         project: Some(|_, object| one_row(&NodeRow::project(parse(object)?))),
-        join: Some(Join {
-            with: List::Pods,
-            field: "pods",
-            row: |row, pods, namespaces| Row::of(&row.parse::<NodeRow>()?.with_pods(pods, namespaces)),
-        }),
+        join: Some(Join { with: List::Pods, field: "pods", row: NodeRow::join }),
         usage: Some(usage::of_node),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", "Nodes", &[Kind::Node])
     },

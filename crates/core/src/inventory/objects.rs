@@ -85,7 +85,7 @@ pub trait ObjectApi: Send + Sync {
     /// # Errors
     /// As [`Inventory::page`](crate::inventory::Inventory::page); `KindNotServed` if the cluster does not serve the kind
     /// any more.
-    async fn page(&self, permit: &Permit, kind: &ServedKind, query: &ListQuery) -> Result<ObjectListing>;
+    async fn page(&self, permit: &Permit, served: &ServedKind, query: &ListQuery) -> Result<ObjectListing>;
 
     /// Returns an object of the permit's kind in the permit's namespace, not masked and without YAML; `None` if it does
     /// not exist.
@@ -132,11 +132,11 @@ impl Objects {
     /// `KindNotServed`; `InvalidInput` for a namespace that is missing or not expected; otherwise as [`Gate::allow`] and
     /// [`ObjectApi::page`].
     pub async fn page(&self, caller: &Caller, query: &ObjectQuery) -> Result<ObjectPage> {
-        let kind = self.served(caller, query.cluster, &query.resource, "list").await?;
-        let query_of_kind = query.of_kind(kind.kind)?;
+        let (served, kind) = self.served(caller, query.cluster, &query.resource, "list").await?;
+        let query_of_kind = query.of_kind(kind)?;
         let access = to_list_objects(&query_of_kind)?.in_cluster(query.cluster);
         let permit = self.gate.allow(caller, access).await?;
-        let page = self.api.page(&permit, &kind, &query_of_kind).await?;
+        let page = self.api.page(&permit, &served, &query_of_kind).await?;
         Ok(ObjectPage { page, scope: ListedScope::of(&permit) })
     }
 
@@ -146,9 +146,9 @@ impl Objects {
     /// `KindNotServed`; `NotCached` for a kind that the cluster does not let watch; `InvalidInput` for a namespace that is
     /// missing or not expected; otherwise as [`Gate::allow`] and [`ObjectApi::kinds`].
     pub(crate) async fn watched(&self, caller: &Caller, query: &ObjectQuery) -> Result<ListQuery> {
-        let kind = self.served(caller, query.cluster, &query.resource, "list").await?;
-        let query = query.of_kind(kind.kind)?;
-        if kind.has_verb("watch") { Ok(query) } else { Err(Error::new(Cause::NotCached)) }
+        let (served, kind) = self.served(caller, query.cluster, &query.resource, "list").await?;
+        let query = query.of_kind(kind)?;
+        if served.has_verb("watch") { Ok(query) } else { Err(Error::new(Cause::NotCached)) }
     }
 
     /// Returns an object with the events about it that the caller may list. Literal values of environment variables and
@@ -166,7 +166,7 @@ impl Objects {
     ) -> Result<ObjectDetail> {
         let ObjectRef { resource, namespace, name } = object;
         query::check(resource)?;
-        let kind = self.served(caller, cluster, resource, "get").await?.kind;
+        let (_, kind) = self.served(caller, cluster, resource, "get").await?;
         let namespace = match (kind.info().namespaced, namespace) {
             (true, None) => return Err(Error::invalid("namespace", Reason::Required)),
             (false, Some(_)) => return Err(Error::invalid("namespace", Reason::Unknown)),
@@ -197,12 +197,14 @@ impl Objects {
         cluster: ClusterId,
         resource: &ResourceName,
         verb: &str,
-    ) -> Result<ServedKind> {
+    ) -> Result<(ServedKind, Kind)> {
         let permit = self.discovery_permit(caller, cluster).await?;
         for max_age in [None, Some(FRESH)] {
             let kinds = self.api.kinds(&permit, max_age).await?;
-            if let Some(kind) = kinds.find(resource).filter(|kind| kind.has_verb(verb)) {
-                return Ok(kind.clone());
+            if let Some(served) = kinds.find(resource).filter(|served| served.has_verb(verb))
+                && let Some(kind) = served.to_kind()
+            {
+                return Ok((served.clone(), kind));
             }
         }
         Err(Error::new(Cause::KindNotServed).resource(resource.to_string()))

@@ -2,7 +2,7 @@
 
 use std::future::ready;
 
-use futures_util::stream::{StreamExt, once};
+use futures_util::stream::{StreamExt, iter, once};
 
 use super::{LogChunks, Pods, access};
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
     name::{ContainerName, Namespace, ObjectName},
     streams::{EventStream, StreamEnd, StreamEvent, StreamGuard},
 };
+
+/// Maximum size of a part that is buffered for a reader, in bytes.
+const MAX_PART_BYTES: usize = 64 << 10;
 
 /// Options of reading a log from its beginning, or its last lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,10 +65,41 @@ impl Pods {
         let (permit, revoked) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
         let slot = self.streams.enter_download(caller.principal())?;
         let LogFile { container, chunks } = self.api.read(&permit, pod, options).await?;
-        let events = chunks.map(|chunk| chunk.map_or_else(StreamEvent::End, StreamEvent::Next));
+        let events = chunks.flat_map(|chunk| match chunk {
+            Ok(chunk) => iter(parts(chunk)).left_stream(),
+            Err(end) => once(ready(StreamEvent::End(end))).right_stream(),
+        });
         let events = events.chain(once(ready(StreamEvent::End(StreamEnd::Completed)))).boxed();
         let guard = StreamGuard { revoked, slot };
         let bytes = EventStream::start(guard, &self.spawner, |reader| reader.send_all(events));
         Ok(LogDownload { container, bytes })
+    }
+}
+
+/// The parts of a chunk, one after another.
+fn parts(chunk: Vec<u8>) -> impl Iterator<Item = StreamEvent<Vec<u8>>> {
+    let starts = (0..chunk.len()).step_by(MAX_PART_BYTES);
+    starts.map(move |start| {
+        let end = chunk.len().min(start + MAX_PART_BYTES);
+        StreamEvent::Next(chunk[start..end].to_vec())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_is_sent_in_parts_of_limited_size() {
+        let chunk: Vec<u8> = (0..2 * MAX_PART_BYTES + 1).map(|n| (n % 251) as u8).collect();
+        let all: Vec<_> = parts(chunk.clone())
+            .map(|part| match part {
+                StreamEvent::Next(part) => part,
+                StreamEvent::End(end) => panic!("{}", end.reason()),
+            })
+            .collect();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_PART_BYTES, MAX_PART_BYTES, 1]);
+        assert_eq!(all.concat(), chunk);
+        assert_eq!(parts(Vec::new()).count(), 0);
     }
 }

@@ -28,11 +28,6 @@ pub struct LineId {
 }
 
 impl LineId {
-    /// Time of the line.
-    pub const fn at(&self) -> Timestamp {
-        self.at
-    }
-
     /// Start time from which a log must be read to contain this line and all following ones: one second earlier,
     /// because the API server takes whole seconds, and stdout and stderr of a container may be slightly out of order.
     pub fn since(&self) -> Timestamp {
@@ -77,6 +72,13 @@ pub struct LogLine {
     /// Text of the line without the line terminator. Bytes that are not UTF-8 are replaced by U+FFFD. The text may
     /// contain a carriage return.
     pub text: String,
+}
+
+impl LogLine {
+    /// Time of the line; that of the line before if it has none of its own.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.id.map(|id| id.at)
+    }
 }
 
 /// Size of the text in a batch, in bytes, from which no further line is added.

@@ -51,6 +51,8 @@ pub struct PodStatus {
     pub phase: String,
     #[serde(deserialize_with = "or_default")]
     pub reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
     #[serde(deserialize_with = "or_default")]
@@ -171,9 +173,13 @@ impl PodCondition {
 impl ContainerStatus {
     /// Time of the last restart: the start of the current run, or the end of the one before.
     pub fn restarted_at(&self) -> Option<Timestamp> {
-        let started = self.state.running.as_ref().and_then(|running| running.started_at);
         let ended = self.last_state.terminated.as_ref().and_then(|terminated| terminated.finished_at);
-        started.or(ended).filter(|_| self.restart_count > 0)
+        self.started_at().or(ended).filter(|_| self.restart_count > 0)
+    }
+
+    /// Time since which the container runs.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.state.running.as_ref().and_then(|running| running.started_at)
     }
 
     /// The reason for which the container waits.

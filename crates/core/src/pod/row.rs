@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{object::PodObject, status::ComputedStatus};
+use super::{fault, object::PodObject, status::ComputedStatus};
 use crate::{
+    fault::{FAULT, Fault},
     object::Labels,
     rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
     usage::Usage,
@@ -62,6 +63,9 @@ pub struct PodRow {
     /// The change of its level that comes with age.
     #[serde(skip)]
     next_level: Option<NextLevel>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
 
 /// Field with the workload of a pod.
@@ -93,6 +97,7 @@ impl ListRow for PodRow {
         .counted(),
         Field::late("usage_cpu"),
         Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {
@@ -114,6 +119,7 @@ impl PodRow {
         let computed = ComputedStatus::of(&object);
         let AgingLevel { level, next } = computed.level(&object);
         let reason = if has_reason(level) { computed.cause(&object) } else { None };
+        let fault = has_reason(level).then(|| Box::new(fault::of_pod(&object, &computed.reason)));
         let owner = object
             .metadata
             .controller()
@@ -137,6 +143,7 @@ impl PodRow {
             usage: None,
             ended: matches!(&*status.phase, "Succeeded" | "Failed"),
             next_level: next,
+            fault,
         }
     }
 

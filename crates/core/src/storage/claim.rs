@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Quantities, bytes};
 use crate::{
+    fault::{FAULT, Fault},
     level,
     object::{Labels, Metadata, or_default},
-    rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel},
+    rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
 };
 
 /// Fields of PersistentVolumeClaim that Pilothouse reads.
@@ -82,6 +83,9 @@ pub struct ClaimRow {
     /// The change of its level that comes with age.
     #[serde(skip)]
     next_level: Option<NextLevel>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
 
 impl ClaimRow {
@@ -91,6 +95,10 @@ impl ClaimRow {
         let (created_at, deleted_at) = (metadata.creation_timestamp, metadata.deletion_timestamp);
         let status_text = if deleted_at.is_some() { Some("Terminating".to_owned()) } else { status.phase };
         let AgingLevel { level, next } = level::of_phase(status_text.as_deref(), created_at, deleted_at);
+        let fault = has_reason(level).then(|| {
+            let has_finalizers = !metadata.finalizers.is_empty();
+            Box::new(Fault { since: deleted_at.or(created_at), has_finalizers, ..Fault::default() })
+        });
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
@@ -106,6 +114,7 @@ impl ClaimRow {
             labels: metadata.labels,
             created_at,
             next_level: next,
+            fault,
         }
     }
 }
@@ -128,6 +137,7 @@ impl ListRow for ClaimRow {
         Field::new("capacity", |row| bytes(&row.capacity)),
         Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {

@@ -82,7 +82,7 @@ impl Streams {
     /// `Overloaded` if a limit is reached, or after [`Streams::close`].
     pub(crate) fn enter(&self, user: Option<Principal>) -> Result<StreamSlot> {
         let list = self.0.lists.acquire(()).ok_or_else(overloaded)?;
-        self.open(user, LIST_EVENTS, Some(list), None)
+        self.open(user, EVENTS, Some(list), None)
     }
 
     /// Acquires a slot for a stream of one log, with its connection to a cluster.
@@ -91,7 +91,7 @@ impl Streams {
     /// As [`Streams::enter`].
     pub(crate) fn enter_log(&self, user: Option<Principal>) -> Result<StreamSlot> {
         let connection = self.connect(user).ok_or_else(overloaded)?;
-        self.open(user, LOG_EVENTS, None, Some(connection))
+        self.open(user, EVENTS, None, Some(connection))
     }
 
     /// Acquires a slot for the download of a log, with its connection to a cluster.
@@ -152,12 +152,10 @@ pub(crate) struct LogConnection {
     _slot: LimiterSlot<Option<Principal>>,
 }
 
-/// Number of events buffered for the reader of a log. An event has at most 16 KiB of text or one line.
-const LOG_EVENTS: usize = 8;
-/// Number of events buffered for the reader of a download. An event has at most 256 KiB, the size of the receive buffer.
+/// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
+const EVENTS: usize = 8;
+/// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;
-/// Number of events buffered for the reader of lists. An event has at most 4 KiB of rows or one row.
-const LIST_EVENTS: usize = 2;
 
 impl StreamSlot {
     /// The limits of the stream.

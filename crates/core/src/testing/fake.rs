@@ -102,6 +102,7 @@ impl Fake {
                 configs: clusters.clone(),
                 secrets: clusters.clone(),
                 digest: Arc::new(PlainDigest),
+                objects: clusters.clone(),
             },
             idempotency: store.clone(),
         }

@@ -127,10 +127,16 @@ impl StoredRevision {
     }
 }
 
-/// A pod template without what its controller adds to it in a revision.
+/// A pod template without what its controller adds to it in a revision, and without the empty creation time that older
+/// API servers write into it.
 fn as_wanted(mut template: Value) -> Value {
     if let Some(fields) = template.as_object_mut() {
         fields.remove("$patch");
+    }
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut)
+        && metadata.get("creationTimestamp").is_some_and(Value::is_null)
+    {
+        metadata.remove("creationTimestamp");
     }
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(TEMPLATE_HASH);
@@ -197,6 +203,7 @@ impl Revisions {
         revisions: Vec<StoredRevision>,
     ) -> Result<Self> {
         let Workload { metadata, spec, status } = parse(workload).map_err(Error::read_only)?;
+        let template = as_wanted(spec.template);
         let mut revisions: Vec<_> =
             revisions.into_iter().filter_map(|revision| Some((revision.revision?, revision))).collect();
         revisions.sort_by(|(a_number, a), (b_number, b)| {
@@ -204,7 +211,7 @@ impl Revisions {
         });
         let mut current = None;
         for (index, (_, revision)) in revisions.iter().enumerate() {
-            if revision.template()? == spec.template {
+            if revision.template()? == template {
                 current = Some(index);
                 break;
             }
@@ -213,7 +220,7 @@ impl Revisions {
         let is_newest = r#type != WorkloadType::Deployment && is_observed && !revisions.is_empty();
         Ok(Self {
             metadata,
-            template: spec.template,
+            template,
             paused: spec.paused.unwrap_or(false),
             revisions,
             current: current.or(is_newest.then_some(0)),
@@ -300,6 +307,7 @@ mod tests {
     fn controller_revision(name: &str, revision: i64, image: &str) -> StoredRevision {
         let mut template = template(image);
         template["$patch"] = json!("replace");
+        template["metadata"]["creationTimestamp"] = Value::Null;
         let object = json!({"metadata": {"name": name}, "revision": revision, "data": {"spec": {"template": template}}});
         StoredRevision::project(&raw(&object)).unwrap()
     }

@@ -1,8 +1,9 @@
 //! Fields of workload objects that Pilothouse reads.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::object::{Labels, Metadata, or_default};
+use crate::object::{Labels, Metadata, lenient_time, or_default};
 
 /// Fields of a workload that Pilothouse reads: the union over all types.
 #[derive(Debug, Default, Deserialize)]
@@ -118,7 +119,7 @@ pub(super) struct ObjectStatus {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct StatusCondition {
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub(super) kind: String,
@@ -126,6 +127,10 @@ pub(super) struct StatusCondition {
     pub(super) status: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) reason: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) message: String,
+    #[serde(deserialize_with = "lenient_time")]
+    pub(super) last_transition_time: Option<Timestamp>,
 }
 
 impl ObjectStatus {

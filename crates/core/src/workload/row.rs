@@ -6,13 +6,14 @@ use serde_json::value::RawValue;
 
 use super::{
     WorkloadType,
-    object::WorkloadObject,
+    object::{StatusCondition, WorkloadObject},
     status::{ReplicaCounts, WorkloadStatus},
 };
 use crate::{
     error::{Error, Result},
+    fault::{FAULT, Fault},
     kind::Kind,
-    object::{Labels, parse},
+    object::{Labels, Metadata, parse},
     rows::{Cell, Field, Filter, Level, ListRow},
     usage::Usage,
 };
@@ -59,6 +60,9 @@ pub struct WorkloadRow {
     /// The usage of CPU and memory of its pods together, filled in when a page of one cluster is read; null if it is not
     /// known, and elsewhere.
     pub usage: Option<Usage>,
+    /// What is wrong, unless it is as wanted.
+    #[serde(skip)]
+    fault: Option<Box<Fault>>,
 }
 
 /// Field with the type of a workload.
@@ -84,6 +88,7 @@ impl ListRow for WorkloadRow {
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::late("usage_cpu"),
         Field::late("usage_memory"),
+        Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
     fn name(&self) -> &str {
@@ -109,7 +114,10 @@ impl WorkloadRow {
         let object: WorkloadObject = parse(object)?;
         let counts = ReplicaCounts::of(r#type, &object.spec, &object.status);
         let status = WorkloadStatus::of(r#type, &object, &counts);
-        let reason = status.reason(&object.status).map(str::to_owned);
+        let cause = status.cause(&object.status);
+        let reason = cause.map(|cause| cause.reason.clone()).filter(|reason| !reason.is_empty());
+        let is_wanted = status.level() < Level::Warn;
+        let fault = (!is_wanted).then(|| Box::new(fault(&object.metadata, cause)));
         let WorkloadObject { metadata, spec, .. } = object;
         let template =
             if r#type == WorkloadType::CronJob { spec.job_template.spec.template } else { spec.template };
@@ -133,8 +141,17 @@ impl WorkloadRow {
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
             usage: None,
+            fault,
         })
     }
+}
+
+/// The fault of a workload that is not as wanted, from the condition that causes its status.
+fn fault(metadata: &Metadata, cause: Option<&StatusCondition>) -> Fault {
+    let owner = metadata.controller().map(|owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name));
+    let since = cause.and_then(|cause| cause.last_transition_time);
+    let fault = Fault { since: since.or(metadata.creation_timestamp), owner, ..Fault::default() };
+    fault.with_message(cause.map_or("", |cause| cause.message.as_str()))
 }
 
 #[cfg(test)]

@@ -66,18 +66,16 @@ impl WorkloadStatus {
         }
     }
 
-    /// Cause of the status, from the conditions.
-    pub(super) fn reason(self, status: &ObjectStatus) -> Option<&str> {
+    /// The condition that causes the status.
+    pub(super) fn cause(self, status: &ObjectStatus) -> Option<&StatusCondition> {
         let is_cause = |condition: &&StatusCondition| match (self, condition.kind.as_str()) {
             (Self::Failed, "ReplicaFailure" | "Failed") => condition.status == "True",
             (Self::Failed, "Progressing") | (Self::Degraded, "Available") => condition.status == "False",
             _ => false,
         };
         // what cannot be created is the cause of a deadline that passed meanwhile
-        let causes =
-            || status.conditions.iter().filter(is_cause).filter(|condition| !condition.reason.is_empty());
-        let cause = causes().find(|condition| condition.kind != "Progressing").or_else(|| causes().next());
-        cause.map(|condition| condition.reason.as_str())
+        let causes = || status.conditions.iter().filter(is_cause);
+        causes().find(|condition| condition.kind != "Progressing").or_else(|| causes().next())
     }
 
     /// Computes the status of a workload.

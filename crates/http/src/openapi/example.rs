@@ -54,7 +54,11 @@ impl<'a> Examples<'a> {
         let row = fields.find_map(|(_, field)| Schemas::name(&field["items"])).unwrap_or_default();
         if parameter["example"].is_null() {
             let name = parameter["name"].as_str().unwrap_or_default();
-            parameter["example"] = self.value(row, name, &parameter["schema"]);
+            parameter["example"] = match &parameter["schema"]["items"] {
+                Value::Null => self.value(row, name, &parameter["schema"]),
+                // a value of a filter is an example of the field
+                items => json!([self.value(row, name, items)]),
+            };
         }
     }
 

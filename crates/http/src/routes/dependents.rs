@@ -3,7 +3,6 @@
 use actix_web::web::Data;
 use pilothouse_core::{
     dependents::Dependents,
-    error::Reason,
     inventory::objects::ResourceName,
     name::{Namespace, ObjectName},
 };
@@ -13,19 +12,6 @@ use utoipa::IntoParams;
 use super::params::Id;
 use crate::{api::Api, error::Result, extract::Authenticated, query::Params, response::Response};
 
-/// The name of a kind.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct KindParam(ResourceName);
-
-impl TryFrom<String> for KindParam {
-    type Error = Reason;
-
-    fn try_from(text: String) -> Result<Self, Reason> {
-        text.parse().map(Self)
-    }
-}
-
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DependentsQuery {
@@ -33,8 +19,8 @@ pub(crate) struct DependentsQuery {
     #[param(inline)]
     cluster_id: Id,
     /// The kind of the object, one with namespaces, by its plural and API group: `deployments.apps`, `pods`.
-    #[param(value_type = String, min_length = 1, max_length = 253, example = "statefulsets.apps")]
-    resource: KindParam,
+    #[param(inline, example = "statefulsets.apps")]
+    resource: ResourceName,
     #[param(inline)]
     namespace: Namespace,
     #[param(inline)]
@@ -45,7 +31,7 @@ pub(crate) async fn dependents(
     api: Data<Api>,
     Authenticated(signed_in, Params(query)): Authenticated<Params<DependentsQuery>>,
 ) -> Result<Response<Dependents>> {
-    let DependentsQuery { cluster_id, resource: KindParam(resource), namespace, name } = query;
+    let DependentsQuery { cluster_id, resource, namespace, name } = query;
     let (caller, reader) = (signed_in.caller(), &api.app.dependents);
     let dependents = reader.read(caller, cluster_id.into(), &resource, &namespace, &name).await?;
     let warnings = dependents.warnings.clone();

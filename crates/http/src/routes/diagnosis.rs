@@ -19,7 +19,7 @@ use crate::{
     error::Result,
     extract::Authenticated,
     findings::FindingBody,
-    language::Language,
+    messages::Catalog,
     middleware::RequestContext,
     query::Params,
     response::Response,
@@ -76,9 +76,9 @@ pub(crate) async fn diagnose(
 }
 
 impl DiagnosisResponse {
-    fn body(self, language: Language) -> DiagnosisBody {
+    fn body(self, catalog: &Catalog) -> DiagnosisBody {
         let Diagnosis { findings, checked, unreadable } = self.diagnosis;
-        let findings = findings.into_iter().map(|finding| FindingBody::of(finding, self.cluster, language));
+        let findings = findings.into_iter().map(|finding| FindingBody::of(finding, self.cluster, catalog));
         DiagnosisBody { findings: findings.collect(), checked, unreadable }
     }
 }
@@ -87,7 +87,7 @@ impl Responder for DiagnosisResponse {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        Response::of(self.body(RequestContext::language(request))).respond_to(request)
+        Response::of(self.body(RequestContext::language(request).catalog())).respond_to(request)
     }
 }
 

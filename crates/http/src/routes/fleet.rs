@@ -9,14 +9,17 @@ use pilothouse_core::{
     Error,
     error::{FieldError, Reason},
     inventory::{
-        ClusterResult, List, ListInfo, LiveEvent, Overview, SearchResults, WatchEvent, WatchQuery,
-        countable_lists, searchable_lists,
+        ClusterResult, FoundRow, List, ListInfo, LiveEvent, Overview, SearchQuery, SearchResults, WatchEvent,
+        WatchQuery, countable_lists, searchable_lists,
     },
-    rows::{ListQuery, Pagination},
+    rows::Pagination,
 };
 use serde_json::{Map, Value, json};
 
-use super::lists::parameter;
+use super::{
+    lists::{filter, parameter},
+    objects::resource,
+};
 use crate::{
     api::Api,
     docs::{Docs, Documented},
@@ -31,9 +34,6 @@ use crate::{
     sse::Events,
 };
 
-/// Input of the fleet search.
-pub(crate) struct SearchQuery(List, ListQuery);
-
 /// Input of the fleet overview: the kinds to count.
 pub(crate) struct OverviewQuery(Vec<List>);
 
@@ -45,9 +45,9 @@ pub(crate) struct LiveInput(Vec<WatchQuery>);
 
 pub(crate) async fn search(
     api: Data<Api>,
-    Authenticated(signed_in, SearchQuery(list, query)): Authenticated<SearchQuery>,
+    Authenticated(signed_in, query): Authenticated<SearchQuery>,
 ) -> Result<SearchResponse> {
-    Ok(SearchResponse(api.app.fleet.search(signed_in.caller(), list, &query).await?))
+    Ok(SearchResponse(api.app.fleet.search(signed_in.caller(), &query).await?))
 }
 
 pub(crate) async fn overview(
@@ -73,8 +73,7 @@ pub(crate) async fn live(
 
 impl Input for SearchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, query) = List::parse_search(&RawQuery::of(request)?.0)?;
-        Ok(Self(list, query))
+        Ok(Self::parse(&RawQuery::of(request)?.0)?)
     }
 }
 
@@ -134,22 +133,24 @@ impl Responder for SearchResponse {
 impl SearchResponse {
     fn body(&self, language: Language) -> serde_json::Result<Vec<u8>> {
         let SearchResults { rows, pagination, clusters } = &self.0;
-        // the first two fields of a row, the same for all rows of a cluster
+        // the first fields of a row, the same for all rows of a cluster
         let prefixes = clusters.iter().map(|ClusterResult { id, name, .. }| {
             let mut prefix = format!("{{\"cluster_id\":{id}").into_bytes();
             member(&mut prefix, "cluster_name", name)?;
             Ok(prefix)
         });
         let prefixes = prefixes.collect::<serde_json::Result<Vec<_>>>()?;
+        // a kind is at most as long as the longest key of a list
         let size: usize =
-            rows.iter().map(|(cluster, row)| prefixes[*cluster].len() + row.bytes().len() + 1).sum();
+            rows.iter().map(|found| prefixes[found.cluster].len() + found.row.bytes().len() + 40).sum();
         let mut body = Vec::with_capacity(size + 256 + 160 * clusters.len());
         body.extend_from_slice(b"{\"success\":true,\"data\":{\"results\":[");
-        for (i, (cluster, row)) in rows.iter().enumerate() {
+        for (i, FoundRow { cluster, list, row }) in rows.iter().enumerate() {
             if i > 0 {
                 body.push(b',');
             }
             body.extend_from_slice(&prefixes[*cluster]);
+            member(&mut body, "kind", list.info().key)?;
             // a row is an object with at least one field
             body.push(b',');
             body.extend_from_slice(&row.bytes()[1..]);
@@ -170,7 +171,8 @@ impl Documented for SearchResponse {
         let (cluster, mut pagination) = (docs.schema::<ClusterResult>(), docs.schema::<Pagination>());
         pagination["description"] =
             "The position of the page in the results of the clusters that responded.".into();
-        let results = "The rows of the page, each as in the list of its kind, with its cluster first.";
+        let results =
+            "The rows of the page, each as in the list of its kind, with its cluster and kind first.";
         docs.data = json!({
             "type": "object",
             "required": ["results", "clusters", "pagination"],
@@ -194,6 +196,10 @@ fn result_schema(docs: &mut Docs, info: &ListInfo) -> Value {
             json!({"type": "integer", "format": "int64", "description": "The cluster's id."}),
         ),
         ("cluster_name".to_owned(), json!({"type": "string", "description": "The cluster's name."})),
+        (
+            "kind".to_owned(),
+            json!({"type": "string", "enum": [info.key], "description": "The kind: the key of its list."}),
+        ),
     ]);
     fields.extend(own);
     row["required"] = fields.keys().cloned().collect();
@@ -208,7 +214,7 @@ impl Documented for SearchQuery {
         let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
         let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
         docs.parameters.extend([
-            kind(true, searchable_lists()),
+            kinds(),
             with_example(parameter("q", true, "A part of the name, ignoring case", q), "web"),
             namespace("A namespace, or `*` (the default) for all; not for kinds without namespaces"),
             parameter("page", false, "From 1; page × per_page is at most 10000", page),
@@ -217,11 +223,12 @@ impl Documented for SearchQuery {
                 parameter(
                     "sort",
                     false,
-                    "A field of the kind's rows; a leading `-` sorts in descending order",
+                    "A field of the kind's rows, of several kinds name, namespace, created_at or level; a leading `-` sorts in descending order",
                     sort,
                 ),
                 "-created_at",
             ),
+            label(),
         ]);
         docs.parameters.extend(filters());
     }
@@ -237,11 +244,15 @@ impl Documented for WatchInput {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         let text = json!({"type": "string", "maxLength": 253});
+        let mut kind = kind(false, searchable_lists());
+        kind["description"] = "Which list; required without `resource`".into();
         docs.parameters.extend([
-            kind(true, searchable_lists()),
+            kind,
+            resource(false, "The kind of objects, as for `/api/k8s/objects`, in place of `kind`"),
             parameter("cluster_id", true, "The id of the cluster", id),
             namespace("A namespace, or `*` for all; required for namespaced kinds, unknown for others"),
             with_example(parameter("search", false, "A part of the name, ignoring case", text), "web"),
+            label(),
         ]);
         docs.parameters.extend(page());
         docs.parameters.extend(filters());
@@ -283,7 +294,25 @@ fn kind(required: bool, lists: impl Iterator<Item = &'static ListInfo>) -> Value
     with_example(parameter("kind", required, description, json!({"type": "string", "enum": keys})), "pods")
 }
 
-fn namespace(description: &str) -> Value {
+/// The parameter for one or several kinds.
+fn kinds() -> Value {
+    let keys: Vec<_> = searchable_lists().map(|info| info.key).collect();
+    let key = format!("({})", keys.join("|"));
+    let pattern = format!("^{key}(,{key})*$");
+    let description =
+        "One or several kinds, separated by commas; with several, the only filters are level and label";
+    let schema = json!({"type": "string", "pattern": pattern, "maxLength": 253});
+    with_example(parameter("kind", true, description, schema), "pods")
+}
+
+/// The parameter for a label selector.
+pub(super) fn label() -> Value {
+    let schema = json!({"type": "string", "minLength": 1, "maxLength": 1024});
+    let description = "A Kubernetes label selector: `app=web,tier in (a,b),!legacy`";
+    with_example(parameter("label", false, description, schema), "app=web")
+}
+
+pub(super) fn namespace(description: &str) -> Value {
     let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
     let schema = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
     with_example(parameter("namespace", false, description, schema), "*")
@@ -302,10 +331,11 @@ fn filters() -> Vec<Value> {
             keys_by_filter.entry("type").or_default().push(info.key);
         }
     }
-    let filter = |(name, keys): (&str, Vec<&str>)| {
-        let description = format!("Only rows with this value; as for the lists of {}", keys.join(", "));
+    let documented = |(name, keys): (&str, Vec<&str>)| {
+        let description =
+            format!("Only rows with one of these values; as for the lists of {}", keys.join(", "));
         let schema = json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": 253});
-        parameter(name, false, &description, schema)
+        filter(name, &description, schema)
     };
-    keys_by_filter.into_iter().map(filter).collect()
+    keys_by_filter.into_iter().map(documented).collect()
 }

@@ -9,12 +9,13 @@ use pilothouse_core::{
     error::Reason,
     grant::{GrantQuery, WhoQuery},
     inventory::{List, ListInfo, ListPage, ListedScope, Listing},
+    kind::Kind,
     rights::{RightResource, RightVerb},
-    rows::{Filter, ListScope, Pagination, Row},
+    rows::{Filter, ListScope, MAX_FILTER_VALUES, Pagination, Row},
 };
 use serde_json::{Value, json};
 
-use super::{CLUSTER, QUESTION, Route};
+use super::{CLUSTER, QUESTION, Route, fleet::label};
 use crate::{
     api::Api,
     docs::Docs,
@@ -68,6 +69,7 @@ async fn page(
         key,
         rows,
         usage: Vec::new(),
+        columns: None,
         pagination,
         freshness: None,
         scope: None,
@@ -96,7 +98,16 @@ async fn page(
             let ListPage { listing, usage, scope } = app.lists.page(caller, cluster, list, &query).await?;
             let Listing { rows, pagination, as_of, stale, warnings } = listing;
             let freshness = Some((as_of, stale));
-            ListResponse { key, rows, usage, pagination, freshness, scope: Some(scope), warnings }
+            ListResponse {
+                key,
+                rows,
+                usage,
+                columns: None,
+                pagination,
+                freshness,
+                scope: Some(scope),
+                warnings,
+            }
         }
     })
 }
@@ -105,37 +116,56 @@ fn docs(info: &ListInfo) -> Docs {
     let mut docs = Docs::default();
     docs.revalidated = true;
     docs.parameters = parameters(info);
-    docs.parameters.push(json!({
+    docs.parameters.push(if_none_match());
+    let row = docs.row_schema(info);
+    docs.data = page_schema(&mut docs, info.key, row, info.scope != ListScope::Local);
+    docs
+}
+
+/// The header of a request for a page that the client has already.
+pub(super) fn if_none_match() -> Value {
+    json!({
         "name": "If-None-Match", "in": "header", "required": false,
         "description": "The `ETag` of an earlier response: 304 without a body while it still matches.",
         "schema": {"type": "string"},
-    }));
-    let row = docs.row_schema(info);
+    })
+}
+
+/// The schema of a page of rows under this key.
+pub(super) fn page_schema(docs: &mut Docs, key: &str, row: Value, is_of_cluster: bool) -> Value {
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "The position of the page.".into();
     let mut scope = docs.schema::<ListedScope>();
     scope["description"] =
         "The part of the requested list that the page covers: rows outside the caller's rights are left out."
             .into();
-    let mut required = vec![info.key, "pagination"];
+    let mut required = vec![key, "pagination"];
     let mut properties = json!({
-        info.key: {"type": "array", "items": row, "description": "The rows of the page."},
+        key: {"type": "array", "items": row, "description": "The rows of the page."},
         "pagination": pagination,
     });
-    if info.scope != ListScope::Local {
+    if is_of_cluster {
         required.extend(["as_of", "stale", "scope"]);
         properties["scope"] = scope;
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
     }
-    docs.data = json!({"type": "object", "required": required, "properties": properties});
-    docs
+    json!({"type": "object", "required": required, "properties": properties})
 }
 
 /// A query parameter.
 pub(super) fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Value {
     json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
+}
+
+/// A filter: a query parameter with one or several values of this schema, separated by commas.
+pub(super) fn filter(name: &str, description: &str, schema: Value) -> Value {
+    let values = json!({"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_FILTER_VALUES});
+    let mut parameter = parameter(name, false, description, values);
+    parameter["style"] = "form".into();
+    parameter["explode"] = false.into();
+    parameter
 }
 
 fn parameters(info: &ListInfo) -> Vec<Value> {
@@ -174,6 +204,9 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     parameters.push(parameter("page", false, "From 1", page));
     parameters.push(parameter("per_page", false, "Rows per page", per_page));
     parameters.push(parameter("search", false, "A part of the name, ignoring case", text()));
+    if info.scope != ListScope::Local {
+        parameters.push(label());
+    }
 
     let fields = (info.fields)();
     let sorts = fields.iter().filter(|field| field.sorts);
@@ -193,9 +226,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     if !info.more_kinds.is_empty() {
         let kinds: Vec<_> =
             info.kinds.iter().chain(info.more_kinds).map(|kind| kind.info().singular).collect();
-        let default = info.kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>().join(", ");
-        let description = format!("One type only; the default is {default}");
-        parameters.push(parameter("type", false, &description, json!({"type": "string", "enum": kinds})));
+        let names = |kinds: &[Kind]| kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>();
+        let [several, one] = [info.kinds, info.more_kinds].map(|kinds| names(kinds).join(", "));
+        let description = format!("Any of {several}, which are the default, or one of {one}");
+        parameters.push(filter("type", &description, json!({"type": "string", "enum": kinds})));
     }
     for field in fields {
         let schema = match field.filter {
@@ -207,7 +241,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
             Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
             Filter::OneOf(values) => json!({"type": "string", "enum": values}),
         };
-        parameters.push(parameter(field.name, false, "Only rows with this value", schema));
+        parameters.push(filter(field.name, "Only rows with one of these values", schema));
     }
     if info.list == List::Grants {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});

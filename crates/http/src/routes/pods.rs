@@ -3,7 +3,7 @@
 use actix_web::web::Data;
 use pilothouse_core::{
     name::{ContainerName, Namespace, ObjectName},
-    pod::{Follow, FollowStart, LogLine, LogOptions, PodLogs},
+    pod::{Follow, FollowStart, LogLine, LogOptions, PodLogs, ReadOptions},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -13,6 +13,7 @@ use crate::{
     api::Api,
     error::Result,
     extract::Authenticated,
+    log_file::LogFile,
     query::Params,
     response::Response,
     sse::{Events, Resumable},
@@ -101,4 +102,48 @@ pub(crate) async fn follow(
     let follow = Follow { container: query.container, start, timestamps: query.timestamps };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
     Ok(Events(api.app.pods.follow(signed_in.caller(), cluster, &namespace, &pod, &follow).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DownloadQuery {
+    /// The id of the cluster.
+    #[param(inline)]
+    cluster_id: Id,
+    #[param(inline)]
+    namespace: Namespace,
+    /// The name of the pod.
+    #[param(inline)]
+    pod_name: ObjectName,
+    /// The container; the default is the pod's default container.
+    #[param(value_type = ContainerName, inline, required = false)]
+    container: Option<ContainerName>,
+    /// Read the log of the previous run of the container.
+    #[serde(default)]
+    #[param(default = false)]
+    previous: bool,
+    /// Maximum age of the lines, in seconds; the default is the whole log.
+    #[param(value_type = u32, required = false, minimum = 1)]
+    since_seconds: Option<Bounded<1, { i32::MAX.cast_unsigned() }>>,
+    /// Prefix each line with its timestamp.
+    #[serde(default)]
+    #[param(default = false)]
+    timestamps: bool,
+}
+
+pub(crate) async fn download(
+    api: Data<Api>,
+    Authenticated(signed_in, Params(query)): Authenticated<Params<DownloadQuery>>,
+) -> Result<LogFile> {
+    let options = ReadOptions {
+        container: query.container,
+        previous: query.previous,
+        tail_lines: None,
+        since_seconds: query.since_seconds.map(|seconds| seconds.0),
+        timestamps: query.timestamps,
+    };
+    let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
+    let pods = &api.app.pods;
+    let log = pods.download(signed_in.caller(), cluster, &namespace, &pod, &options).await?;
+    Ok(LogFile::of(pod.as_str(), log))
 }

@@ -16,7 +16,7 @@ use super::{SseEvent, end_data};
 use crate::messages::Catalog;
 
 impl SseEvent for WatchEvent {
-    const EVENTS: &'static str = "Server-sent events. `added`, `changed`, `removed`: data is a row, as in the list of its kind. \
+    const EVENTS: &'static str = "Server-sent events. `added`, `changed`, `removed`: data is a row, as in the list of its kind or, with `resource`, of objects. \
         The existing rows come first as `added`, then `synced`: data is `{\"total\", \"as_of\", \"stale\", \"scope\", \"warnings\"}`; \
         later events are changes after it. `freshness`: data is `{\"as_of\", \"stale\"}`. \
         With `page`, `per_page` or `sort` there is only `window`: data is `{\"rows\", \"pagination\", \"as_of\", \"stale\", \"scope\", \

@@ -175,6 +175,12 @@ fn every_body_and_every_parameter_has_limits() {
             if parameter["in"] == "header" {
                 continue;
             }
+            let schema = if schema["type"] == "array" {
+                assert!(!schema["maxItems"].is_null(), "{name} {}: {schema}", parameter["name"]);
+                &schema["items"]
+            } else {
+                schema
+            };
             let limit = match schema["type"].as_str() {
                 Some("string") => {
                     ["maxLength", "enum", "format", "pattern"].iter().any(|key| !schema[*key].is_null())

@@ -7,6 +7,8 @@ pub(crate) type Fault = (&'static str, String);
 
 /// The faults of a query parameter, percent-encoded.
 pub(crate) fn of_parameter(schema: &Value) -> Vec<Fault> {
+    // a parameter with several values is tested with one
+    let schema = if kind(schema) == "array" { &schema["items"] } else { schema };
     let mut faults: Vec<Fault> = vec![
         ("empty", String::new()),
         ("slash", "a%2Fb".to_owned()),
@@ -165,12 +167,15 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/pods", &["status"], COMPARED, "only compared with rows"),
     ("/events", &["type"], COMPARED, "only compared with rows"),
     ("/search", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a name, some of them free text"),
+    ("/workloads/logs/stream", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a line"),
+    ("/workloads/logs/stream", &["re"], &["slash", "raw slash", "dots", "emoji"], "an expression"),
     ("/search", &["status", "type"], COMPARED, "only compared with rows"),
     ("/watch", &["status", "type"], COMPARED, "only compared with rows"),
     ("/search", &["workload", "object"], &["slash"], "two parts"),
     ("/watch", &["workload", "object"], &["slash"], "two parts"),
     ("/pods", &["workload"], &["slash"], "type/name"),
     ("/events", &["object"], &["slash"], "Kind/name"),
+    ("", &["label"], &["slash"], "a prefix and the name of a label"),
     ("/autoscalers", &["target"], &["slash"], "Kind/name"),
     ("/audit/operations", &["namespace", "username"], COMPARED, "only compared with rows"),
 ];

@@ -19,6 +19,8 @@ mod grants;
 mod idempotency;
 mod large;
 mod lists;
+mod live;
+mod logs;
 mod non_interference;
 mod observer;
 mod paths;

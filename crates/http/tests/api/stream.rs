@@ -33,22 +33,22 @@ fn query(cluster: i64) -> String {
 
 /// A parsed server-sent event.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Event {
-    event: String,
-    id: String,
-    data: String,
+pub(crate) struct Event {
+    pub(crate) event: String,
+    pub(crate) id: String,
+    pub(crate) data: String,
 }
 
 impl Event {
     /// The reason of an `end` event.
-    fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         assert_eq!(self.event, "end", "{self:?}");
         serde_json::from_str::<Value>(&self.data).unwrap()["reason"].as_str().unwrap().to_owned()
     }
 }
 
 /// Reads one event and skips comments; none at the end of the stream.
-fn event(lines: &mut impl Iterator<Item = String>) -> Option<Event> {
+pub(crate) fn event(lines: &mut impl Iterator<Item = String>) -> Option<Event> {
     let mut event = Event::default();
     for line in lines.by_ref() {
         match line.split_once(": ") {
@@ -62,7 +62,7 @@ fn event(lines: &mut impl Iterator<Item = String>) -> Option<Event> {
     None
 }
 
-fn events(text: &str) -> Vec<Event> {
+pub(crate) fn events(text: &str) -> Vec<Event> {
     let mut lines = text.split('\n').map(str::to_owned);
     std::iter::from_fn(|| event(&mut lines)).collect()
 }
@@ -143,7 +143,7 @@ impl Running {
     }
 
     /// Opens a stream as this user; returns after the head of the response.
-    fn open(&self, username: &str, target: &str) -> BufReader<TcpStream> {
+    pub(crate) fn open(&self, username: &str, target: &str) -> BufReader<TcpStream> {
         let headers = self.login(username).headers().into_iter();
         let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let mut stream = self.connect();
@@ -193,7 +193,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// The event lines of a chunked response. Lines of the chunk framing end with a carriage return and are skipped.
-fn lines(reader: BufReader<TcpStream>) -> impl Iterator<Item = String> {
+pub(crate) fn lines(reader: BufReader<TcpStream>) -> impl Iterator<Item = String> {
     let lines = reader.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8(line).unwrap());
     lines.filter(|line| !line.ends_with('\r'))
 }

@@ -331,7 +331,8 @@ pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let mut pod = named("web-0");
     pod["uid"] = json!(POD_UID);
     // its controller replaces it, so that its deletion takes the right to restart workloads
-    pod["ownerReferences"] = json!([{"kind": "StatefulSet", "name": "db", "uid": "db-1", "controller": true}]);
+    pod["ownerReferences"] =
+        json!([{"kind": "StatefulSet", "name": "db", "uid": "db-1", "controller": true}]);
     put(Kind::Pod, json!({"metadata": pod, "spec": {"containers": [{"name": "app"}]}}));
     put(Kind::ConfigMap, json!({"metadata": named("conf"), "data": {"key": "canary-data"}}));
     put(

@@ -36,7 +36,7 @@ use crate::{
 const NAMESPACES: [&str; 5] = ["shop", "team-a", "bank", "vault", "kube-system"];
 
 /// What every pair is asked, besides random targets.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "/api/access/grants",
     "/api/access/requests",
     "/api/access/who?verb=list&resource=workloads&cluster_id={cluster}&namespace=shop",
@@ -44,6 +44,7 @@ const TARGETS: [&str; 9] = [
     "/api/k8s/clusters",
     "/api/k8s/overview?kind=pods",
     "/api/k8s/pods/logs/stream?cluster_id={cluster}&namespace=shop&pod_name=web-0",
+    "/api/k8s/problems",
     "/api/k8s/search?kind=pods&q=web",
     "/api/k8s/watch?kind=pods&cluster_id={cluster}&namespace=*",
 ];

@@ -11,7 +11,10 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, WatchSnapshot},
+    inventory::{
+        Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, ObjectKey, WatchSnapshot,
+        objects::ObjectListing,
+    },
     kind::Kind,
     name::ObjectName,
     namespaces::NamespaceScope,
@@ -90,6 +93,24 @@ impl ListCache {
         }
     }
 
+    /// A page of objects of the kind in the query, with its columns.
+    ///
+    /// # Errors
+    /// As `Inventory::page`.
+    pub(crate) async fn objects(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        query: &ListQuery,
+    ) -> Result<CacheResult<ObjectListing>> {
+        let info = List::Objects.info();
+        match self.availability(permit, transport, info, &query.kinds).await? {
+            Availability::Current(stores) => Ok(CacheResult::Hit(stores.objects(query).await?)),
+            Availability::Behind(stores) => Ok(CacheResult::Miss(None, Some(stores.objects(query).await?))),
+            Availability::Uncacheable(warning) => Ok(CacheResult::Miss(Some(warning), None)),
+        }
+    }
+
     /// Counts of a list's rows by status.
     ///
     /// # Errors
@@ -132,6 +153,28 @@ impl ListCache {
         })
     }
 
+    /// The rows of these objects, of the permit's namespaces.
+    ///
+    /// # Errors
+    /// As `Inventory::find`.
+    pub(crate) async fn find(
+        &self,
+        permit: &Permit,
+        transport: &Arc<Transport>,
+        list: List,
+        objects: &[ObjectKey],
+    ) -> Result<CacheResult<Vec<Row>>> {
+        let info = list.info();
+        let store = self.store(permit, info, info.kinds, transport)?;
+        if let Ready::Uncacheable(..) = store.ready(Instant::now() + self.deadline).await? {
+            return Ok(CacheResult::Miss(None, None));
+        }
+        let table = store.table();
+        let permitted = objects.iter().filter(|(namespace, _)| permit.namespaces().contains(Some(namespace)));
+        let rows = permitted.flat_map(|(namespace, name)| table.rows_named(Some(namespace), name));
+        Ok(CacheResult::Hit(rows.cloned().collect()))
+    }
+
     /// The rows of a list and the events from then on, of the permit's namespaces.
     ///
     /// # Errors
@@ -146,7 +189,10 @@ impl ListCache {
         let store = self.watchable(permit, transport, list, query).await?;
         let (rows, events) = store.subscribe(query).await?;
         let (Freshness { as_of, stale }, absent) = store.freshness();
+        let projection = store.projection.clone();
+        let rows = projection.shown(rows)?;
         let events = permitted_events(events, permit.namespaces().clone());
+        let events = events.map(move |event| projection.shown_event(event)).boxed();
         Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
     }
 
@@ -287,8 +333,13 @@ impl CachedStores {
             }
             Some(JoinedStore { rows: None, .. }) | None => self.store.page(query).await?,
         };
+        let rows = self.store.projection.shown(rows)?;
         let Freshness { as_of, stale } = freshness;
         Ok(Listing { rows, pagination, as_of, stale, warnings })
+    }
+
+    async fn objects(&self, query: &ListQuery) -> Result<ObjectListing> {
+        Ok(ObjectListing { listing: self.page(query).await?, columns: self.store.projection.columns() })
     }
 
     /// A page with the fields of the joined list, of its rows in these namespaces. Sorting by such a field joins all rows

@@ -18,9 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use kube::core::params::ListParams;
-use pilothouse_core::{
-    Cause, Result, access::Permit, clock::Clock, inventory::Project, kind::Kind, rows::Source,
-};
+use pilothouse_core::{Cause, Result, access::Permit, clock::Clock, kind::Kind, rows::Source};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -35,8 +33,8 @@ use super::{
     watch_state::{Input, Waits, WatchEnd, WatchFailure, WatchState},
 };
 use crate::{
-    client::ClusterClient, error::Failure, list, observe::Observer, request::Call, transport::ExchangeError,
-    uncached,
+    client::ClusterClient, error::Failure, list, observe::Observer, projection::Projection, request::Call,
+    transport::ExchangeError, uncached,
 };
 
 mod fill;
@@ -62,7 +60,7 @@ pub(super) struct Reflector {
     pub(super) store: Arc<ListStore>,
     pub(super) source: Source,
     pub(super) kind: Kind,
-    pub(super) project: Project,
+    pub(super) projection: Projection,
     pub(super) permit: Permit,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
@@ -145,6 +143,13 @@ impl Reflector {
         tracing::debug!(kind = %self.kind, %error, "cannot synchronise a cached list");
         // the partly read rows were dropped
         self.store.set_staged_bytes(0);
+        if self.projection.printed().is_some_and(|printed| printed.is_changed()) {
+            // all rows of a list have the same columns, so the next read begins another list
+            if let Some(cache) = self.cache.upgrade() {
+                cache.forget(&self.store);
+            }
+            return Some(UNAVAILABLE_INTERVAL);
+        }
         // a 404 for a kind that was served before does not mean that the kind is absent: a proxy may send it, too
         if uncached::is_not_served(failure, self.kind) && !self.store.is_filled(self.source) {
             let now = self.clock.now();
@@ -226,6 +231,7 @@ impl Reflector {
         let short = !is_init && self.store.is_stale(self.source);
         let watch_timeout = if short { SHORT_WATCH.min(self.watch_timeout) } else { self.watch_timeout };
         let call = Call::watch(self.kind, position.version.as_deref(), watch_timeout)?;
+        let call = call.in_format(self.projection.format());
         let client = self.client(self.deadline)?;
         let sent = Instant::now();
         let mut body = match client.stream_via_breaker(call).await {
@@ -237,8 +243,12 @@ impl Reflector {
             Err(failure) => return Err(failure),
         };
         let mut reserved = client.meter().reserve();
-        let mut reader =
-            WatchReader { kind: self.kind, project: self.project, lines: Lines::default(), state };
+        let mut reader = WatchReader {
+            kind: self.kind,
+            projection: self.projection.clone(),
+            lines: Lines::default(),
+            state,
+        };
         let mut waits = Waits {
             timeout: watch_timeout,
             full_timeout: self.watch_timeout,

@@ -24,7 +24,7 @@ use super::{
     CacheBudget,
     sync_state::{Freshness, Ready, SyncState, readiness},
 };
-use crate::{pending_writes::ReadBarrier, transport::Transport};
+use crate::{pending_writes::ReadBarrier, projection::Projection, transport::Transport};
 
 /// Batches of changes buffered for the slowest watcher; a watcher further behind lags.
 const EVENT_BUFFER: usize = 256;
@@ -39,6 +39,7 @@ pub(super) struct ListStore {
     table: RwLock<Table>,
     aging: Aging,
     clock: Arc<dyn Clock>,
+    pub(super) projection: Projection,
     /// Held while rows are changed, so that the table itself is locked only briefly.
     write_lock: Mutex<()>,
     states: watch::Sender<Vec<SyncState>>,
@@ -63,6 +64,7 @@ impl ListStore {
         budget: Arc<CacheBudget>,
         max_age: Duration,
         clock: Arc<dyn Clock>,
+        projection: Projection,
     ) -> Self {
         let fields = (info.fields)();
         Self {
@@ -72,6 +74,7 @@ impl ListStore {
             table: RwLock::new(Table::new(&fields)),
             aging: Aging::of(&fields),
             clock,
+            projection,
             write_lock: Mutex::new(()),
             states: watch::Sender::new(vec![SyncState::default(); kinds.len()]),
             events: broadcast::Sender::new(EVENT_BUFFER),

@@ -2,16 +2,25 @@
 
 use std::borrow::Cow;
 
-use pilothouse_core::{Cause, Error, Result};
+use pilothouse_core::{Cause, Error, Result, inventory::objects::Column};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
+
+/// A line of a watch.
+pub(super) struct ParsedLine<'a> {
+    /// Its event.
+    pub(super) event: Event<'a>,
+    /// The columns of a printed table, which only the first event of a watch has.
+    pub(super) columns: Option<Vec<Column>>,
+}
 
 /// A watch event.
 pub(super) enum Event<'a> {
     /// `ADDED` or `MODIFIED`.
     Applied {
         object_version: ObjectVersion<'a>,
+        /// The object, or the row of a printed table.
         object: &'a RawValue,
         /// Whether the type is `ADDED`.
         added: bool,
@@ -46,11 +55,46 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Object<'a> {
+    #[serde(borrow)]
+    api_version: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     metadata: Metadata<'a>,
     /// HTTP status in a `Status` object.
     code: Option<u16>,
+}
+
+impl Object<'_> {
+    /// Whether the object is a table that the API server prints.
+    fn is_table(&self) -> bool {
+        self.kind.is_some_and(|kind| kind.get() == "\"Table\"")
+            && self.api_version.is_some_and(|version| version.get().starts_with("\"meta.k8s.io/"))
+    }
+}
+
+/// A printed table of one object.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Table<'a> {
+    #[serde(borrow)]
+    rows: Option<Vec<&'a RawValue>>,
+    column_definitions: Option<Vec<Column>>,
+}
+
+/// A row of a printed table, with the metadata of its object.
+#[derive(Deserialize)]
+struct TableRow<'a> {
+    #[serde(borrow)]
+    object: RowObject<'a>,
+}
+
+#[derive(Deserialize)]
+struct RowObject<'a> {
+    #[serde(borrow, default)]
+    metadata: Metadata<'a>,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,10 +122,29 @@ impl<'a> Event<'a> {
     ///
     /// # Errors
     /// `UnexpectedAnswer` when the line is not a watch event.
-    pub(super) fn read(line: &'a [u8]) -> Result<Self> {
+    pub(super) fn read(line: &'a [u8]) -> Result<ParsedLine<'a>> {
         let unexpected = |_| Error::new(Cause::UnexpectedAnswer);
         let Line { r#type, object: raw } = serde_json::from_slice(line).map_err(unexpected)?;
-        let Object { metadata, code } = serde_json::from_str(raw.get()).map_err(unexpected)?;
+        let object: Object<'a> = serde_json::from_str(raw.get()).map_err(unexpected)?;
+        if !object.is_table() {
+            let event = Self::of(&r#type, raw, object.metadata, object.code)?;
+            return Ok(ParsedLine { event, columns: None });
+        }
+        let Table { rows, column_definitions: columns } =
+            serde_json::from_str(raw.get()).map_err(unexpected)?;
+        // a bookmark may have no row; only its resource version is then known
+        let (raw, metadata) = match rows.as_deref() {
+            Some([row]) => {
+                let TableRow { object } = serde_json::from_str(row.get()).map_err(unexpected)?;
+                (*row, object.metadata)
+            }
+            _ => (raw, object.metadata),
+        };
+        Ok(ParsedLine { event: Self::of(&r#type, raw, metadata, None)?, columns })
+    }
+
+    /// The event of this type about an object.
+    fn of(r#type: &str, raw: &'a RawValue, metadata: Metadata<'a>, code: Option<u16>) -> Result<Self> {
         let Metadata { namespace, name, resource_version, annotations } = metadata;
         let version = resource_version.unwrap_or_default();
         let object_version = |version| -> Result<_> {
@@ -89,7 +152,7 @@ impl<'a> Event<'a> {
             let name = name.ok_or_else(|| Error::new(Cause::UnexpectedAnswer))?;
             Ok(ObjectVersion { namespace, name, version })
         };
-        Ok(match &*r#type {
+        Ok(match r#type {
             r#type @ ("ADDED" | "MODIFIED") => Self::Applied {
                 object_version: object_version(version)?,
                 object: raw,
@@ -194,7 +257,7 @@ mod tests {
     }
 
     fn parsed(line: &str) -> String {
-        match Event::read(line.as_bytes()) {
+        match Event::read(line.as_bytes()).map(|line| line.event) {
             Ok(Event::Applied {
                 object_version: ObjectVersion { namespace, name, version }, added, ..
             }) => {
@@ -208,6 +271,39 @@ mod tests {
             Ok(Event::Unknown) => "unknown".to_owned(),
             Err(error) => error.cause.as_str().to_owned(),
         }
+    }
+
+    #[test]
+    fn event_of_a_table_is_about_the_object_of_its_row() {
+        let table = |metadata: &str, rows: &str| {
+            format!(
+                r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},
+                "columnDefinitions":[{{"name":"Name","type":"string","format":"name","description":"d","priority":0}}],"rows":{rows}}}"#
+            )
+            .replace('\n', "")
+        };
+        let line = |event: &str, object: &str| format!(r#"{{"type":"{event}","object":{object}}}"#);
+        let row = r#"[{"cells":["a"],"object":{"kind":"PartialObjectMetadata","metadata":{"name":"a","namespace":"n","resourceVersion":"7"}}}]"#;
+        let end = r#"[{"cells":[""],"object":{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}]"#;
+        let cases = [
+            (line("ADDED", &table("{}", row)), "Some(\"n\") a 7 true"),
+            (line("DELETED", &table(r#"{"resourceVersion":"8"}"#, row)), "deleted a"),
+            (line("BOOKMARK", &table(r#"{"resourceVersion":"9"}"#, end)), "bookmark 9 true"),
+            (line("BOOKMARK", &table(r#"{"resourceVersion":"9"}"#, "[]")), "bookmark 9 false"),
+            (line("ADDED", &table("{}", "[]")), "unexpected_answer"),
+            (line("ADDED", &table("{}", "[{}]")), "unexpected_answer"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parsed(&line), expected, "{line}");
+        }
+        let added = line("ADDED", &table("{}", row));
+        let ParsedLine { event, columns } = Event::read(added.as_bytes()).unwrap();
+        let Event::Applied { object, .. } = event else { panic!("{added}") };
+        assert!(object.get().starts_with(r#"{"cells":"#), "{}", object.get());
+        assert_eq!(columns.unwrap()[0].name, "Name");
+        // a custom resource of this kind is no table
+        let own = r#"{"kind":"Table","apiVersion":"example.org/v1","metadata":{"name":"a"},"rows":7}"#;
+        assert_eq!(parsed(&line("ADDED", own)), "None a  true");
     }
 
     #[test]

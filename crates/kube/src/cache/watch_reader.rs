@@ -2,19 +2,20 @@
 
 use std::mem;
 
-use pilothouse_core::{Result, inventory::Project, kind::Kind};
+use pilothouse_core::{Result, kind::Kind};
 
 use super::{
     initial_events::InitialEvents,
     store::ObjectRows,
-    watch_event::{Event, Lines},
+    watch_event::{Event, Lines, ParsedLine},
     watch_state::{Input, WatchState},
 };
+use crate::projection::Projection;
 
 /// Reads the body of one watch.
 pub(super) struct WatchReader {
     pub(super) kind: Kind,
-    pub(super) project: Project,
+    pub(super) projection: Projection,
     pub(super) lines: Lines,
     pub(super) state: WatchState,
 }
@@ -44,18 +45,21 @@ impl WatchReader {
     pub(super) fn read(&mut self) -> Result<ParsedEvents> {
         let mut parsed = ParsedEvents::default();
         while let Some(line) = self.lines.next() {
-            let event = match (Event::read(line), &self.state) {
+            let ParsedLine { event, columns } = match (Event::read(line), &self.state) {
                 // a server that responds with a list does not support `sendInitialEvents`
                 (Err(_), WatchState::Init) => {
                     parsed.end = Some(Input::NotAWatch);
                     return Ok(parsed);
                 }
-                (event, _) => event?,
+                (parsed_line, _) => parsed_line?,
             };
             parsed.any_line = true;
+            if let (Some(printed), Some(columns)) = (self.projection.printed(), columns) {
+                printed.declare(columns)?;
+            }
             let (object_version, rows, added) = match event {
                 Event::Applied { object_version, object, added } => {
-                    (object_version, (self.project)(self.kind, object)?, added)
+                    (object_version, self.projection.rows(self.kind, object)?, added)
                 }
                 Event::Deleted(object_version) => (object_version, Vec::new(), false),
                 Event::Bookmark { version, initial_events_end } => {
@@ -110,8 +114,12 @@ mod tests {
 
     /// The state after the lines, and how the parsed events end.
     fn read(state: WatchState, lines: &[&str]) -> (&'static str, &'static str) {
-        let mut reader =
-            WatchReader { kind: Kind::Pod, project: |_, _| Ok(Vec::new()), lines: Lines::default(), state };
+        let mut reader = WatchReader {
+            kind: Kind::Pod,
+            projection: Projection::Objects(|_, _| Ok(Vec::new())),
+            lines: Lines::default(),
+            state,
+        };
         for line in lines {
             reader.lines.push(format!("{line}\n").as_bytes()).unwrap();
         }

@@ -9,6 +9,8 @@ mod configuration;
 mod kinds;
 mod objects;
 mod probe;
+mod rollouts;
+mod small_changes;
 mod workloads;
 
 use std::{

@@ -226,6 +226,30 @@ async fn watcher_receives_every_change_after_the_rows() {
 }
 
 #[tokio::test]
+async fn changes_come_without_rows_and_also_under_a_permit_to_read_logs() {
+    let cluster = WatchServer::with_two_pods().await;
+    cluster.wait_for_rows(&["a Running", "b Running"]).await;
+    let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
+    let permits = [permit_all(Verb::List, Kind::Pod), permit(Verb::Logs, Kind::Pod, "shop")];
+    let mut streams = Vec::new();
+    for permit in &permits {
+        streams.push(cluster.adapter.changes(permit, List::Pods, &query).await.unwrap());
+    }
+    let elsewhere = permit(Verb::Logs, Kind::Pod, "elsewhere");
+    let mut none = cluster.adapter.changes(&elsewhere, List::Pods, &query).await.unwrap();
+    let watch = cluster.last_watch();
+    send(&watch, &event("MODIFIED", "a", 6, "Failed"));
+    for events in &mut streams {
+        let event = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap().unwrap();
+        let ListEvent::Changes(changes) = event else { panic!("{event:?}") };
+        assert_eq!(changes.iter().map(|change| change.row().name()).collect::<Vec<_>>(), ["a"]);
+    }
+    drop(cluster);
+    let last = tokio::time::timeout(TEST_TIMEOUT, none.next()).await.unwrap();
+    assert!(!matches!(last, Some(ListEvent::Changes(_))), "a change in another namespace: {last:?}");
+}
+
+#[tokio::test]
 async fn next_list_contains_own_write() {
     // a create of a ConfigMap returns version 9; its watch event arrives 300 ms later, or never
     for event_arrives in [true, false] {

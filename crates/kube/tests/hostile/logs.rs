@@ -1,5 +1,11 @@
 //! Reading logs.
 
+use std::sync::Mutex;
+
+use futures_util::StreamExt;
+use pilothouse_core::pod::{LogFile, ReadOptions};
+use tokio::sync::mpsc::unbounded_channel;
+
 use super::*;
 
 pub(crate) async fn logs_under(
@@ -104,4 +110,67 @@ async fn long_log_is_truncated_to_its_last_lines() {
     let logs = logs_under(&adapter, &permit, None).await.unwrap();
     assert!(logs.truncated && long.ends_with(&logs.logs) && logs.logs.starts_with("line "));
     assert!((LogOptions::MAX_BYTES - 13..=LogOptions::MAX_BYTES).contains(&logs.logs.len()));
+}
+
+/// Reads the log of a container as a stream: its container and its bytes, or the end of an incomplete stream.
+async fn read(adapter: &KubeClusters, previous: bool) -> Result<(String, Result<Vec<u8>, StreamEnd>)> {
+    let options = ReadOptions { previous, timestamps: true, ..ReadOptions::default() };
+    let permit = permit(Verb::Logs, Kind::Pod, "shop");
+    let LogFile { container, mut chunks } = adapter.read(&permit, &object("web"), &options).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        match chunk {
+            Ok(chunk) => bytes.extend(chunk),
+            Err(end) => return Ok((container, Err(end))),
+        }
+    }
+    Ok((container, Ok(bytes)))
+}
+
+#[tokio::test]
+async fn whole_log_is_streamed_past_every_limit() {
+    let text = "a line of the log\n".repeat(500_000);
+    let log = text.clone();
+    let (server, adapter) = with_log(move || Reply::Body(200, vec![], log.clone())).await;
+    let (container, bytes) = read(&adapter, false).await.unwrap();
+    assert_eq!(container, "second", "the default container");
+    let bytes = bytes.unwrap();
+    assert!(bytes == text.as_bytes(), "{} bytes of {}", bytes.len(), text.len());
+    let expected = "/api/v1/namespaces/shop/pods/web/log?&container=second&timestamps=true";
+    assert_eq!(server.requests()[1].target, expected);
+}
+
+#[tokio::test]
+async fn broken_download_of_a_log_ends_with_connection_lost() {
+    let (log, sent) = unbounded_channel();
+    let sent = Mutex::new(Some(sent));
+    let reply = move || sent.lock().unwrap().take().map_or(Reply::Disconnect, Reply::Stream);
+    let (_server, adapter) = with_log(reply).await;
+    log.send(BodyPart::Bytes("on".into())).unwrap_or_else(|_| panic!("the reader is gone"));
+    log.send(BodyPart::Disconnect).unwrap_or_else(|_| panic!("the reader is gone"));
+    let (_, end) = read(&adapter, false).await.unwrap();
+    let Err(StreamEnd::Failed(error)) = end else { panic!("{end:?}") };
+    assert_eq!(error.cause, Cause::ConnectionLost);
+}
+
+#[tokio::test]
+async fn previous_log_that_does_not_exist_is_not_found() {
+    let message = "previous terminated container \"second\" in pod \"web\" not found";
+    let (server, adapter) = with_log(move || Reply::status(400, "BadRequest", message, json!({}))).await;
+    let error = read(&adapter, true).await.unwrap_err();
+    assert_eq!(
+        (error.cause, error.context.resource.as_deref()),
+        (Cause::NotFoundInCluster, Some("previous_log"))
+    );
+    assert!(server.requests()[1].target.contains("&previous=true"), "{}", server.requests()[1].target);
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_are_named_with_their_default() {
+    let (_server, adapter) = with_log(|| Reply::Disconnect).await;
+    let permit = permit(Verb::Logs, Kind::Pod, "shop");
+    let containers = adapter.containers(&permit, &object("web")).await.unwrap();
+    assert_eq!(containers.default.as_str(), "second");
+    let names: Vec<_> = containers.names.iter().map(ContainerName::as_str).collect();
+    assert_eq!(names, ["setup", "first", "second"]);
 }

@@ -2,9 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    dynamic_kind::{DynamicKind, KindNames},
     error::Reason,
     gate::Warning,
     kind::{Kind, KindInfo},
@@ -13,7 +14,8 @@ use crate::{
 
 /// Name by which kubectl selects a kind: `pods`, `deployments.apps`, `boats.day2.example.org`. Of the versions of a kind,
 /// the one that the cluster prefers is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ResourceName {
     plural: String,
     group: String,
@@ -40,6 +42,14 @@ impl FromStr for ResourceName {
     }
 }
 
+impl TryFrom<String> for ResourceName {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for ResourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.group {
@@ -50,10 +60,20 @@ impl fmt::Display for ResourceName {
 }
 
 /// A kind that a cluster serves, in the version that it prefers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServedKind {
-    /// The kind.
-    pub kind: Kind,
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The version within the group.
+    pub version: String,
+    /// The plural in lower case.
+    pub plural: String,
+    /// The `kind` in manifests.
+    pub kind: String,
+    /// Whether its objects are namespaced.
+    pub namespaced: bool,
+    /// Whether a CustomResourceDefinition of the cluster defines it.
+    pub custom: bool,
     /// What the API server can do with it: `list`, `watch`, `patch`, …
     pub verbs: Vec<String>,
     /// Short names: `deploy`.
@@ -66,6 +86,33 @@ impl ServedKind {
     /// Whether the API server offers a verb.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|own| own == verb)
+    }
+
+    /// Its names.
+    pub fn names(&self) -> KindNames<'_> {
+        let Self { group, version, plural, kind, namespaced, custom, .. } = self;
+        KindNames { group, version, plural, kind, namespaced: *namespaced, custom: *custom }
+    }
+
+    /// The kind: that of the table with these names, or a dynamic one. `None` if a name is not valid, the kind has another
+    /// scope than that of the table, or the process knows too many kinds. Dynamic kinds are kept for the life of the
+    /// process, so this is called for kinds that a caller requests and for a limited number of others, not for all that a
+    /// cluster serves.
+    pub fn to_kind(&self) -> Option<Kind> {
+        match Kind::in_table(&self.group, &self.version, &self.plural) {
+            Some(kind) => Some(kind).filter(|kind| kind.info().namespaced == self.namespaced),
+            None => DynamicKind::new(self.names()).map(Kind::Dynamic),
+        }
+    }
+
+    /// Whether this is a kind, with the same scope and definition.
+    pub fn is(&self, kind: Kind) -> bool {
+        let KindInfo { group, version, plural, namespaced, .. } = kind.info();
+        let custom = matches!(kind, Kind::Dynamic(dynamic) if dynamic.is_custom());
+        (group, version, plural) == (&*self.group, &*self.version, &*self.plural)
+            && namespaced == self.namespaced
+            // a kind of the table is never custom
+            && (custom == self.custom || !matches!(kind, Kind::Dynamic(_)))
     }
 }
 
@@ -82,10 +129,12 @@ pub struct ServedKinds {
 impl ServedKinds {
     /// The kind of this name.
     pub fn find(&self, name: &ResourceName) -> Option<&ServedKind> {
-        self.kinds.iter().find(|served| {
-            let KindInfo { group, plural, .. } = served.kind.info();
-            (plural, group) == (&*name.plural, &*name.group)
-        })
+        self.kinds.iter().find(|served| (&served.plural, &served.group) == (&name.plural, &name.group))
+    }
+
+    /// Whether the cluster serves this kind.
+    pub fn contains(&self, kind: Kind) -> bool {
+        self.kinds.iter().any(|served| served.is(kind))
     }
 }
 
@@ -115,17 +164,18 @@ pub struct KindRow {
 
 impl From<&ServedKind> for KindRow {
     fn from(served: &ServedKind) -> Self {
-        let KindInfo { group, version, kind, namespaced, .. } = served.kind.info();
+        let served = served.clone();
+        let resource = ResourceName { plural: served.plural, group: served.group.clone() }.to_string();
         Self {
-            resource: served.kind.resource_name(),
-            group: group.to_owned(),
-            version: version.to_owned(),
-            kind: kind.to_owned(),
-            namespaced,
-            verbs: served.verbs.clone(),
-            short_names: served.short_names.clone(),
-            categories: served.categories.clone(),
-            custom: matches!(served.kind, Kind::Dynamic(dynamic) if dynamic.is_custom()),
+            resource,
+            group: served.group,
+            version: served.version,
+            kind: served.kind,
+            namespaced: served.namespaced,
+            verbs: served.verbs,
+            short_names: served.short_names,
+            categories: served.categories,
+            custom: served.custom,
         }
     }
 }
@@ -161,24 +211,53 @@ mod tests {
         }
     }
 
+    fn served(plural: &str, group: &str, namespaced: bool) -> ServedKind {
+        ServedKind {
+            group: group.to_owned(),
+            version: "v1".to_owned(),
+            plural: plural.to_owned(),
+            kind: "Any".to_owned(),
+            namespaced,
+            verbs: vec!["list".to_owned()],
+            ..ServedKind::default()
+        }
+    }
+
     #[test]
     fn kind_is_found_by_plural_and_group() {
-        let served = |kind| ServedKind {
-            kind,
-            verbs: vec!["list".to_owned()],
-            short_names: Vec::new(),
-            categories: Vec::new(),
+        let kinds = ServedKinds {
+            kinds: vec![served("pods", "", true), served("deployments", "apps", true)],
+            warnings: Vec::new(),
         };
-        let kinds =
-            ServedKinds { kinds: vec![served(Kind::Pod), served(Kind::Deployment)], warnings: Vec::new() };
-        let find = |text: &str| kinds.find(&text.parse().unwrap()).map(|served| served.kind);
+        let find = |text: &str| kinds.find(&text.parse().unwrap()).and_then(ServedKind::to_kind);
         assert_eq!((find("pods"), find("deployments.apps")), (Some(Kind::Pod), Some(Kind::Deployment)));
         assert_eq!((find("deployments"), find("pods.apps"), find("jobs.batch")), (None, None, None));
-        assert!(served(Kind::Pod).has_verb("list") && !served(Kind::Pod).has_verb("watch"));
-        let row = KindRow::from(&served(Kind::Deployment));
+        assert!(kinds.contains(Kind::Pod) && !kinds.contains(Kind::Job));
+        let pods = served("pods", "", true);
+        assert!(pods.has_verb("list") && !pods.has_verb("watch"));
+        let row = KindRow::from(&served("deployments", "apps", true));
         assert_eq!(
             (&*row.resource, &*row.version, row.namespaced, row.custom),
             ("deployments.apps", "v1", true, false)
         );
+    }
+
+    #[test]
+    fn kind_that_is_not_in_the_table_is_dynamic() {
+        let boats = served("boats", "day2.example.org", true);
+        let kind = boats.to_kind().unwrap();
+        assert!(matches!(kind, Kind::Dynamic(_)) && boats.is(kind));
+        for other in [
+            ServedKind { custom: true, ..boats.clone() },
+            ServedKind { namespaced: false, ..boats.clone() },
+            ServedKind { version: "v2".to_owned(), ..boats.clone() },
+        ] {
+            assert!(!other.is(kind) && other.to_kind() != Some(kind), "{other:?}");
+        }
+        // another version of a kind of the table, and another scope
+        let version = ServedKind { version: "v9".to_owned(), ..served("pods", "", true) };
+        assert!(matches!(version.to_kind(), Some(Kind::Dynamic(_))));
+        assert_eq!(served("pods", "", false).to_kind(), None);
+        assert_eq!(served("boats/status", "day2.example.org", true).to_kind(), None);
     }
 }

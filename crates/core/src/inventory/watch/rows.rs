@@ -15,7 +15,7 @@ use crate::{
 const MAX_BATCH_ROWS: usize = 128;
 /// Size of the rows of an event in bytes, beyond which no further row is added: it limits what is buffered for a slow
 /// reader.
-const MAX_BATCH_BYTES: usize = 4 << 10;
+const MAX_BATCH_BYTES: usize = 2 << 10;
 
 /// The events of a watch, up to its end.
 pub(super) fn events(watched: WatchSnapshot, query: ListQuery, scope: ListedScope) -> WatchEvents {
@@ -117,7 +117,7 @@ mod tests {
     fn events_are_limited_in_rows_and_bytes() {
         assert!(sizes([]).is_empty());
         assert_eq!(sizes([1; 300]), [128, 128, 44]);
-        assert_eq!(sizes([1_500; 5]), [2, 2, 1]);
+        assert_eq!(sizes([900; 5]), [2, 2, 1]);
         assert_eq!(sizes([10_000, 1, 1, 10_000]), [1, 2, 1], "a large row is an event of its own");
     }
 }

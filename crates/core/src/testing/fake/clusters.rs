@@ -3,6 +3,7 @@
 mod compare;
 mod config;
 mod diagnosis;
+mod objects;
 mod pods;
 mod rollout;
 mod small_changes;
@@ -28,7 +29,7 @@ use crate::{
     event::EventRow,
     gate::{Changed, Warning},
     ids::ClusterId,
-    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
+    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot, objects::ServedKind},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
@@ -55,6 +56,7 @@ pub struct FakeClusters {
     /// A change that another client makes before the next JSON patch.
     other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
     signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
+    served: Mutex<Vec<ServedKind>>,
 }
 
 /// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
@@ -176,6 +178,9 @@ fn not_found((_, kind, namespace, name): &Key) -> Error {
 impl FakeClusters {
     /// Rows of these kinds in a cluster, projected as the list's table entry defines.
     fn rows(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+        if list == List::Objects {
+            return self.stored_objects(cluster, kinds);
+        }
         let project = list.info().project.ok_or_else(|| Error::internal("a local list"))?;
         let objects = lock(&self.objects);
         let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
@@ -244,6 +249,7 @@ impl Inventory for FakeClusters {
         };
         let (rows, warnings) = self.joined(permit, list, &query.kinds)?;
         let (rows, pagination) = select(rows, &query);
+        let rows = if list == List::Objects { objects::printed(&query.kinds, &rows)? } else { rows };
         Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 

@@ -24,8 +24,8 @@ impl Reflector {
     pub(super) async fn list(&self, position: &mut WatchPosition) -> Result<(), Failure> {
         let client = self.client(FILL_TIMEOUT)?.with_limits(budget::FILL_LIMITS);
         let everything = ListParams::default();
-        let (kind, project) = (self.kind, self.project);
-        let project_row = move |object: &RawValue| project(kind, object);
+        let (kind, projection) = (self.kind, self.projection.clone());
+        let project_row = move |object: &RawValue| projection.rows(kind, object);
         let mut initial = InitialEvents::default();
         let on_part = |part| {
             match part {
@@ -36,8 +36,8 @@ impl Reflector {
         };
         // all chunks show the state at the time of the first chunk
         let since = (self.clock.now(), Instant::now());
-        let version =
-            list::chunks(&client, kind, &NamespaceScope::All, &everything, project_row, on_part).await?;
+        let (scope, printed) = (NamespaceScope::All, self.projection.printed());
+        let version = list::chunks(&client, kind, &scope, &everything, printed, project_row, on_part).await?;
         self.fill(initial, &version, since, position).await
     }
 

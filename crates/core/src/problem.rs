@@ -1,0 +1,319 @@
+//! Problems: what is wrong in all clusters, grouped by cluster, owner and rule (section 10 of the contract).
+//!
+//! Each cluster contributes the rows of its pods, workloads, nodes and claims that are not as wanted, as the list cache has
+//! them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
+//! one workload with one rule together. [`crate::diagnosis`] examines one object, with its events and logs.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    access::{Caller, Permit},
+    audit::{Audit, OperationQuery, OperationRow},
+    clock::Clock,
+    diagnosis::{Rule, Variant},
+    error::{Cause, Code, Error, Result},
+    gate::ClusterPermits,
+    ids::ClusterId,
+    inventory::{ClusterResult, Fleet, FleetQuery, LEVEL, List, Listing, ObjectKey, result_window, to_list},
+    kind::Kind,
+    namespaces::NamespaceScope,
+    rows::{Level, ListQuery, Pagination, Row, Sort, fields_of},
+};
+
+mod group;
+mod query;
+mod rules;
+
+use group::{Group, Groups};
+pub use query::ProblemQuery;
+
+/// The pod that stands for all pods of a problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProblemSample {
+    /// Its name.
+    pub pod: String,
+    /// The container that causes the problem; null if none does.
+    pub container: Option<String>,
+}
+
+/// What is wrong with one object: a workload, a pod without one, a node, a claim or a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProblemRow {
+    /// Id of the cluster.
+    #[cfg_attr(feature = "openapi", schema(value_type = i64))]
+    pub cluster_id: ClusterId,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Namespace of the object; null for nodes and clusters.
+    pub namespace: Option<String>,
+    /// Kind of the object in lower case: `deployment`, `pod`, `node`, `persistentvolumeclaim`, `cluster`.
+    pub kind: String,
+    /// Name of the object.
+    pub name: String,
+    /// Level: `warn` or `bad`.
+    pub level: Level,
+    /// Cause of the problem.
+    pub rule: Rule,
+    /// What kind of the cause it is, if that is known.
+    pub variant: Option<Variant>,
+    /// Cause in the words of Kubernetes, such as `OOMKilled`; of a cluster, the cause of the error.
+    pub reason: Option<String>,
+    /// Number of pods, nodes or claims with the problem.
+    pub count: u64,
+    /// Time since which it holds, if that is known.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub since: Option<Timestamp>,
+    /// Number of replicas that are wanted; null if it is not known.
+    pub wanted: Option<i64>,
+    /// Number of these replicas that are missing.
+    pub lost: Option<i64>,
+    /// A pod with the problem; null if it is not one of pods.
+    pub sample: Option<ProblemSample>,
+    /// Operations of the last hour on the object that the caller may see, the newest 5.
+    pub recent_changes: Vec<OperationRow>,
+}
+
+/// A page of problems.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProblemPage {
+    /// The problems of the page: the worst first, then those with the most lost replicas, then the newest.
+    pub problems: Vec<ProblemRow>,
+    /// All clusters that were asked, by id. `total` is the number of problems. A cluster that did not respond may have any.
+    pub clusters: Vec<ClusterResult>,
+    /// The position of the page among the problems of the clusters that responded.
+    pub pagination: Pagination,
+}
+
+/// Age of the operations that belong to a problem.
+const RECENT: Duration = Duration::from_secs(60 * 60);
+/// Maximum number of operations of a problem.
+const MAX_CHANGES: usize = 5;
+/// Number of operations that are searched for those of one page.
+const SEARCHED_OPERATIONS: u64 = 500;
+
+/// A list that is read from each cluster, and the kinds if they are not those of the list.
+type Source = (List, &'static [Kind]);
+
+/// Pods, workloads, jobs, nodes and claims.
+const SOURCES: [Source; 5] = [
+    (List::Pods, &[]),
+    (List::Workloads, &[]),
+    (List::Workloads, &[Kind::Job]),
+    (List::Nodes, &[]),
+    (List::PersistentVolumeClaims, &[]),
+];
+
+/// Use case: problems of all clusters.
+#[derive(Clone)]
+pub struct Problems {
+    fleet: Fleet,
+    audit: Audit,
+    clock: Arc<dyn Clock>,
+}
+
+/// One cluster, and what was read from it.
+struct ClusterPart {
+    result: ClusterResult,
+    /// Permits by the position of the list in the access requests.
+    permits: Vec<Option<Permit>>,
+    groups: Vec<Group>,
+}
+
+impl Problems {
+    pub(crate) fn new(fleet: Fleet, audit: Audit, clock: Arc<dyn Clock>) -> Self {
+        Self { fleet, audit, clock }
+    }
+
+    /// Returns a page of the problems that the caller may see.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a page beyond [`crate::inventory::MAX_RESULT_WINDOW`]; `NotFound` for a requested cluster that
+    /// does not exist or in which the caller has no right; as [`crate::gate::Gate::allow_in_all_clusters`]. An error of a
+    /// cluster is part of the result.
+    pub async fn list(&self, caller: &Caller, query: &ProblemQuery) -> Result<ProblemPage> {
+        result_window(query.page, query.per_page)?;
+        let mut parts = self.read(caller, query).await?;
+        self.add_wanted(&mut parts).await;
+        let mut problems: Vec<(usize, Group)> = Vec::new();
+        for (index, part) in parts.iter_mut().enumerate() {
+            let matching = part.groups.drain(..).filter(|group| query.matches(group.level, group.rule));
+            let before = problems.len();
+            problems.extend(matching.map(|group| (index, group)));
+            let total = (problems.len() - before) as u64;
+            part.result.total = part.result.total.or((total > 0).then_some(total)).map(|_| total);
+        }
+        problems.sort_by(|(a_cluster, a), (b_cluster, b)| a.order(b).then_with(|| a_cluster.cmp(b_cluster)));
+        let page = ListQuery { page: query.page, per_page: query.per_page, ..ListQuery::default() };
+        let pagination = Pagination::of(&page, problems.len() as u64);
+        let shown = problems.into_iter().skip(page.offset()).take(page.limit());
+        let mut problems: Vec<_> =
+            shown.map(|(cluster, group)| group.into_row(&parts[cluster].result)).collect();
+        self.add_recent_changes(caller, &mut problems).await?;
+        let clusters = parts.into_iter().map(|part| part.result).collect();
+        Ok(ProblemPage { problems, clusters, pagination })
+    }
+
+    /// Reads the rows that are not as wanted from all requested clusters, and groups them.
+    async fn read(&self, caller: &Caller, query: &ProblemQuery) -> Result<Vec<ClusterPart>> {
+        let sources: Vec<_> = SOURCES.into_iter().filter(|(list, _)| query.includes(*list)).collect();
+        let reads: Vec<_> = sources.iter().map(|(list, _)| to_list(*list, &query.namespaces)).collect();
+        let all = self.fleet.gate.allow_in_all_clusters(caller, &reads).await?;
+        if let Some(absent) = query.clusters.iter().find(|id| all.iter().all(|part| part.cluster != **id)) {
+            return Err(Error::new(Cause::NotFound).resource("cluster").name(absent.to_string()));
+        }
+        let queries: Vec<_> = sources.iter().map(|source| Arc::new(faulty_rows(source, query))).collect();
+        let mut parts = Vec::with_capacity(all.len());
+        let mut requests: Vec<FleetQuery<Listing>> = Vec::with_capacity(all.len() * sources.len());
+        for part in all.into_iter().filter(|part| query.has_cluster(part.cluster)) {
+            let complete = part.is_complete();
+            let ClusterPermits { cluster, name, permits } = part;
+            for (((list, _), query), permit) in sources.iter().zip(&queries).zip(&permits) {
+                let Some(permit) = permit.clone() else { continue };
+                let (inventory, list, query) = (self.fleet.inventory.clone(), *list, query.clone());
+                let request = async move { inventory.page(&permit, list, &query).await };
+                requests.push((cluster, request.boxed()));
+            }
+            let result = ClusterResult::new(cluster, name, complete);
+            parts.push(ClusterPart { result, permits, groups: Vec::new() });
+        }
+        let mut responses = self.fleet.run_all(requests).await.into_iter();
+        let (now, fields) = (self.clock.now(), rules::Fields::of_lists());
+        for part in &mut parts {
+            let mut groups = Groups::new(&fields, now);
+            let mut unreachable = None;
+            for (source, permit) in sources.iter().zip(&part.permits) {
+                if permit.is_none() {
+                    part.result.add_total(0);
+                    continue;
+                }
+                let response = responses.next().flatten();
+                let facts = |listing: &Listing| (listing.pagination.total, listing.as_of, listing.stale);
+                part.result.add(response.as_ref().map(|response| response.as_ref().map(facts)));
+                match response {
+                    Some(Ok(listing)) => groups.add(*source, listing),
+                    Some(Err(error)) => unreachable = unreachable.or(Some(error)),
+                    None => {}
+                }
+            }
+            part.groups = groups.finish(of_cluster(&part.result, unreachable.as_ref(), query));
+        }
+        Ok(parts)
+    }
+
+    /// Adds the numbers of replicas of the workloads whose own row is as wanted, although pods of theirs are not. A
+    /// workload that cannot be read has none.
+    async fn add_wanted(&self, parts: &mut [ClusterPart]) {
+        let workloads = SOURCES.iter().position(|(list, _)| *list == List::Workloads).unwrap_or_default();
+        let mut requests: Vec<FleetQuery<Vec<Row>>> = Vec::new();
+        let mut asked = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            let Some(Some(permit)) = part.permits.get(workloads) else { continue };
+            let unknown: Vec<ObjectKey> = part.groups.iter().filter_map(Group::unknown_workload).collect();
+            if unknown.is_empty() {
+                continue;
+            }
+            let (inventory, permit) = (self.fleet.inventory.clone(), permit.clone());
+            let request = async move { inventory.find(&permit, List::Workloads, &unknown).await };
+            requests.push((part.result.id, request.boxed()));
+            asked.push(index);
+        }
+        let found = self.fleet.run_all(requests).await;
+        let fields = rules::Fields::of_lists();
+        for (index, rows) in asked.into_iter().zip(found) {
+            let rows = rows.and_then(Result::ok).unwrap_or_default();
+            for group in &mut parts[index].groups {
+                group.add_workload(&fields, &rows);
+            }
+        }
+    }
+
+    /// Adds the operations of the last hour that the caller may see.
+    async fn add_recent_changes(&self, caller: &Caller, problems: &mut [ProblemRow]) -> Result<()> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let operations = self.audit.operations(caller, recent_operations(problems, self.clock.now())).await?;
+        let mut by_object = BTreeMap::<_, Vec<OperationRow>>::new();
+        for operation in operations.logs {
+            let OperationRow { cluster_id, namespace, resource_type, resource_name, .. } = &operation;
+            let key = (*cluster_id, namespace.clone(), resource_type.clone(), resource_name.clone());
+            let changes = by_object.entry(key).or_default();
+            if changes.len() < MAX_CHANGES {
+                changes.push(operation);
+            }
+        }
+        for problem in problems {
+            let ProblemRow { cluster_id, namespace, kind, name, .. } = &*problem;
+            let key = (Some(*cluster_id), namespace.clone(), kind.clone(), Some(name.clone()));
+            problem.recent_changes = by_object.get(&key).cloned().unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// The query for the rows of a source that are not as wanted.
+fn faulty_rows((list, kinds): &Source, query: &ProblemQuery) -> ListQuery {
+    let info = list.info();
+    let level = (info.fields)().iter().position(|field| field.name == LEVEL);
+    let levels = vec![Level::Warn.as_str().to_owned(), Level::Bad.as_str().to_owned()];
+    ListQuery {
+        namespaces: query.namespaces.clone(),
+        kinds: if kinds.is_empty() { info.kinds } else { *kinds }.to_vec(),
+        filters: level.map(|level| (level, levels)).into_iter().collect(),
+        per_page: u64::MAX,
+        ..ListQuery::default()
+    }
+}
+
+/// The problem of a cluster that cannot be reached, or whose last known data is old.
+fn of_cluster(result: &ClusterResult, error: Option<&Error>, query: &ProblemQuery) -> Option<Group> {
+    if query.namespaces != NamespaceScope::All {
+        return None;
+    }
+    // a list that the credential may not read is no fault of the cluster
+    let error = error.filter(|error| matches!(error.code(), Code::ConnectionError | Code::TimeoutError));
+    let (level, since, reason) = match error {
+        Some(error) => (Level::Bad, None, Some(error.cause.as_str().to_owned())),
+        None if result.is_stale() => (Level::Warn, result.as_of, None),
+        None => return None,
+    };
+    Some(Group::of_cluster(&result.name, level, since, reason))
+}
+
+/// The query for the operations of the last hour on objects of these kinds in these clusters.
+fn recent_operations(problems: &[ProblemRow], now: Timestamp) -> OperationQuery {
+    let fields = fields_of::<OperationRow>();
+    let filter = |name: &str, values: Vec<String>| {
+        let field = fields.iter().position(|field| field.name == name);
+        field.map(|field| (field, values))
+    };
+    let distinct = |value: fn(&ProblemRow) -> String| {
+        let mut values: Vec<_> = problems.iter().map(value).collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    };
+    let filters = [
+        filter("cluster_id", distinct(|problem| problem.cluster_id.to_string())),
+        filter("resource_type", distinct(|problem| problem.kind.clone())),
+    ];
+    // whole minutes, so that the counts of several requests are of one query
+    let from =
+        now.checked_sub(RECENT).ok().and_then(|from| Timestamp::from_second(from.as_second() / 60 * 60).ok());
+    let newest =
+        fields.iter().position(|field| field.name == "id").map(|field| Sort { field, descending: true });
+    let list = ListQuery {
+        filters: filters.into_iter().flatten().collect(),
+        sort: newest,
+        per_page: SEARCHED_OPERATIONS,
+        ..ListQuery::default()
+    };
+    OperationQuery { list, user_id: None, audited: Vec::new(), from, to: None, before: None }
+}

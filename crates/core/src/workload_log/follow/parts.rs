@@ -1,0 +1,102 @@
+//! The clusters and pods of a stream, and what is read of their logs.
+
+use std::time::Duration;
+
+use futures_channel::mpsc;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    access::Permit,
+    error::Cause,
+    ids::ClusterId,
+    pod::{FollowStart, LogOptions},
+    workload_log::{LogTime, WorkloadLogStart, pods::SeenPod, source::Mode},
+};
+
+/// Time before the id from which a stream is resumed, whose lines are sent again: within it, lines of one log may have
+/// arrived later than those of others.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
+
+/// A cluster of the stream.
+pub(super) struct Cluster {
+    pub(super) id: ClusterId,
+    pub(super) permit: Permit,
+    /// Whether its pods were read, or could not be read.
+    pub(super) has_answered: bool,
+    /// Whether its pods were read.
+    pub(super) was_read: bool,
+    /// Until when it counts as behind.
+    pub(super) behind_until: Option<Duration>,
+    /// The cause that was told last.
+    pub(super) failure: Option<Cause>,
+}
+
+/// A pod of the workload.
+pub(super) struct Pod {
+    pub(super) seen: SeenPod,
+    /// Whether it existed when the stream began.
+    pub(super) is_first: bool,
+    pub(super) stage: PodStage,
+    /// Whether the failure to read its containers was told.
+    pub(super) has_failed: bool,
+    /// Signals of its changes, one for each source. Dropped with the pod.
+    pub(super) signals: Vec<mpsc::Sender<()>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PodStage {
+    /// There is no place for it.
+    LeftOut,
+    /// Its containers are being read.
+    Resolving,
+    /// Its containers are followed; `is_partial`: as many as there was place for.
+    Followed { is_partial: bool },
+}
+
+/// What is read of the logs of the pods that exist when the stream begins, and of later ones.
+pub(super) fn modes(start: WorkloadLogStart, previous: bool) -> (Mode, Mode) {
+    let first = match start {
+        WorkloadLogStart::Newest { lines, since_seconds } if previous => {
+            Mode::Previous { lines, since_seconds }
+        }
+        // a resumed read of previous logs begins anew
+        WorkloadLogStart::After(_) if previous => {
+            Mode::Previous { lines: LogOptions::DEFAULT_TAIL, since_seconds: None }
+        }
+        WorkloadLogStart::Newest { lines, since_seconds } => {
+            Mode::Follow(FollowStart::Newest { lines, since_seconds })
+        }
+        WorkloadLogStart::After(LogTime(time)) => {
+            let begin = time.checked_sub(OVERLAP).unwrap_or(Timestamp::UNIX_EPOCH);
+            Mode::Follow(FollowStart::Since(Timestamp::from_second(begin.as_second()).unwrap_or(begin)))
+        }
+    };
+    let later = if previous { first.clone() } else { Mode::Follow(FollowStart::Beginning) };
+    (first, later)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(mode: Mode) -> FollowStart {
+        match mode {
+            Mode::Follow(start) => start,
+            previous => panic!("{previous:?}"),
+        }
+    }
+
+    #[test]
+    fn resumed_stream_begins_before_its_id_and_reads_later_pods_whole() {
+        let id = "2026-01-02T03:04:35.9Z".parse().unwrap();
+        let (first, later) = modes(WorkloadLogStart::After(id), false);
+        assert_eq!(start(first), FollowStart::Since("2026-01-02T03:04:05Z".parse().unwrap()));
+        assert_eq!(start(later), FollowStart::Beginning);
+        let newest = WorkloadLogStart::Newest { lines: 7, since_seconds: Some(60) };
+        let (first, later) = modes(newest, false);
+        assert_eq!(start(first), FollowStart::Newest { lines: 7, since_seconds: Some(60) });
+        assert_eq!(start(later), FollowStart::Beginning);
+        let (first, _) = modes(newest, true);
+        assert!(matches!(first, Mode::Previous { lines: 7, since_seconds: Some(60) }), "{first:?}");
+    }
+}

@@ -1,0 +1,495 @@
+//! Following the logs of a workload on the in-memory ports: the lines of its pods, what is told of them, and the end of
+//! the stream.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    future::pending,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_channel::mpsc::UnboundedSender;
+use futures_executor::block_on;
+use futures_util::{StreamExt, future::BoxFuture};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Caller,
+    app::{App, AppSettings},
+    ids::ClusterId,
+    inventory::{List, ListEvent},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    rows::{Change, Row},
+    spawn::{Computation, Spawner},
+    streams::{StreamEnd, StreamEvent, StreamLimits},
+    testing::{
+        fake::{Condition, Fake, ThreadSpawner},
+        new_cluster,
+    },
+    workload::{WorkloadRef, WorkloadType},
+    workload_log::{
+        ContainerChoice, LineFilter, MAX_SOURCES, SourceState, WorkloadLogEvent, WorkloadLogQuery,
+        WorkloadLogStart, WorkloadLogStream,
+    },
+};
+use serde_json::{Value, json, value::to_raw_value};
+
+type Log = UnboundedSender<Result<Vec<u8>>>;
+
+struct Fixture {
+    fake: Fake,
+    app: App,
+    clusters: [ClusterId; 2],
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::with(StreamLimits::default(), Arc::new(PatientSpawner))
+    }
+
+    fn with(streams: StreamLimits, spawner: Arc<dyn Spawner>) -> Self {
+        let fake = Fake::default();
+        let mut ports = fake.ports();
+        ports.runtime.spawner = spawner;
+        let app = App::new(ports, AppSettings { streams, ..AppSettings::default() });
+        let clusters = ["demo", "second"].map(|name| {
+            block_on(app.clusters.create(&Caller::system(), new_cluster(name))).unwrap().value.id
+        });
+        fake.clusters.calls();
+        Self { fake, app, clusters }
+    }
+
+    /// Adds a pod of the deployment `web`. The logs of a pod are opened before those of an older one.
+    fn put(&self, pod: &Value) {
+        self.fake.clusters.put(self.clusters[0], Kind::Pod, pod.clone());
+    }
+
+    fn query(&self) -> WorkloadLogQuery {
+        WorkloadLogQuery {
+            clusters: vec![self.clusters[0]],
+            workload: WorkloadRef {
+                namespace: Namespace::new("shop").unwrap(),
+                kind: WorkloadType::Deployment,
+                name: ObjectName::new("web").unwrap(),
+            },
+            containers: ContainerChoice::Default,
+            start: WorkloadLogStart::Newest { lines: 100, since_seconds: None },
+            previous: false,
+            filter: None,
+        }
+    }
+
+    fn follow(&self, query: WorkloadLogQuery) -> Followed {
+        let stream = block_on(self.app.workload_logs.follow(&Caller::system(), query)).unwrap();
+        Followed { stream, told: Vec::new() }
+    }
+}
+
+/// Spawner whose tasks wait for a slow reader as long as it takes.
+struct PatientSpawner;
+
+#[async_trait]
+impl Spawner for PatientSpawner {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        ThreadSpawner.spawn(task);
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        if duration == StreamLimits::default().stall_timeout {
+            pending::<()>().await;
+        }
+        ThreadSpawner.sleep(duration).await;
+    }
+
+    async fn compute(&self, work: Computation) -> Result<()> {
+        ThreadSpawner.compute(work).await
+    }
+}
+
+/// A pod of a deployment, created in this minute.
+fn pod(deployment: &str, name: &str, minute: u32) -> Value {
+    let owner = json!({"kind": "ReplicaSet", "name": format!("{deployment}-5d9f"), "controller": true});
+    json!({
+        "metadata": {
+            "name": name, "namespace": "shop", "labels": {"pod-template-hash": "5d9f"},
+            "ownerReferences": [owner], "creationTimestamp": format!("2026-01-01T00:{minute:02}:00Z"),
+        },
+        "spec": {"nodeName": "node-1", "containers": [{"name": "app"}]},
+        "status": {"phase": "Running"},
+    })
+}
+
+fn row(pod: &Value) -> Row {
+    let project = List::Pods.info().project.unwrap();
+    project(Kind::Pod, &to_raw_value(pod).unwrap()).unwrap().remove(0)
+}
+
+fn change(events: &UnboundedSender<ListEvent>, change: Change) {
+    events.unbounded_send(ListEvent::Changes(vec![change].into())).unwrap();
+}
+
+/// Writes a line in this second.
+fn write(log: &Log, second: u32, text: &str) {
+    let line = format!("2026-01-01T00:{:02}:{:02}Z {text}\n", second / 60, second % 60);
+    log.unbounded_send(Ok(line.into_bytes())).unwrap();
+}
+
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::yield_now();
+    }
+}
+
+/// The stream, and what it told of its sources.
+struct Followed {
+    stream: WorkloadLogStream,
+    told: Vec<String>,
+}
+
+impl Followed {
+    /// The next lines, each with its pod.
+    fn lines(&mut self, count: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            match self.next() {
+                StreamEvent::Next(WorkloadLogEvent::Lines(lines)) => {
+                    found.extend(lines.iter().map(|line| format!("{} {}", line.source.pod, line.text)));
+                }
+                StreamEvent::Next(WorkloadLogEvent::Source(_)) => {}
+                StreamEvent::End(end) => panic!("{}: {found:?}", end.reason()),
+            }
+        }
+        found
+    }
+
+    /// Reads until this was told of a source.
+    fn until(&mut self, told: &str) {
+        while !self.told.iter().any(|one| one == told) {
+            if let StreamEvent::End(end) = self.next() {
+                panic!("{}: {:?}", end.reason(), self.told);
+            }
+        }
+        self.told.retain(|one| one != told);
+    }
+
+    fn end(&mut self) -> StreamEnd {
+        loop {
+            if let StreamEvent::End(end) = self.next() {
+                return end;
+            }
+        }
+    }
+
+    fn next(&mut self) -> StreamEvent<WorkloadLogEvent> {
+        let event = block_on(self.stream.next()).unwrap();
+        if let StreamEvent::Next(WorkloadLogEvent::Source(source)) = &event {
+            let state = serde_json::to_value(source.state).unwrap();
+            let parts = [source.pod.as_deref(), source.container.as_deref(), state.as_str()];
+            let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+            text.extend(source.reason.iter().map(|reason| format!(": {reason}")));
+            text.extend(source.pods.map(|pods| format!(" {pods}")));
+            self.told.push(text);
+        }
+        event
+    }
+}
+
+#[test]
+fn lines_of_all_pods_are_merged_by_time() {
+    let fixture = Fixture::new();
+    for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2), pod("api", "api-a", 3)] {
+        fixture.put(&pod);
+    }
+    let _events = fixture.fake.clusters.next_watch();
+    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    write(&a, 2, "two");
+    write(&a, 4, "four");
+    write(&b, 1, "one");
+    write(&b, 3, "three");
+    let mut followed = fixture.follow(fixture.query());
+    assert_eq!(followed.lines(4), ["web-b one", "web-a two", "web-b three", "web-a four"]);
+    assert_eq!(followed.told, ["web-a app following", "web-b app following"]);
+    write(&b, 5, "five");
+    assert_eq!(followed.lines(1), ["web-b five"]);
+    drop(followed);
+    eventually("the logs are closed", || a.is_closed() && b.is_closed());
+}
+
+#[test]
+fn later_pod_is_followed_and_a_removed_one_is_over() {
+    let fixture = Fixture::new();
+    let first = pod("web", "web-a", 1);
+    fixture.put(&first);
+    let events = fixture.fake.clusters.next_watch();
+    let a = fixture.fake.clusters.next_log();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app following");
+    let later = pod("web", "web-b", 2);
+    fixture.put(&later);
+    let b = fixture.fake.clusters.next_log();
+    change(&events, Change::Added(row(&pod("api", "api-a", 2))));
+    change(&events, Change::Added(row(&later)));
+    followed.until("web-b app following");
+    write(&b, 1, "started");
+    assert_eq!(followed.lines(1), ["web-b started"]);
+    change(&events, Change::Removed(row(&first)));
+    drop(a);
+    followed.until("web-a app ended");
+    write(&b, 2, "alone");
+    assert_eq!(followed.lines(1), ["web-b alone"]);
+}
+
+#[test]
+fn restarted_container_goes_on_after_its_last_line() {
+    let fixture = Fixture::new();
+    let mut pod = pod("web", "web-a", 1);
+    fixture.put(&pod);
+    let events = fixture.fake.clusters.next_watch();
+    let log = fixture.fake.clusters.next_log();
+    let mut followed = fixture.follow(fixture.query());
+    write(&log, 1, "one");
+    write(&log, 2, "two");
+    assert_eq!(followed.lines(2), ["web-a one", "web-a two"]);
+    drop(log);
+    followed.until("web-a app ended");
+    let next = fixture.fake.clusters.next_log();
+    write(&next, 2, "two");
+    write(&next, 3, "three");
+    let before = row(&pod);
+    pod["status"]["containerStatuses"] =
+        json!([{"name": "app", "restartCount": 1, "state": {"running": {}}}]);
+    change(&events, Change::Changed(before, row(&pod)));
+    followed.until("web-a app following");
+    assert_eq!(followed.lines(1), ["web-a three"], "a line comes once");
+}
+
+#[test]
+fn broken_log_is_told_and_tried_again() {
+    let fixture = Fixture::new();
+    fixture.put(&pod("web", "web-a", 1));
+    let _events = fixture.fake.clusters.next_watch();
+    let [log, next] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    let mut followed = fixture.follow(fixture.query());
+    write(&log, 1, "one");
+    log.unbounded_send(Err(Error::new(Cause::ConnectionLost))).unwrap();
+    write(&next, 1, "one");
+    write(&next, 2, "two");
+    assert_eq!(followed.lines(2), ["web-a one", "web-a two"]);
+    assert_eq!(
+        followed.told,
+        ["web-a app following", "web-a app failed: connection_lost", "web-a app following"]
+    );
+}
+
+#[test]
+fn line_has_no_id_while_a_log_is_behind() {
+    let fixture = Fixture::new();
+    for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2)] {
+        fixture.put(&pod);
+    }
+    let _events = fixture.fake.clusters.next_watch();
+    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    let mut followed = fixture.follow(fixture.query());
+    let mut id = |log: &Log, second: u32| {
+        write(log, second, "x");
+        loop {
+            if let StreamEvent::Next(WorkloadLogEvent::Lines(lines)) = followed.next() {
+                break lines[0].id.map(|id| id.to_string());
+            }
+        }
+    };
+    assert_eq!(id(&a, 1), None, "the other log has sent nothing yet");
+    assert_eq!(id(&b, 2).as_deref(), Some("2026-01-01T00:00:02Z"));
+    assert_eq!(id(&a, 3).as_deref(), Some("2026-01-01T00:00:03Z"));
+}
+
+#[test]
+fn filter_passes_matching_lines_only() {
+    let fixture = Fixture::new();
+    fixture.put(&pod("web", "web-a", 1));
+    for filter in [LineFilter::text("ERROR"), LineFilter::regex("^error [0-9]+$")] {
+        let _events = fixture.fake.clusters.next_watch();
+        let log = fixture.fake.clusters.next_log();
+        let mut followed =
+            fixture.follow(WorkloadLogQuery { filter: Some(filter.unwrap()), ..fixture.query() });
+        for n in 0..1000 {
+            write(&log, n, if n % 500 == 0 { "error 1" } else { "fine" });
+        }
+        assert_eq!(followed.lines(2), ["web-a error 1", "web-a error 1"]);
+    }
+}
+
+#[test]
+fn containers_are_chosen_in_each_pod() {
+    let fixture = Fixture::new();
+    let mut one = pod("web", "web-a", 2);
+    one["spec"]["containers"] = json!([{"name": "app"}, {"name": "proxy"}]);
+    one["spec"]["initContainers"] = json!([{"name": "migrate"}]);
+    fixture.put(&one);
+    fixture.put(&pod("web", "web-b", 1));
+    let told = |containers: ContainerChoice, last: &str| {
+        let _events = fixture.fake.clusters.next_watch();
+        let _logs: Vec<_> = (0..4).map(|_| fixture.fake.clusters.next_log()).collect();
+        let mut followed = fixture.follow(WorkloadLogQuery { containers, ..fixture.query() });
+        while followed.told.last().is_none_or(|told| told != last) {
+            followed.next();
+        }
+        followed.told
+    };
+    let named = ContainerChoice::Named("proxy".to_owned().try_into().unwrap());
+    assert_eq!(
+        told(ContainerChoice::All, "web-b app following"),
+        ["web-a migrate following", "web-a app following", "web-a proxy following", "web-b app following"]
+    );
+    assert!(
+        told(named, "web-a proxy following").contains(&"web-b proxy failed: not_found_in_cluster".to_owned())
+    );
+}
+
+#[test]
+fn previous_logs_are_read_once() {
+    let fixture = Fixture::new();
+    for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2)] {
+        fixture.put(&pod);
+    }
+    let _events = fixture.fake.clusters.next_watch();
+    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    write(&a, 2, "crashed");
+    write(&b, 1, "crashed first");
+    drop((a, b));
+    let mut followed = fixture.follow(WorkloadLogQuery { previous: true, ..fixture.query() });
+    assert_eq!(followed.lines(2), ["web-b crashed first", "web-a crashed"]);
+    assert_eq!(followed.end(), StreamEnd::Completed);
+}
+
+#[test]
+fn at_most_fifty_containers_are_followed_and_the_rest_is_told() {
+    let fixture = Fixture::new();
+    for n in 0..60 {
+        fixture.put(&pod("web", &format!("web-{n}"), n));
+    }
+    let events = fixture.fake.clusters.next_watch();
+    let logs: Vec<_> = (0..60).map(|_| fixture.fake.clusters.next_log()).collect();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("left_out: too_many_sources 10");
+    followed.until("web-10 app following");
+    assert_eq!(followed.told.len(), MAX_SOURCES - 1, "the newest ones: {:?}", followed.told);
+    // a place becomes free
+    change(&events, Change::Removed(row(&pod("web", "web-59", 59))));
+    drop(logs);
+    followed.until("left_out: too_many_sources 9");
+    followed.until("web-9 app following");
+}
+
+#[test]
+fn connections_are_limited_and_what_cannot_be_followed_is_told() {
+    let limits = StreamLimits { log_connections: 1, ..StreamLimits::default() };
+    let fixture = Fixture::with(limits, Arc::new(PatientSpawner));
+    for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2)] {
+        fixture.put(&pod);
+    }
+    let _events = fixture.fake.clusters.next_watch();
+    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app following");
+    followed.until("web-b app failed: overloaded");
+    drop(a);
+    // the other one takes the connection as soon as it is free
+    followed.until("web-b app following");
+    write(&b, 1, "at last");
+    assert_eq!(followed.lines(1), ["web-b at last"]);
+}
+
+#[test]
+fn cluster_that_cannot_be_read_is_told_and_the_other_goes_on() {
+    let fixture = Fixture::new();
+    let [first, second] = fixture.clusters;
+    fixture.fake.clusters.put(second, Kind::Pod, pod("web", "web-z", 1));
+    fixture.fake.clusters.set(first, Condition::Failing(Cause::Unreachable));
+    let _events = fixture.fake.clusters.next_watch();
+    let log = fixture.fake.clusters.next_log();
+    write(&log, 1, "one");
+    let mut followed = fixture.follow(WorkloadLogQuery { clusters: vec![first, second], ..fixture.query() });
+    assert_eq!(followed.lines(1), ["web-z one"]);
+    assert!(followed.told.contains(&"failed: unreachable".to_owned()), "{:?}", followed.told);
+}
+
+#[test]
+fn workload_without_pods_is_told_and_waited_for() {
+    let fixture = Fixture::new();
+    let events = fixture.fake.clusters.next_watch();
+    let log = fixture.fake.clusters.next_log();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("waiting: no_pods");
+    let pod = pod("web", "web-a", 1);
+    fixture.put(&pod);
+    write(&log, 1, "one");
+    change(&events, Change::Added(row(&pod)));
+    assert_eq!(followed.lines(1), ["web-a one"]);
+}
+
+#[test]
+fn stream_ends_with_its_cluster_its_connection_and_the_server() {
+    for (end, reason) in [(0, "not_found"), (1, "connection_changed"), (2, "server_stopping")] {
+        let fixture = Fixture::new();
+        fixture.put(&pod("web", "web-a", 1));
+        let events = fixture.fake.clusters.next_watch();
+        let log = fixture.fake.clusters.next_log();
+        let mut followed = fixture.follow(fixture.query());
+        followed.until("web-a app following");
+        match end {
+            0 => {
+                block_on(fixture.app.clusters.delete(&Caller::system(), fixture.clusters[0])).unwrap();
+            }
+            1 => events.unbounded_send(ListEvent::ConnectionChanged).unwrap(),
+            _ => fixture.app.streams.close(),
+        }
+        assert_eq!(followed.end().reason(), reason);
+        eventually("the log is closed", || log.is_closed());
+    }
+}
+
+#[test]
+fn stalled_reader_is_ended_with_few_lines_buffered() {
+    let fixture = Fixture::with(StreamLimits::default(), Arc::new(ThreadSpawner));
+    for n in 0..10 {
+        fixture.put(&pod("web", &format!("web-{n}"), n));
+    }
+    let _events = fixture.fake.clusters.next_watch();
+    let logs: Vec<_> = (0..10).map(|_| fixture.fake.clusters.next_log()).collect();
+    for log in &logs {
+        for n in 0..1000 {
+            write(log, n, &"x".repeat(1000));
+        }
+    }
+    let mut followed = fixture.follow(fixture.query());
+    eventually("the logs are closed", || logs.iter().all(UnboundedSender::is_closed));
+    let mut read = 0;
+    let end = loop {
+        match followed.next() {
+            StreamEvent::Next(WorkloadLogEvent::Lines(lines)) => read += lines.len(),
+            StreamEvent::Next(WorkloadLogEvent::Source(_)) => {}
+            StreamEvent::End(end) => break end,
+        }
+    };
+    assert_eq!(end, StreamEnd::TooSlow);
+    assert!(read < 200, "{read}");
+}
+
+#[test]
+fn states_have_the_names_of_the_contract() {
+    let names = [
+        (SourceState::Following, "following"),
+        (SourceState::Waiting, "waiting"),
+        (SourceState::Ended, "ended"),
+        (SourceState::Failed, "failed"),
+        (SourceState::LeftOut, "left_out"),
+    ];
+    for (state, name) in names {
+        assert_eq!(serde_json::to_value(state).unwrap(), name);
+    }
+}
