@@ -31,6 +31,7 @@ mod metrics;
 mod mounted;
 mod operations;
 mod power_loss;
+mod problems;
 mod rbac;
 mod readme;
 mod rekey;

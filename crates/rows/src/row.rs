@@ -216,7 +216,7 @@ impl Row {
                 let cell = self.cell(*field);
                 values.iter().any(|value| cell.matches(value))
             })
-            && query.labels.as_ref().is_none_or(|selector| selector.matches(self))
+            && query.labels.as_ref().is_none_or(|selector| selector.matches(&self.labels()))
     }
 
     /// The documented order of a list: by a field, then by namespace and name.

@@ -123,12 +123,12 @@ fn refused_query_parameters_are_named_with_a_reason() {
     let many = vec!["Running"; 21].join(",");
     let [cluster, namespace] = pods;
     assert_eq!(
-        refused(List::Pods, &[cluster, namespace, ("status", &many)]),
+        refused(List::Pods, &[cluster, namespace, ("status", many.as_str())]),
         [("status".to_owned(), "too_long")]
     );
     let long = "a".repeat(1025);
     assert_eq!(
-        refused(List::Pods, &[cluster, namespace, ("label", &long)]),
+        refused(List::Pods, &[cluster, namespace, ("label", long.as_str())]),
         [("label".to_owned(), "too_long")]
     );
     assert_eq!(refused(List::Clusters, &[("label", "app")]), [("label".to_owned(), "unknown")]);

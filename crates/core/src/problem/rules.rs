@@ -138,9 +138,11 @@ impl<'a> Facts<'a> {
         self.status.strip_prefix("Init:").unwrap_or(self.status)
     }
 
-    /// The cause in the words of Kubernetes: the reason, otherwise the status.
+    /// The cause in the words of Kubernetes: the reason, otherwise the status. The statuses of workloads, which are
+    /// Pilothouse's own words, begin with a small letter.
     pub(super) fn cause(&self) -> Option<String> {
-        Some(self.reason.unwrap_or(self.word())).filter(|word| !word.is_empty()).map(str::to_owned)
+        let word = self.reason.unwrap_or(self.word());
+        word.starts_with(|c: char| c.is_ascii_uppercase()).then(|| word.to_owned())
     }
 }
 
