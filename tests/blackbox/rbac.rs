@@ -356,6 +356,11 @@ async fn full_credential_allows_every_feature() {
     let accounts = "resource=serviceaccounts&namespace=rbac-full";
     let rows = admin.rows(format!("/api/k8s/objects?cluster_id={id}&{accounts}"), "objects").await;
     assert!(rows.iter().any(|row| row["name"] == "default"), "{rows:?}");
+    let web = "resource=deployments.apps&namespace=rbac-full&name=web";
+    let found = admin.get(format!("/api/k8s/dependents?cluster_id={id}&{web}")).await.data();
+    let mut dependents = found["tree"].as_array().unwrap().iter();
+    assert!(dependents.any(|row| row["kind"] == "ReplicaSet"), "{found}");
+    assert_eq!(found["note"], Value::Null, "every kind is read: {found}");
     delete_namespace(&plane.client(), "rbac-full").await;
 }
 
@@ -363,8 +368,7 @@ async fn full_credential_allows_every_feature() {
 #[test]
 fn every_cluster_endpoint_is_tested_with_the_credentials() {
     // registry and trail are in Pilothouse's database; the streams and the download need the same permissions as the
-    // log and the list; dependents are read of every kind that may be listed, and these credentials list only the
-    // kinds of the lists
+    // log and the list; dependents are read of every kind, which only the full credential allows
     let is_exempt = |path: &str| {
         let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest = [

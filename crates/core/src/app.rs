@@ -298,7 +298,6 @@ impl App {
         let object_api = objects.objects;
         let any_objects =
             Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
-        let audit = Audit::new(gate.clone(), audit, clock.clone());
         let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
             problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
@@ -308,7 +307,7 @@ impl App {
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit,
+            audit: audit.clone(),
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,

@@ -354,7 +354,11 @@ fn discard(_: &RawValue) -> Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::inventory::LISTS;
+    use pilothouse_core::{
+        clock::Clock,
+        inventory::{LISTS, List},
+        testing::fake::FakeRuntime,
+    };
 
     use super::*;
 
@@ -377,9 +381,25 @@ mod tests {
             "\"state\":{\"terminated\":{\"signal\":9}}",
             "\"ownerReferences\":[",
             "\"data\":{\"a\":\"AA==\"}",
+            "\"kind\":\"Table\"",
+            "\"columnDefinitions\":[{\"name\":\"Age\",\"type\":\"date\"}]",
+            "\"rows\":[{\"cells\":[\"5d\",1,null],\"object\":{\"metadata\":",
         ];
+        let clock: Arc<dyn Clock> = FakeRuntime::default().clock;
         pilothouse_fuzz::fuzz("list_chunks", &dictionary, |input| {
             let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(input) else { return };
+            let projection = Projection::new(List::Objects.info(), &[Kind::Pod], &clock).unwrap();
+            if chunk.kind == "Table" {
+                let rows = chunk.printed(projection.printed().unwrap()).unwrap_or_default();
+                let stored: Vec<_> = rows
+                    .into_iter()
+                    .take(4)
+                    .flat_map(|row| projection.rows(Kind::Pod, row))
+                    .flatten()
+                    .collect();
+                assert!(projection.shown(stored).is_ok());
+                return;
+            }
             let Ok(objects) = chunk.items() else { return };
             for object in objects.into_iter().take(4) {
                 for info in LISTS {

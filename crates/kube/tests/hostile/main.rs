@@ -18,6 +18,7 @@ mod levels;
 mod lists;
 mod logs;
 mod malformed_objects;
+mod objects;
 mod old_cluster;
 mod older;
 mod older_changes;
