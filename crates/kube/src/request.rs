@@ -11,7 +11,6 @@ use kube::core::{
         WatchParams,
     },
     request::Request as Builder,
-    subresource::LogParams,
 };
 use pilothouse_core::{
     Error, Result,
@@ -21,12 +20,10 @@ use pilothouse_core::{
     namespaces::NamespaceScope,
 };
 use serde::Serialize;
-use serde_json::json;
 
-/// The subresource with which pods are resized, in RBAC notation.
-pub(crate) const POD_RESIZE: &str = "pods/resize";
-/// The subresource with which pods are evicted, in RBAC notation.
-pub(crate) const POD_EVICTION: &str = "pods/eviction";
+mod pod;
+
+pub(crate) use pod::{POD_EVICTION, POD_RESIZE};
 
 /// Field manager of Pilothouse's writes, as shown in `managedFields`.
 const FIELD_MANAGER: &str = "pilothouse";
@@ -180,18 +177,6 @@ impl Call {
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, ordinary.as_ref()))
     }
 
-    /// GET of a container's log. Of a longer log, the last `max_bytes` bytes are read.
-    pub(crate) fn logs(
-        namespace: &Namespace,
-        pod: &ObjectName,
-        params: &LogParams,
-        max_bytes: usize,
-    ) -> Result<Self> {
-        let request = Builder::new(collection(Kind::Pod, Some(namespace))).logs(pod.as_str(), params);
-        let call = Self::for_kind(Kind::Pod, "get", request)?.with_object(Some(namespace), Some(pod));
-        Ok(Self { resource: "pods/log", limit: Limit::Newest(max_bytes), ..call })
-    }
-
     /// POST of a new object. kube-rs does not support field validation for a POST, so the URI is built here.
     pub(crate) fn create(
         kind: Kind,
@@ -233,28 +218,6 @@ impl Call {
         let uri = format!("{path}/{name}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict");
         let request = with_json(Request::patch(uri), "application/json-patch+json", patch);
         Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
-    }
-
-    /// A JSON patch of a pod's subresource `resize`. The server rejects unknown fields.
-    pub(crate) fn resize(namespace: &Namespace, pod: &ObjectName, patch: &JsonPatch) -> Result<Self> {
-        let path = collection(Kind::Pod, Some(namespace));
-        let uri = format!("{path}/{pod}/resize?fieldManager={FIELD_MANAGER}&fieldValidation=Strict");
-        let request = with_json(Request::patch(uri), "application/json-patch+json", patch);
-        let call = Self::for_kind(Kind::Pod, "patch", request)?.with_object(Some(namespace), Some(pod));
-        Ok(Self { resource: POD_RESIZE, ..call })
-    }
-
-    /// POST of the eviction of the pod with this uid. The response is a `Status`.
-    pub(crate) fn evict(namespace: &Namespace, pod: &ObjectName, uid: &str) -> Result<Self> {
-        let eviction = json!({
-            "apiVersion": "policy/v1", "kind": "Eviction",
-            "metadata": {"name": pod.as_str(), "namespace": namespace.as_str()},
-            "deleteOptions": {"preconditions": {"uid": uid}},
-        });
-        let path = collection(Kind::Pod, Some(namespace));
-        let request = post(&format!("{path}/{pod}/eviction?fieldManager={FIELD_MANAGER}"), &eviction);
-        let call = Self::for_kind(Kind::Pod, "create", request)?.with_object(Some(namespace), Some(pod));
-        Ok(Self { resource: POD_EVICTION, ..call })
     }
 
     /// DELETE of the object with this uid, with a grace period in seconds instead of the object's own. The conditions are
@@ -384,8 +347,10 @@ fn with_json(request: http::request::Builder, media_type: &str, body: &impl Seri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::core::subresource::LogParams;
     use pilothouse_core::{kind::KINDS, object::Metadata};
     use proptest::prelude::*;
+    use serde_json::json;
 
     /// Every call that names an object, and the number of path segments after its name.
     fn calls(kind: Kind, namespace: &Namespace, name: &ObjectName) -> Vec<(Call, usize)> {
@@ -454,16 +419,12 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_a_deletion_and_an_eviction_are_in_the_body() {
+    fn conditions_of_a_deletion_are_in_the_body() {
         let (namespace, name) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
         let body = |call: &Call| serde_json::from_slice::<serde_json::Value>(call.request.body()).unwrap();
         let delete = |grace| Call::delete_uid(Kind::Pod, Some(&namespace), &name, "u", grace).unwrap();
         assert_eq!(body(&delete(None)), json!({"preconditions": {"uid": "u"}}));
         assert_eq!(body(&delete(Some(0))), json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 0}));
-        let evict = Call::evict(&namespace, &name, "u").unwrap();
-        assert_eq!(evict.request.uri().path(), "/api/v1/namespaces/shop/pods/web-0/eviction");
-        assert_eq!(body(&evict)["deleteOptions"], json!({"preconditions": {"uid": "u"}}));
-        assert_eq!((evict.verb, evict.resource), ("create", "pods/eviction"));
     }
 
     #[test]
