@@ -12,6 +12,7 @@ mod command_line;
 mod compare;
 mod configuration;
 mod crash;
+mod diagnosis;
 mod disk_full;
 mod dns;
 mod egress;

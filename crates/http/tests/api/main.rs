@@ -10,6 +10,7 @@ mod bad_input;
 mod browser_sessions;
 mod connections;
 mod cross_site;
+mod diagnosis;
 mod document;
 mod envelope;
 mod existing;

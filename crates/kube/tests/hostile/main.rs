@@ -11,6 +11,7 @@ mod cache;
 mod configuration;
 mod connection;
 mod connection_changed;
+mod diagnosis;
 mod egress;
 mod follow;
 mod freshness;
