@@ -1,8 +1,8 @@
 //! Logs of workloads with running pods. Skipped with a message if the machine cannot run a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pilothouse_testbed::{ControlPlane, workloads};
+use pilothouse_testbed::{ControlPlane, kubectl, workloads};
 use serde_json::{Value, json};
 
 use crate::{
@@ -44,12 +44,27 @@ async fn complete_pods(plane: &ControlPlane, admin: &Client, cluster: i64, names
     .await
 }
 
-/// The lines of a pod with their times, as the API server returns them.
-async fn lines_of(plane: &ControlPlane, namespace: &str, pod: &str) -> Vec<(String, String)> {
-    let log = format!("/api/v1/namespaces/{namespace}/pods/{pod}/log?timestamps=true");
-    let log = plane.client().text(&log).await.unwrap();
-    let lines = log.lines().map(|line| line.split_once(' ').expect("a time before the line"));
-    lines.map(|(time, line)| (time.to_owned(), line.to_owned())).collect()
+/// The lines of each pod with their times, as kubectl prints the logs of all pods of the deployment.
+async fn lines_of_kubectl(plane: &ControlPlane, namespace: &str) -> BTreeMap<String, Vec<(String, String)>> {
+    let arguments = [
+        "logs",
+        "deployment/web",
+        "--all-pods",
+        "--prefix",
+        "--timestamps",
+        "--tail=-1",
+        "--namespace",
+        namespace,
+    ];
+    let mut lines = BTreeMap::<_, Vec<_>>::new();
+    for line in kubectl(plane, &arguments).await.unwrap().lines() {
+        // [pod/web-6f7c9d-x2x4v/web] 2026-01-02T03:04:05.123456789Z line 1
+        let (prefix, line) = line.split_once("] ").expect("a prefix");
+        let pod = prefix.split('/').nth(1).expect("a pod").to_owned();
+        let (time, text) = line.split_once(' ').expect("a time before the line");
+        lines.entry(pod).or_default().push((time.to_owned(), text.to_owned()));
+    }
+    lines
 }
 
 fn data(event: &Event) -> Value {
@@ -103,16 +118,17 @@ async fn logs_of_all_pods_in_two_clusters_are_merged_completely() {
     let mut events = admin.follow(&path(&both, "&tail_lines=10000"), None).await;
     let (merged, last) = lines(&mut events, 2 * PODS * LINES).await;
     assert_eq!(merged.len(), 2 * PODS);
-    for pod in &pods {
-        let expected = lines_of(plane, NAMESPACE, pod).await;
+    let of_kubectl = lines_of_kubectl(plane, NAMESPACE).await;
+    assert_eq!(of_kubectl.keys().collect::<BTreeSet<_>>(), pods.iter().collect());
+    // the node writes times with trailing zeros
+    let is_same = |(one, other): (&(String, String), &(String, String))| {
+        one.0.trim_end_matches(['0', 'Z']) == other.0.trim_end_matches(['0', 'Z']) && one.1 == other.1
+    };
+    for (pod, expected) in &of_kubectl {
         for cluster in [id, other] {
-            let times_agree = |(one, other): (&(String, String), &(String, String))| {
-                // the API server writes trailing zeros
-                one.0.trim_end_matches(['0', 'Z']) == other.0.trim_end_matches(['0', 'Z']) && one.1 == other.1
-            };
             let received = &merged[&(cluster, pod.clone())];
             assert_eq!(received.len(), expected.len(), "{pod}");
-            assert!(received.iter().zip(&expected).all(times_agree), "{pod}: {received:?}");
+            assert!(received.iter().zip(expected).all(is_same), "{pod}: {received:?}");
         }
     }
 

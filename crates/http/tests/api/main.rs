@@ -22,6 +22,7 @@ mod lists;
 mod live;
 mod logs;
 mod non_interference;
+mod objects;
 mod observer;
 mod paths;
 mod providers;

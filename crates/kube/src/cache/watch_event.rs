@@ -140,6 +140,7 @@ impl<'a> Event<'a> {
             }
             _ => (raw, object.metadata),
         };
+        let columns = columns.filter(|columns| !columns.is_empty());
         Ok(ParsedLine { event: Self::of(&r#type, raw, metadata, None)?, columns })
     }
 
@@ -301,6 +302,12 @@ mod tests {
         let Event::Applied { object, .. } = event else { panic!("{added}") };
         assert!(object.get().starts_with(r#"{"cells":"#), "{}", object.get());
         assert_eq!(columns.unwrap()[0].name, "Name");
+        for none in ["[]", "null"] {
+            let later = format!(
+                r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{{}},"columnDefinitions":{none},"rows":{row}}}"#
+            );
+            assert_eq!(Event::read(line("ADDED", &later).as_bytes()).unwrap().columns, None, "{none}");
+        }
         // a custom resource of this kind is no table
         let own = r#"{"kind":"Table","apiVersion":"example.org/v1","metadata":{"name":"a"},"rows":7}"#;
         assert_eq!(parsed(&line("ADDED", own)), "None a  true");

@@ -18,6 +18,10 @@ use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::common::{
+    kind_server::{KindServer, Protocol},
+    kinds,
+};
 use crate::watch_server::{TEST_TIMEOUT, WatchServer, requests_initial_events, send};
 
 const BOATS_PATH: &str = "/apis/day2.example.org/v1/boats";
@@ -422,4 +426,60 @@ async fn object_is_read_by_any_valid_name_with_its_events() {
     let events = server.requests().into_iter().find(|request| path(request) == "/api/v1/events").unwrap();
     assert!(events.target.contains("fieldSelector=involvedObject.uid%3D0f8e5b0e-1"), "{}", events.target);
     assert!(get("absent").await.is_none());
+}
+
+/// The cells of a boat whose columns are those of [`kinds::ServedKind::boats`].
+fn boat(name: &str, crew: u8) -> (Value, Vec<Value>) {
+    let object = json!({"metadata": {"name": name, "namespace": "shop"}});
+    (object, vec![json!(name), json!(crew), json!("5d"), json!("ann")])
+}
+
+#[tokio::test]
+async fn every_version_of_the_protocol_serves_kinds_and_cached_objects() {
+    for protocol in [Protocol::V1_37, Protocol::V1_30, Protocol::BY_GROUP] {
+        let served = vec![
+            kinds::ServedKind::boats("v1"),
+            kinds::ServedKind::deployments(),
+            kinds::ServedKind::node_metrics(),
+        ];
+        let fake = KindServer::start(protocol, served).await;
+        fake.fail("metrics.k8s.io", true);
+        let connection = by_token(&fake.server.address, Some(&fake.server.ca), TOKEN);
+        let adapter = common::with_cache(connection, SHORT_DEADLINES, CacheSettings::default()).0;
+        let found = self::kinds(&adapter, None).await.unwrap();
+        let names: Vec<_> =
+            found.kinds.iter().map(|kind| format!("{}.{}", kind.plural, kind.group)).collect();
+        assert_eq!(names, ["deployments.apps", "boats.day2.example.org"], "{}", protocol.version);
+        assert_eq!(
+            found.warnings,
+            [Warning::GroupUnavailable("metrics.k8s.io".to_owned())],
+            "{}",
+            protocol.version
+        );
+
+        let (object, cells) = boat("ship", 3);
+        fake.apply("boats", object, cells);
+        wait_for_cells(&adapter, &[json!(["ship", 3, "5d", "ann"])]).await;
+        let (object, cells) = boat("raft", 1);
+        fake.apply("boats", object, cells);
+        wait_for_cells(&adapter, &[json!(["raft", 1, "5d", "ann"]), json!(["ship", 3, "5d", "ann"])]).await;
+        fake.delete("boats", "shop", "ship");
+        let page = wait_for_cells(&adapter, &[json!(["raft", 1, "5d", "ann"])]).await;
+        assert!(!page.listing.stale, "{}", protocol.version);
+
+        // the definition gets a column: the open watch ends, and the first event of the next one has the new columns
+        let mut changed = kinds::ServedKind::boats("v1");
+        changed.columns.push(("Port", "string", 0));
+        fake.serve(changed);
+        let (object, mut cells) = boat("barge", 9);
+        cells.push(json!("here"));
+        let end = Instant::now() + TEST_TIMEOUT;
+        while fake.watches("boats") == 0 {
+            assert!(Instant::now() < end, "{}: no watch", protocol.version);
+            sleep(Duration::from_millis(20)).await;
+        }
+        fake.apply("boats", object, cells);
+        let page = wait_for_cells(&adapter, &[json!(["barge", 9, "5d", "ann", "here"])]).await;
+        assert_eq!(printed(&page).0, ["Name", "Crew", "Launched", "Captain", "Port"], "{}", protocol.version);
+    }
 }
