@@ -1,4 +1,4 @@
-//! B1 to B6: lists of pods of one large cluster.
+//! B1 to B6 and B14: lists of pods of one large cluster.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod freshness;
+pub(crate) mod live;
 pub(crate) mod memory;
 pub(crate) mod start;
 

@@ -1,4 +1,4 @@
-//! Benchmark program: measures the rows B1 to B12 of docs/benchmarks.md, all or some. The server runs on one core, the
+//! Benchmark program: measures the rows B1 to B14 of docs/benchmarks.md, all or some. The server runs on one core, the
 //! load and the cluster on the other. Baselines are measured in the same run, alternating with the server.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark starts processes and reads the clock")]
@@ -35,6 +35,7 @@ mod measure;
 mod plan;
 mod plane;
 mod pods;
+mod problems;
 mod process;
 mod report;
 mod rights;
@@ -43,7 +44,8 @@ mod server;
 mod trail;
 
 /// Rows of the report.
-const ROWS: [&str; 12] = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "b10", "b11", "b12"];
+const ROWS: [&str; 14] =
+    ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "b10", "b11", "b12", "b13", "b14"];
 /// File of the report.
 const REPORT: &str = "docs/benchmarks.md";
 
@@ -210,6 +212,12 @@ async fn measure(plan: &Plan, rows: &[String], write: bool) -> Result<()> {
     }
     if selected("b12") {
         publish(&decisions::measure(plan)?)?;
+    }
+    if selected("b13") {
+        publish(&problems::measure(plan).await?)?;
+    }
+    if selected("b14") {
+        publish(&lists::live::measure(plan).await?)?;
     }
     println!("{machine} {} s.", started.elapsed().as_secs());
     Ok(())

@@ -15,7 +15,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Duration of one round.
     pub(crate) window: Duration,
-    /// Duration of B6 at each rate of changes.
+    /// Duration of B6 at each rate of changes, and of all phases of each kind of B14.
     pub(crate) freshness: Duration,
     /// Number of registered clusters in B7 and B11.
     pub(crate) clusters: usize,
@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) audit_inserts: usize,
     /// Number of measured decisions in B12.
     pub(crate) decisions: usize,
+    /// Number of registered clusters in B13.
+    pub(crate) problem_clusters: usize,
     /// Whether this is the smoke test.
     pub(crate) smoke: bool,
 }
@@ -53,6 +55,7 @@ impl Plan {
             audit_rows: 1_000_000,
             audit_inserts: 20_000,
             decisions: 1_000_000,
+            problem_clusters: 100,
             smoke: false,
         }
     }
@@ -74,6 +77,7 @@ impl Plan {
             audit_rows: 5_000,
             audit_inserts: 300,
             decisions: 2_000,
+            problem_clusters: 3,
             smoke: true,
         }
     }

@@ -8,11 +8,13 @@ use pilothouse_core::{inventory::LISTS, rows::ListScope};
 use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, create_namespace, delete_namespace, eventually};
+use crate::support::{Client, Server, apply, create_namespace, delete_namespace, eventually, warnings};
 
-const VIEWING_MANIFEST: &str = include_str!("../../docs/rbac/viewing.yaml");
-const OPERATING_MANIFEST: &str = include_str!("../../docs/rbac/operating.yaml");
+const VIEW_MANIFEST: &str = include_str!("../../docs/rbac/view.yaml");
+const OPERATE_MANIFEST: &str = include_str!("../../docs/rbac/operate.yaml");
+const FULL_MANIFEST: &str = include_str!("../../docs/rbac/full.yaml");
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+const REVISION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Applies a manifest. Returns the token in its last object, a Secret that the cluster fills.
 async fn token(plane: &ControlPlane, manifest: &str) -> String {
@@ -50,21 +52,34 @@ async fn seed(plane: &ControlPlane, name: &str) {
     service["spec"] = json!({"ports": [{"port": 80}], "selector": {"app": "web"}});
     let mut secret = of("v1", "Secret", "login");
     secret["stringData"] = json!({"key": "value"});
+    let (web, mut held) = (workloads::deployment(name, "web", 1), workloads::deployment(name, "held", 1));
+    held["spec"]["paused"] = json!(true);
     apply(
         &admin,
         &[
-            workloads::deployment(name, "web", 1),
+            web.clone(),
+            held,
             workloads::stateful_set(name, "db", 1),
             workloads::daemon_set(name, "agent"),
             workloads::job(name, "migrate"),
             workloads::cron_job(name, "report"),
             workloads::pod(name, "talker"),
+            workloads::pod(name, "leaver"),
+            // of no workload that is scaled here
+            workloads::autoscaler(name, "limits", "absent"),
             workloads::config_map(name, "settings"),
             service,
             secret,
         ],
     )
     .await;
+    // a second revision of the deployment
+    let revisions = format!("/apis/apps/v1/namespaces/{name}/replicasets?labelSelector=app%3Dweb");
+    let has = |n: usize| move |list: &Value| list["items"].as_array().is_some_and(|items| items.len() == n);
+    admin.wait_until(&revisions, has(1), REVISION_TIMEOUT).await.unwrap();
+    let annotated = json!({"spec": {"template": {"metadata": {"annotations": {"revision": "second"}}}}});
+    admin.patch(&path_of(&web), &annotated).await.unwrap();
+    admin.wait_until(&revisions, has(2), REVISION_TIMEOUT).await.unwrap();
 }
 
 /// The paths of all lists and single reads of a cluster, except Secrets.
@@ -82,18 +97,37 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let detail = types.iter().filter_map(|workload| workload.split_once('/')).map(|(kind, name)| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
     });
+    let web = format!("cluster_id={id}&namespace={namespace}&type=deployment&name=web");
+    let rollouts = ["history?", "history/diff?from=1&to=2&", "rollout?"]
+        .map(|path| format!("/api/k8s/workloads/{path}{web}"));
     let of_types =
         ["job", "cronjob"].map(|kind| format!("/api/k8s/workloads?cluster_id={id}&namespace=*&type={kind}"));
+    let diagnosed = ["pod/talker", "deployment/web", "cronjob/report", "service/web"]
+        .iter()
+        .filter_map(|object| object.split_once('/'))
+        .map(|(kind, name)| {
+            format!("/api/k8s/diagnose?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
+        });
     let rest = [
+        format!("/api/k8s/compare?cluster_id={id}&namespace={namespace}&type=deployment&name=web"),
+        format!("/api/k8s/metrics/series?cluster_id={id}&kind=pod&namespace={namespace}&name=talker"),
+        format!("/api/k8s/kinds?cluster_id={id}"),
+        format!("/api/k8s/objects?cluster_id={id}&resource=configmaps&namespace={namespace}"),
+        format!("/api/k8s/objects/detail?cluster_id={id}&resource=pods&namespace={namespace}&name=talker"),
         format!("/api/k8s/configmaps/detail?cluster_id={id}&namespace={namespace}&name=settings"),
         format!("/api/k8s/clusters/status?id={id}"),
         "/api/k8s/search?kind=pods&q=web".to_owned(),
         "/api/k8s/overview".to_owned(),
+        "/api/k8s/problems".to_owned(),
     ];
-    lists.chain(detail).chain(of_types).chain(rest).collect()
+    lists.chain(detail).chain(rollouts).chain(of_types).chain(diagnosed).chain(rest).collect()
 }
 
-/// All changes, in an executable order, each with the verb and resource of the first missing permission.
+/// Warnings that these changes have with every credential: `jobs/rerun` while the job runs, `pods/resize` always.
+const WARNED: [&str; 2] = ["jobs/rerun", "pods/resize"];
+
+/// All changes, in an executable order, each with the verb and resource of the first missing permission. The uid of a pod is
+/// set later. No node of the shared cluster is cordoned.
 fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static str)> {
     let new = format!("{namespace}-new");
     let of = |more: Value| {
@@ -119,6 +153,47 @@ fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static 
         ("workloads/restart", of(json!({"type": "deployment", "name": "web"})), "patch", "deployment"),
         ("workloads/restart", of(json!({"type": "statefulset", "name": "db"})), "patch", "statefulset"),
         ("workloads/restart", of(json!({"type": "daemonset", "name": "agent"})), "patch", "daemonset"),
+        ("cronjobs/suspend", of(json!({"name": "report"})), "patch", "cronjob"),
+        ("cronjobs/resume", of(json!({"name": "report"})), "patch", "cronjob"),
+        ("cronjobs/run", of(json!({"name": "report"})), "create", "job"),
+        ("jobs/rerun", of(json!({"name": "migrate"})), "create", "job"),
+        ("jobs/suspend", of(json!({"name": "migrate"})), "patch", "job"),
+        (
+            "autoscalers/update",
+            of(json!({"name": "limits", "min": 2, "max": 4})),
+            "get",
+            "horizontalpodautoscaler",
+        ),
+        ("nodes/cordon", json!({"name": "absent"}), "patch", "node"),
+        ("nodes/uncordon", json!({"name": "absent"}), "patch", "node"),
+        (
+            "pods/resize",
+            of(json!({"pod_name": "talker", "container": "talker", "requests": {"cpu": "20m"}})),
+            "patch",
+            "pods/resize",
+        ),
+        ("pods/evict", of(json!({"pod_name": "leaver"})), "create", "pods/eviction"),
+        ("pods/delete", of(json!({"pod_name": "talker"})), "delete", "pod"),
+        (
+            "workloads/undo",
+            of(json!({"type": "deployment", "name": "web", "to_revision": 1})),
+            "patch",
+            "deployment",
+        ),
+        ("workloads/pause", of(json!({"type": "deployment", "name": "web"})), "patch", "deployment"),
+        ("workloads/resume", of(json!({"type": "deployment", "name": "held"})), "patch", "deployment"),
+        (
+            "workloads/set-image",
+            of(json!({"type": "statefulset", "name": "db", "images": {"db": "other:1"}})),
+            "patch",
+            "statefulset",
+        ),
+        (
+            "workloads/set-image",
+            of(json!({"type": "daemonset", "name": "agent", "images": {"agent": "other:1"}})),
+            "patch",
+            "daemonset",
+        ),
         ("configmaps", of(json!({"name": "new", "data": {"k": "v"}})), "create", "configmap"),
         ("configmaps/update", of(json!({"name": "settings", "data": {"k": "v"}})), "patch", "configmap"),
         ("configmaps/delete", of(json!({"name": "settings"})), "delete", "configmap"),
@@ -127,6 +202,15 @@ fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static 
         ("secrets/update", of(json!({"name": "login", "data": {"key": null, "l": "v"}})), "get", "secret"),
         ("secrets/delete", of(json!({"name": "login"})), "delete", "secret"),
     ]
+}
+
+/// Sets the cluster of a change, and the uid of its pod.
+async fn complete(plane: &ControlPlane, body: &mut Value, id: i64) {
+    body["cluster_id"] = json!(id);
+    if let (Some(namespace), Some(pod)) = (body["namespace"].as_str(), body["pod_name"].as_str()) {
+        let pod = plane.client().get(&format!("/api/v1/namespaces/{namespace}/pods/{pod}")).await.unwrap();
+        body["uid"] = pod["metadata"]["uid"].clone();
+    }
 }
 
 fn secrets(id: i64, namespace: &str) -> [(String, &'static str); 2] {
@@ -152,7 +236,10 @@ fn features(test: &Value) -> (Vec<&str>, Vec<(&str, &Value)>) {
 async fn check_all_reads(admin: &Client, id: i64, namespace: &str) {
     for path in reads(id, namespace) {
         let data = admin.get(&path).await.data();
-        assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
+        assert!(warnings(&data).is_empty(), "{path}: {data}");
+        // without a node, no log can be read
+        let unreadable = data["unreadable"].as_array().into_iter().flatten();
+        assert_eq!(unreadable.filter(|source| **source != "logs").count(), 0, "{path}: {data}");
     }
     if shared_has_node().await.expect("a node, if one is required") {
         let logs = format!("/api/k8s/pods/logs?cluster_id={id}&namespace={namespace}&pod_name=talker");
@@ -166,41 +253,49 @@ async fn check_all_reads(admin: &Client, id: i64, namespace: &str) {
 }
 
 #[tokio::test]
-async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
+async fn view_credential_reads_all_but_secrets_and_changes_nothing() {
     let plane = shared().await.unwrap();
-    seed(plane, "rbac-viewing").await;
-    let token = token(plane, VIEWING_MANIFEST).await;
+    seed(plane, "rbac-view").await;
+    let token = token(plane, VIEW_MANIFEST).await;
     let (_server, admin, configuration) = fixture(plane, &token).await;
 
     // the connection test reports the exact permissions before anything is stored
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
-    assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-viewing");
+    assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-view");
     let (allowed, refused) = features(&test);
     let permits = |feature: &str| {
         let verb = feature.split_once('_').map_or(feature, |(verb, _)| verb);
-        ["list", "watch", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
+        let beyond = ["_secrets", "_objects", "_dependents"].iter().any(|end| feature.ends_with(end));
+        ["list", "watch", "show", "read", "diagnose", "compare"].contains(&verb) && !beyond
     };
     assert!(allowed.iter().all(|feature| permits(feature)), "{allowed:?}");
     assert!(!refused.iter().any(|(feature, _)| permits(feature)), "{refused:?}");
     let missing = |wanted: &str| refused.iter().find(|(feature, _)| *feature == wanted).unwrap().1;
     assert_eq!(missing("list_secrets"), &json!(["list secrets"]));
     assert_eq!(missing("delete_namespaces"), &json!(["delete namespaces"]));
+    assert_eq!(missing("list_objects"), &json!(["list *.*"]));
     assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is stored yet");
 
-    let id = register(&admin, "viewing", configuration).await;
-    check_all_reads(&admin, id, "rbac-viewing").await;
-    for (path, verb) in secrets(id, "rbac-viewing") {
+    let id = register(&admin, "view", configuration).await;
+    check_all_reads(&admin, id, "rbac-view").await;
+    for (path, verb) in secrets(id, "rbac-view") {
         let refused = admin.get(&path).await.refused("PERMISSION_DENIED");
         let context = &refused["context"];
         assert_eq!(
             [&context["cause"], &context["verb"], &context["resource"], &context["namespace"]],
-            ["forbidden_by_cluster", verb, "secret", "rbac-viewing"],
+            ["forbidden_by_cluster", verb, "secret", "rbac-view"],
             "{path}"
         );
     }
-    for (path, mut body, verb, resource) in changes("rbac-viewing") {
-        body["cluster_id"] = json!(id);
-        let refused = admin.post(&format!("/api/k8s/{path}"), body).await.refused("PERMISSION_DENIED");
+    for (path, mut body, verb, resource) in changes("rbac-view") {
+        complete(plane, &mut body, id).await;
+        let response = admin.post(&format!("/api/k8s/{path}"), body).await;
+        if path.starts_with("nodes/") {
+            // the credential may read nodes; there is none of this name
+            response.refused("RESOURCE_NOT_FOUND");
+            continue;
+        }
+        let refused = response.refused("PERMISSION_DENIED");
         let context = &refused["context"];
         assert_eq!(
             [&context["source"], &context["verb"], &context["resource"]],
@@ -208,51 +303,84 @@ async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
             "{path}: {refused}"
         );
         if resource != "namespace" {
-            assert_eq!(context["namespace"], "rbac-viewing", "{path}: {refused}");
+            assert_eq!(context["namespace"], "rbac-view", "{path}: {refused}");
         }
     }
     let rows = admin.operations(format!("cluster_id={id}&status=failed")).await;
     assert_eq!(rows.len(), changes("").len(), "each refusal is recorded: {rows:#?}");
-    delete_namespace(&plane.client(), "rbac-viewing").await;
+    delete_namespace(&plane.client(), "rbac-view").await;
 }
 
 #[tokio::test]
-async fn operating_credential_reads_and_changes_everything() {
+async fn operate_credential_reads_and_changes_everything() {
     let plane = shared().await.unwrap();
-    seed(plane, "rbac-operating").await;
-    let token = token(plane, OPERATING_MANIFEST).await;
+    seed(plane, "rbac-operate").await;
+    let token = token(plane, OPERATE_MANIFEST).await;
+    let (_server, admin, configuration) = fixture(plane, &token).await;
+    let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
+    let refused: Vec<_> = features(&test).1.into_iter().map(|(feature, _)| feature).collect();
+    assert_eq!(refused, ["list_objects", "watch_objects", "show_objects", "show_dependents"]);
+
+    let id = register(&admin, "operate", configuration).await;
+    check_all_reads(&admin, id, "rbac-operate").await;
+    for (path, _) in secrets(id, "rbac-operate") {
+        admin.get(&path).await.data();
+    }
+    for (path, mut body, ..) in changes("rbac-operate") {
+        complete(plane, &mut body, id).await;
+        let response = admin.post(&format!("/api/k8s/{path}"), body).await;
+        if path.starts_with("nodes/") {
+            // the credential may read and change nodes; there is none of this name
+            let refused = response.refused("RESOURCE_NOT_FOUND");
+            assert_eq!(refused["context"]["cause"], "not_found_in_cluster", "{path}");
+            continue;
+        }
+        let data = response.data();
+        let warned = data.get("warnings").is_some_and(|warnings| *warnings != json!([]));
+        assert!(!warned || WARNED.contains(&path), "{path}: {data}");
+    }
+    delete_namespace(&plane.client(), "rbac-operate").await;
+}
+
+/// The full credential allows every feature, and reads kinds of which Pilothouse has no list.
+#[tokio::test]
+async fn full_credential_allows_every_feature() {
+    let plane = shared().await.unwrap();
+    seed(plane, "rbac-full").await;
+    let token = token(plane, FULL_MANIFEST).await;
     let (_server, admin, configuration) = fixture(plane, &token).await;
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
     assert_eq!(features(&test).1, []);
-
-    let id = register(&admin, "operating", configuration).await;
-    check_all_reads(&admin, id, "rbac-operating").await;
-    for (path, _) in secrets(id, "rbac-operating") {
-        admin.get(&path).await.data();
-    }
-    for (path, mut body, ..) in changes("rbac-operating") {
-        body["cluster_id"] = json!(id);
-        let data = admin.post(&format!("/api/k8s/{path}"), body).await.data();
-        assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
-    }
-    delete_namespace(&plane.client(), "rbac-operating").await;
+    let id = register(&admin, "full", configuration).await;
+    check_all_reads(&admin, id, "rbac-full").await;
+    let accounts = "resource=serviceaccounts&namespace=rbac-full";
+    let rows = admin.rows(format!("/api/k8s/objects?cluster_id={id}&{accounts}"), "objects").await;
+    assert!(rows.iter().any(|row| row["name"] == "default"), "{rows:?}");
+    let web = "resource=deployments.apps&namespace=rbac-full&name=web";
+    let found = admin.get(format!("/api/k8s/dependents?cluster_id={id}&{web}")).await.data();
+    let mut dependents = found["tree"].as_array().unwrap().iter();
+    assert!(dependents.any(|row| row["kind"] == "ReplicaSet"), "{found}");
+    assert_eq!(found["note"], Value::Null, "every kind is read: {found}");
+    delete_namespace(&plane.client(), "rbac-full").await;
 }
 
 /// These tests cover all endpoints that send requests to a cluster.
 #[test]
 fn every_cluster_endpoint_is_tested_with_the_credentials() {
     // registry and trail are in Pilothouse's database; the streams and the download need the same permissions as the
-    // log and the list
+    // log and the list; dependents are read of every kind, which only the full credential allows
     let is_exempt = |path: &str| {
         let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest = [
             "/api/k8s/clusters/test",
+            "/api/k8s/dependents",
             "/api/k8s/live",
             "/api/k8s/pods/logs",
             "/api/k8s/pods/logs/download",
             "/api/k8s/pods/logs/stream",
             "/api/k8s/watch",
             "/api/k8s/workloads/logs/stream",
+            "/api/k8s/workloads/rollout/watch",
         ];
         registry.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
     };

@@ -4,7 +4,7 @@
 //! - [`substitute`]: the password, the port, the path of the cluster's audit log, and the built binary instead of the
 //!   build;
 //! - [`mask`]: times, ids, ports, counts and the random suffixes of pod names vary;
-//! - [`list_before_overview`]: one list is read before the overview that counts it;
+//! - [`before`]: one list is read before the overview that counts it, and the problems are awaited;
 //! - `cargo demo` gets the built binary too ([`demo_commands_succeed_as_printed`]), and `cargo test --workspace` is
 //!   skipped because it runs this test.
 
@@ -217,9 +217,17 @@ fn readme_structure_and_code_equal_in_both_languages() {
     assert!(differing.is_empty(), "only one language contains {differing:?}");
 }
 
-/// An overview waits 1.5 s for clusters that it reads for the first time; a busy machine may take longer.
-fn list_before_overview(command: &str) -> &'static str {
-    if command.contains("k8s/overview?kind=nodes") { "get 'k8s/nodes?cluster_id=1' >/dev/null\n" } else { "" }
+/// What runs before a command. An overview waits 1.5 s for clusters that it reads for the first time; a busy machine may
+/// take longer. A new pod needs seconds until the node cannot pull its image.
+fn before(command: &str) -> &'static str {
+    if command.contains("k8s/overview?kind=nodes") {
+        "get 'k8s/nodes?cluster_id=1' >/dev/null\n"
+    } else if command.contains("k8s/problems?") {
+        "for _ in $(seq 120); do get 'k8s/problems?namespace=demo&rule=image_pull' | \
+         jq -e '.data.problems | length > 0' >/dev/null && break; sleep 1; done\n"
+    } else {
+        ""
+    }
 }
 
 #[tokio::test]
@@ -259,7 +267,7 @@ async fn readme_commands_print_the_documented_output() {
         .iter()
         .map(|step| {
             let command = substitute(&step.command, password, address, &audit_log);
-            format!("{}{command}\necho; echo =====", list_before_overview(&step.command))
+            format!("{}{command}\necho; echo =====", before(&step.command))
         })
         .collect();
     let output = Command::new("bash")

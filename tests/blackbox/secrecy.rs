@@ -53,6 +53,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/clusters/status" => return Some(format!("id={cluster}")),
         "/api/k8s/search" => return Some("kind=secrets&q=planted".to_owned()),
         "/api/k8s/overview" => return Some("kind=pods".to_owned()),
+        "/api/k8s/problems" => return Some(format!("cluster_id={cluster}")),
         "/api/k8s/live" => {
             return Some(format!("sub=kind%3Dsecrets%26cluster_id%3D{cluster}%26namespace%3Ddefault"));
         }
@@ -61,7 +62,19 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/workloads/logs/stream" => "&namespace=default&type=deployment&name=web&previous=true",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
-        "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/kinds" => "",
+        "/api/k8s/objects" => "&resource=secrets&namespace=default",
+        "/api/k8s/dependents" | "/api/k8s/objects/detail" => {
+            "&namespace=default&resource=deployments.apps&name=web"
+        }
+        "/api/k8s/diagnose"
+        | "/api/k8s/workloads/detail"
+        | "/api/k8s/workloads/history"
+        | "/api/k8s/workloads/rollout"
+        | "/api/k8s/workloads/rollout/watch" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/workloads/history/diff" => "&namespace=default&type=deployment&name=web&from=1&to=2",
+        "/api/k8s/compare" => return Some("namespace=default&type=deployment&name=web".to_owned()),
+        "/api/k8s/metrics/series" => "&kind=pod&namespace=default&name=absent",
         // no node runs in this cluster; see `read_pod_log`
         "/api/k8s/pods/logs" | "/api/k8s/pods/logs/download" | "/api/k8s/pods/logs/stream" => {
             "&namespace=default&pod_name=absent"
@@ -83,7 +96,19 @@ fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
         "namespaces" => return Some(json!({"cluster_id": cluster, "name": "made"})),
         "namespaces/delete" => return Some(json!({"cluster_id": cluster, "namespace": "made"})),
         "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
-        "workloads/restart" => json!({"type": "deployment", "name": "web"}),
+        "workloads/restart" | "workloads/undo" | "workloads/pause" | "workloads/resume" => {
+            json!({"type": "deployment", "name": "web"})
+        }
+        "workloads/set-image" => json!({"type": "deployment", "name": "web", "images": {"web": "made:1"}}),
+        "nodes/cordon" | "nodes/uncordon" => return Some(json!({"cluster_id": cluster, "name": "absent"})),
+        "cronjobs/suspend" | "cronjobs/resume" | "cronjobs/run" | "jobs/rerun" | "jobs/suspend" => {
+            json!({"name": "absent"})
+        }
+        "autoscalers/update" => json!({"name": "absent", "min": 1, "max": 2}),
+        "pods/delete" | "pods/evict" => json!({"pod_name": "absent", "uid": "absent"}),
+        "pods/resize" => {
+            json!({"pod_name": "absent", "uid": "absent", "container": "app", "limits": {"memory": "64Mi"}})
+        }
         "secrets" | "secrets/update" => json!({"name": "made", "data": {"key": secret_value}}),
         // the test itself reveals `planted`, with a client whose responses are not searched
         "secrets/reveal" => json!({"name": "absent"}),
@@ -105,7 +130,8 @@ async fn send_all_requests(client: &Client, cluster: i64, secret_value: &str) {
             }
         } else if let Some(query) = query(path, cluster) {
             // a watch does not end
-            client.get_until(&format!("{path}?{query}"), "event: synced").await;
+            let until = if path.ends_with("/rollout/watch") { "event: rollout" } else { "event: synced" };
+            client.get_until(&format!("{path}?{query}"), until).await;
         }
     }
 }

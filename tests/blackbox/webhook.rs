@@ -348,7 +348,7 @@ async fn webhook_delivers_each_step_of_a_request_for_rights() {
             return None;
         };
         let is_request = operation.resource_type == "request" && outcome.status == Status::Success;
-        let reason = operation.params.get("reason")?.as_str()?.to_owned();
+        let reason = operation.reason?;
         is_request.then_some((operation.operation_type, operation.username, operation.resource_name?, reason))
     });
     assert_eq!(delivered.collect::<Vec<_>>(), expected);

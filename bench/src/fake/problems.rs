@@ -74,6 +74,11 @@ pub(crate) struct ProblemCluster {
 }
 
 impl ProblemCluster {
+    /// The rules of the problems.
+    pub(crate) fn rules() -> impl Iterator<Item = &'static str> {
+        FAULTS.into_iter().map(Fault::rule)
+    }
+
     /// Number of pods that do not work, with this rule or with any.
     pub(crate) fn problems(self, rule: Option<&str>) -> usize {
         let has_rule = |fault: Fault| rule.is_none_or(|rule| fault.rule() == rule);
@@ -243,8 +248,8 @@ mod tests {
     fn one_pod_in_a_hundred_does_not_work_each_of_another_deployment() {
         let cluster = ProblemCluster { pods: 1_000 };
         assert_eq!(cluster.problems(None), 10);
-        for fault in FAULTS {
-            assert_eq!(cluster.problems(Some(fault.rule())), 2, "{fault:?}");
+        for rule in ProblemCluster::rules() {
+            assert_eq!(cluster.problems(Some(rule)), 2, "{rule}");
         }
         let pods: Vec<_> = (0..1_000).map(pod).collect();
         let is_ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;

@@ -108,6 +108,8 @@ fn measure_at_rate(
     let event_times = Mutex::new(HashMap::<usize, Instant>::new());
     let (ready, watch_ready) = mpsc::channel();
     let time = plan.freshness;
+    // the first pod is the probe
+    let changed: Vec<_> = (1..fixture.pods.count).collect();
     thread::scope(|scope| {
         let watch = scope.spawn(|| watch(direct, &event_times, &done, ready));
         // the threads are ended below, for any result of the closure
@@ -117,9 +119,9 @@ fn measure_at_rate(
             let writers: Vec<_> = (0..writers)
                 .map(|n| {
                     let interval = Duration::from_secs_f64(writers as f64 / rate as f64);
-                    let (done, change_count) = (&done, &change_count);
+                    let (done, change_count, changed) = (&done, &change_count, &changed);
                     scope.spawn(move || {
-                        write_changes(fixture, direct, n, writers, interval, done, change_count)
+                        write_changes(fixture, direct, changed, (n, writers), interval, done, change_count)
                     })
                 })
                 .collect();
@@ -202,7 +204,7 @@ fn measure_list_delay(fixture: &Fixture, direct: &Target, n: usize) -> Result<In
 }
 
 /// Sets a label of pod `i`. Returns the time of the API server's response.
-fn patch(fixture: &Fixture, direct: &Target, i: usize, value: &str) -> Result<Instant> {
+pub(super) fn patch(fixture: &Fixture, direct: &Target, i: usize, value: &str) -> Result<Instant> {
     let mut connection = direct.connect()?;
     connection.expect_success(&label(fixture, direct, i, value))?;
     Ok(Instant::now())
@@ -214,13 +216,13 @@ fn label(fixture: &Fixture, direct: &Target, i: usize, value: &str) -> Vec<u8> {
     direct.with_body("PATCH", &path, "application/merge-patch+json", &body)
 }
 
-/// Patches pods at a constant rate over one connection. After a slow response, the next patches are sent without a
+/// Patches these pods in turn, as the writer `n` of several, at a constant rate over one connection. After a slow response, the next patches are sent without a
 /// pause.
-fn write_changes(
+pub(super) fn write_changes(
     fixture: &Fixture,
     direct: &Target,
-    n: usize,
-    writers: usize,
+    of: &[usize],
+    (n, writers): (usize, usize),
     interval: Duration,
     done: &AtomicBool,
     change_count: &AtomicUsize,
@@ -229,7 +231,7 @@ fn write_changes(
     let started = Instant::now();
     let mut iteration: u32 = 0;
     while !done.load(Ordering::Relaxed) {
-        let i = 1 + (n + iteration as usize * writers) % (fixture.pods.count - 1);
+        let i = of[(n + iteration as usize * writers) % of.len()];
         connection.expect_success(&label(fixture, direct, i, &format!("w{iteration}")))?;
         change_count.fetch_add(1, Ordering::Relaxed);
         iteration += 1;

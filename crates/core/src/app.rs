@@ -7,10 +7,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     audit::{Audit, AuditPorts},
+    autoscaler_limits::{AutoscalerApi, Autoscalers},
     break_glass::{BreakGlass, BreakGlassSettings},
     clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
+    compare::{Compare, CompareApi},
     config::{ConfigApi, Configs},
+    cordon::{NodeApi, Nodes},
+    dependents::{DependentApi, DependentReader},
     diagnosis::{Diagnoses, DiagnosisSource},
     gate::Gate,
     grant::{Grants, RightsPorts},
@@ -19,14 +23,17 @@ use crate::{
         Fleet, Inventory, Lists, Watches,
         objects::{ObjectApi, Objects},
     },
+    job::{JobApi, Jobs},
     mask::MaskedFields,
     name::ProviderId,
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    pod_change::{PodChangeApi, PodChanges},
     problem::Problems,
     provider::{Federation, FederationStore, Provider},
     rng::Rng,
+    rollout::{RolloutApi, Rollouts},
     second_factor::{CodeCheck, SecondFactorPorts, SecondFactorSettings, SecondFactors},
     secret::{SecretApi, Secrets, ValueDigest},
     service_account::{ServiceAccountStore, ServiceAccounts},
@@ -37,7 +44,8 @@ use crate::{
     spawn::Spawner,
     streams::{StreamLimits, Streams},
     token::{CachedTokens, LiveTokens, TokenStore, Tokens},
-    ttl_cache::{Caches, Invalidate, TtlCache},
+    ttl_cache::{Caches, TtlCache},
+    usage::{UsageApi, UsageHistory},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
     workload_log::WorkloadLogs,
@@ -104,9 +112,17 @@ pub struct FederationPorts {
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
+    pub usage: Arc<dyn UsageApi>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
+    pub compare: Arc<dyn CompareApi>,
+    pub rollouts: Arc<dyn RolloutApi>,
+    pub jobs: Arc<dyn JobApi>,
     pub pods: Arc<dyn PodApi>,
+    pub pod_changes: Arc<dyn PodChangeApi>,
+    pub autoscalers: Arc<dyn AutoscalerApi>,
+    pub nodes: Arc<dyn NodeApi>,
+    pub dependents: Arc<dyn DependentApi>,
     pub diagnosis: Arc<dyn DiagnosisSource>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
@@ -148,15 +164,23 @@ pub struct App {
     pub break_glass: BreakGlass,
     pub clusters: Clusters,
     pub lists: Lists,
+    pub usage: UsageHistory,
     pub fleet: Fleet,
     pub problems: Problems,
     pub watches: Watches,
     pub objects: Objects,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
+    pub compare: Compare,
+    pub rollouts: Rollouts,
+    pub jobs: Jobs,
     pub pods: Pods,
-    pub workload_logs: WorkloadLogs,
+    pub pod_changes: PodChanges,
+    pub autoscalers: Autoscalers,
+    pub nodes: Nodes,
+    pub dependents: DependentReader,
     pub diagnoses: Diagnoses,
+    pub workload_logs: WorkloadLogs,
     pub configs: Configs,
     pub secrets: Secrets,
     /// Open streams of logs and lists.
@@ -186,7 +210,7 @@ impl App {
         // pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let api_tokens = Arc::new(CachedTokens::new(api_tokens, clock.clone(), spawner.clone()));
-        let caches = Caches::new([sessions.session_cache() as Arc<dyn Invalidate>, api_tokens.token_cache()]);
+        let caches = Caches::new(sessions.caches().into_iter().chain(api_tokens.caches()));
         let users: Arc<dyn UserRegistry> =
             Arc::new(Invalidating { registry, caches: caches.clone(), spawner: spawner.clone() });
         let rights = RightsPorts {
@@ -255,6 +279,8 @@ impl App {
         .with_sessions(Arc::new(live.clone()))
         .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
+        let audit = Audit::new(gate.clone(), audit, clock.clone());
+        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone());
         let sessions = Sessions {
             gate: gate.clone(),
             ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
@@ -269,9 +295,9 @@ impl App {
             rng: rng.clone(),
             lifetimes: settings.lifetimes,
         };
+        let object_api = objects.objects;
         let any_objects =
-            Objects::new(gate.clone(), objects.objects).with_masked_fields(masked_fields.clone());
-        let audit = Audit::new(gate.clone(), audit, clock.clone());
+            Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
             problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
@@ -281,7 +307,7 @@ impl App {
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit,
+            audit: audit.clone(),
             second_factors: SecondFactors {
                 gate: gate.clone(),
                 ports: second_factors,
@@ -324,11 +350,13 @@ impl App {
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
             clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
                 .with_rights(rights),
-            lists: Lists::new(gate.clone(), objects.inventory.clone()),
+            lists: Lists::new(gate.clone(), objects.inventory.clone()).with_usage(objects.usage.clone()),
+            usage: UsageHistory::new(gate.clone(), objects.usage.clone(), clock.clone()),
             fleet,
             watches: Watches {
                 gate: gate.clone(),
                 inventory: objects.inventory.clone(),
+                usage: Some(objects.usage),
                 objects: Some(any_objects.clone()),
                 spawner: spawner.clone(),
                 streams: streams.clone(),
@@ -343,9 +371,31 @@ impl App {
             },
             objects: any_objects,
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
-            diagnoses: Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone()),
+            compare: Compare::new(
+                gate.clone(),
+                objects.compare,
+                objects.configs.clone(),
+                objects.digest.clone(),
+                spawner.clone(),
+            )
+            .with_masked_fields(masked_fields.clone()),
+            rollouts: Rollouts {
+                gate: gate.clone(),
+                api: objects.rollouts,
+                diagnoses: diagnoses.clone(),
+                audit: Some(audit),
+                spawner: spawner.clone(),
+                streams: streams.clone(),
+                masked_fields: masked_fields.clone(),
+            },
+            diagnoses,
             workloads: Workloads::new(gate.clone(), objects.workloads, clock)
                 .with_masked_fields(masked_fields.clone()),
+            jobs: Jobs::new(gate.clone(), objects.jobs),
+            pod_changes: PodChanges::new(gate.clone(), objects.pod_changes),
+            autoscalers: Autoscalers::new(gate.clone(), objects.autoscalers),
+            nodes: Nodes::new(gate.clone(), objects.nodes),
+            dependents: DependentReader::new(gate.clone(), object_api, objects.dependents),
             pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs).with_masked_fields(masked_fields.clone()),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest)

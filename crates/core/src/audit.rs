@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::error::Result;
+use crate::{error::Result, ids::OperationId};
 
 mod batch;
 mod chain;
@@ -56,6 +56,12 @@ pub trait AuditQuery: Send + Sync {
     /// # Errors
     /// `StoreUnavailable`.
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage>;
+
+    /// Returns the rows of these operations, in any order. An operation without a row is omitted.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    async fn operations_of(&self, ids: &[OperationId]) -> Result<Vec<OperationRow>>;
 }
 
 /// Port for the maintenance of the audit trail: pending operations of ended processes, and checkpoints. Every write is

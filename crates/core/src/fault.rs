@@ -37,7 +37,7 @@ pub struct Fault {
     /// Whether finalizers keep the object.
     #[serde(skip_serializing_if = "is_false")]
     pub has_finalizers: bool,
-    /// The workload that controls the object, as `type/name`, where the row does not have it.
+    /// The cron job that controls a job, as `cronjob/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
 }

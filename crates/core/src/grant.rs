@@ -31,7 +31,7 @@ pub use usecase::{
     AccessQuestion, Explained, GrantRefRow, Grants, LayerRow, MissingRow, MyRight, MyRights, NewRequest,
     SubjectGrants,
 };
-pub(crate) use usecase::{REASON, check_text};
+pub(crate) use usecase::{REASON, check_reason, check_text};
 
 /// Rights stamp: another value after each change of grants, own roles, labels of clusters, or roles of users. Rights
 /// that were compiled under an equal stamp are current.

@@ -17,12 +17,14 @@ use crate::{
     ids::ClusterId,
     namespaces::NamespaceScope,
     rows::{Change, ListQuery, Pagination, Row, Table},
+    usage::{Usage, UsageApi},
 };
 
 mod fleet;
 mod lists;
 pub mod objects;
 mod query;
+mod usage;
 mod watch;
 
 pub use fleet::{
@@ -30,8 +32,10 @@ pub use fleet::{
     Overview, SearchResults, countable_lists, searchable_lists,
 };
 pub(crate) use fleet::{FleetQuery, result_window};
-pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project};
+pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project, UsageOf};
 pub use query::SearchQuery;
+use usage::PageWithUsage;
+pub use usage::with_workloads;
 pub use watch::{
     ChangeKind, ListStream, ListStreamEvent, LiveEvent, LiveStream, MAX_LIVE_WATCHES, WatchEvent, WatchQuery,
     Watches,
@@ -55,8 +59,10 @@ pub struct Listing {
 /// Page of a list, with the part of the request that the caller's rights reach.
 #[derive(Clone, Debug)]
 pub struct ListPage {
-    /// The page.
+    /// The page. The usage in its rows is null.
     pub listing: Listing,
+    /// The usage of CPU and memory of each row, in the same order. Empty if none is known, or the list has no usage.
+    pub usage: Vec<Option<Usage>>,
     /// The part of the request that it covers.
     pub scope: ListedScope,
 }
@@ -235,19 +241,27 @@ pub trait Inventory: Send + Sync {
 pub struct Lists {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    usage: Option<Arc<dyn UsageApi>>,
 }
 
 impl Lists {
     /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>) -> Self {
-        Self { gate, inventory }
+        Self { gate, inventory, usage: None }
+    }
+
+    /// Adds the usage of CPU and memory. Without it, the usage of every row is null.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
     }
 
     /// Returns a page of `list` in `cluster`, cut to the namespaces that the caller's rights reach.
     ///
     /// # Errors
     /// `RoleTooLow` if they reach none of the requested ones; `NotFound` if the cluster does not exist or the caller
-    /// has no right in it; otherwise as [`Inventory::page`].
+    /// has no right in it; `Overloaded` if too many pages are sorted by usage at once; otherwise as
+    /// [`Inventory::page`].
     pub async fn page(
         &self,
         caller: &Caller,
@@ -257,8 +271,10 @@ impl Lists {
     ) -> Result<ListPage> {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let permit = self.gate.allow(caller, access).await?;
-        let listing = self.inventory.page(&permit, list, query).await?;
-        Ok(ListPage { listing, scope: ListedScope::of(&permit) })
+        let (usage, spawner) = (self.usage.as_deref(), self.gate.spawner());
+        let page = PageWithUsage::read(&*self.inventory, usage, spawner, &permit, list, query).await?;
+        let PageWithUsage { listing, usage } = page;
+        Ok(ListPage { listing, usage, scope: ListedScope::of(&permit) })
     }
 }
 

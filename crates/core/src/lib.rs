@@ -26,11 +26,15 @@ mod annotation;
 pub mod app;
 pub mod audit;
 pub mod autoscaler;
+pub mod autoscaler_limits;
 pub mod break_glass;
 pub mod cluster;
+pub mod compare;
 pub mod config;
 pub mod connection;
 pub mod coordinator;
+pub mod cordon;
+pub mod dependents;
 pub mod diagnosis;
 pub mod endpoint;
 pub mod event;
@@ -38,6 +42,8 @@ pub mod fault;
 pub mod grant;
 pub mod idempotency;
 pub mod inventory;
+pub mod job;
+pub mod json_patch;
 pub mod kubeconfig;
 pub mod level;
 mod limiter;
@@ -51,10 +57,12 @@ pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod pod;
+pub mod pod_change;
 pub mod problem;
 pub mod provider;
 pub mod quantity;
 pub mod quota;
+pub mod rollout;
 pub mod seal;
 pub mod second_factor;
 pub mod secret;
@@ -66,6 +74,7 @@ pub mod streams;
 pub mod testing;
 pub mod token;
 mod ttl_cache;
+pub mod usage;
 pub mod user;
 pub mod workload;
 pub mod workload_log;
@@ -73,7 +82,7 @@ pub mod workload_log;
 pub use pilothouse_gate::{access, gate, operation, rights};
 pub use pilothouse_rows as rows;
 pub use pilothouse_types::{
-    clock, dynamic_kind, error,
+    change_reason, clock, dynamic_kind, error,
     error::{Cause, Code, Error, Result},
     hex, ids, kind, name, namespaces, rng, role, spawn,
 };

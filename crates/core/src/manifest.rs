@@ -19,13 +19,18 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub(crate) fn read_manifest(object: &RawValue) -> Result<Value> {
     let mut manifest: Value =
         serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
+    remove_internal_fields(&mut manifest);
+    if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
+}
+
+/// Removes `managedFields` and each last applied configuration.
+pub(crate) fn remove_internal_fields(manifest: &mut Value) {
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    for_all_annotations(&mut manifest, &mut |annotations| {
+    for_all_annotations(manifest, &mut |annotations| {
         annotations.remove(LAST_APPLIED);
     });
-    if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
 }
 
 /// Masks the literal values of environment variables in an object of any kind, and these fields. Names of variables and

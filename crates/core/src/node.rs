@@ -13,6 +13,7 @@ use crate::{
     object::{Labels, Metadata, lenient_time, or_default},
     pod::OCCUPIES_NODE,
     rows::{Cell, Field, Filter, Level, ListRow, Row, Table, has_reason},
+    usage::Usage,
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -132,6 +133,8 @@ pub struct NodeRow {
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
     /// What is wrong, unless it is as wanted.
     #[serde(skip)]
     fault: Option<Box<Fault>>,
@@ -188,6 +191,7 @@ impl NodeRow {
             uid: metadata.uid,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
             fault,
         }
     }
@@ -231,6 +235,8 @@ impl ListRow for NodeRow {
         Field::new("pods", |row| Cell::from(row.pods)),
         Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
         Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 

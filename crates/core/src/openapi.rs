@@ -12,6 +12,7 @@ use crate::{
     cluster::ClusterName,
     connection::ApiServer,
     inventory::objects::ResourceName,
+    quantity::Quantity,
     user::{NewPassword, Username},
     workload::Replicas,
 };
@@ -20,6 +21,9 @@ use crate::{
 const RESOURCE: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// Pattern of the URLs that `ApiServer` accepts.
 const HTTPS: &str = "^https://[^/?#@\\s]+(/[^?#\\s]*)?$";
+
+/// Pattern of quantities.
+const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$";
 
 macro_rules! schemas {
     ($($type:ident: $description:literal, $object:expr;)*) => {$(
@@ -43,6 +47,7 @@ schemas! {
     Username: "A username. It is trimmed and converted to lower case, and may then contain `a-z 0-9 . _ -`.", text(3, 64);
     NewPassword: "The new password.", text(12, 128).format(Some(password()));
     ResourceName: "A kind by its plural and group, as kubectl selects it; of its versions the one that the cluster prefers.", text(1, 317).pattern(Some(RESOURCE));
+    Quantity: "A quantity of a resource, as Kubernetes writes it.", text(1, Quantity::MAX_LENGTH).pattern(Some(QUANTITY));
     Replicas: "The desired number of replicas.", number(0, Replicas::MAX);
 }
 

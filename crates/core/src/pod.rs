@@ -31,7 +31,7 @@ pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
 pub(crate) use line::Lines;
 pub use line::{LineId, LogLine, MAX_LINE_BYTES, TRUNCATION_MARK};
 pub use object::{ContainerStatus, PodContainer, PodObject};
-pub(crate) use row::OCCUPIES_NODE;
+pub(crate) use row::{OCCUPIES_NODE, WORKLOAD};
 pub use row::{Owner, PodRow};
 
 /// Options of reading a container's log.

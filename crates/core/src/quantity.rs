@@ -1,5 +1,45 @@
 //! Parser for Kubernetes quantities (`k8s.io/apimachinery/pkg/api/resource`): `100m`, `1.5Gi`, `2e3`.
 
+use serde::{Deserialize, Serialize};
+
+use crate::error::Reason;
+
+/// A quantity of a resource that is not negative, as sent by a caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Quantity(String);
+
+impl Quantity {
+    /// Maximum length in bytes.
+    pub const MAX_LENGTH: usize = 32;
+
+    /// The quantity as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Quantity {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        match text.len() {
+            0 => Err(Reason::Required),
+            length if length > Self::MAX_LENGTH => Err(Reason::TooLong),
+            _ if text.starts_with(|first: char| first.is_ascii_digit()) && parse(&text).is_some() => {
+                Ok(Self(text))
+            }
+            _ => Err(Reason::Malformed),
+        }
+    }
+}
+
+impl From<Quantity> for String {
+    fn from(quantity: Quantity) -> Self {
+        quantity.0
+    }
+}
+
 /// Parses a quantity into base units (cores, bytes, counts); `None` if the text is not a quantity.
 pub fn parse(text: &str) -> Option<f64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -32,7 +72,8 @@ pub fn parse(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{Quantity, parse};
+    use crate::error::Reason;
 
     #[test]
     fn quantities_parse_to_base_units() {
@@ -50,5 +91,24 @@ mod tests {
         for text in ["", "x", "1X", "Ki", "1 Gi", "inf"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn quantities_of_callers_are_not_negative() {
+        for good in ["0", "250m", "1.5Gi", "2e3"] {
+            assert_eq!(Quantity::try_from(good.to_owned()).map(String::from), Ok(good.to_owned()));
+        }
+        let cases = [
+            ("", Reason::Required),
+            ("-1", Reason::Malformed),
+            ("+1", Reason::Malformed),
+            ("1 Gi", Reason::Malformed),
+            ("all", Reason::Malformed),
+            ("1/2", Reason::Malformed),
+        ];
+        for (bad, reason) in cases {
+            assert_eq!(Quantity::try_from(bad.to_owned()), Err(reason), "{bad:?}");
+        }
+        assert_eq!(Quantity::try_from("1".repeat(33)), Err(Reason::TooLong));
     }
 }

@@ -18,14 +18,23 @@ use crate::{
     name::{Namespace, ObjectName},
 };
 
+pub(crate) mod change;
 mod detail;
+pub(crate) mod diff;
+pub(crate) mod history;
 mod object;
+mod progress;
 mod revision;
 mod row;
 mod status;
 
+pub use change::{Images, Reference};
 pub use detail::{Condition, ContainerDetail, ContainerPort, Probes, WorkloadDetail, WorkloadParts};
+pub use diff::FieldChange;
+pub use history::{CHANGE_CAUSE, History, RevisionRow, StoredRevision};
+pub use progress::{Progress, RolloutState, WaitingPods, WaitsFor};
 pub use revision::Revision;
+pub(crate) use row::TYPE;
 pub use row::WorkloadRow;
 pub use status::WorkloadStatus;
 
@@ -81,9 +90,19 @@ impl WorkloadType {
         matches!(self, Self::Deployment | Self::StatefulSet)
     }
 
-    /// Whether this type supports `kubectl rollout restart`.
-    pub const fn restarts(self) -> bool {
+    /// Whether this type supports `kubectl rollout`: its pods are replaced when its pod template changes.
+    pub const fn rolls_out(self) -> bool {
         matches!(self, Self::Deployment | Self::StatefulSet | Self::DaemonSet)
+    }
+
+    /// Kind of the objects that are its history: its revisions, or a cron job's jobs. `None` for a job.
+    pub const fn revision_kind(self) -> Option<Kind> {
+        match self {
+            Self::Deployment => Some(Kind::ReplicaSet),
+            Self::StatefulSet | Self::DaemonSet => Some(Kind::ControllerRevision),
+            Self::CronJob => Some(Kind::Job),
+            Self::Job => None,
+        }
     }
 }
 
@@ -232,7 +251,7 @@ impl Workloads {
         cluster: ClusterId,
         workload: &WorkloadRef,
     ) -> Result<Changed<WorkloadRow>> {
-        if !workload.kind.restarts() {
+        if !workload.kind.rolls_out() {
             return Err(Error::invalid("type", Reason::NotOneOf));
         }
         let access = access(Verb::Restart, cluster, workload);

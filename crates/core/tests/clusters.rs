@@ -346,7 +346,7 @@ fn unsupported_workload_action_is_invalid_input() {
                 Cause::InvalidInput
             );
         }
-        if !kind.restarts() {
+        if !kind.rolls_out() {
             assert_eq!(
                 cause(block_on(fixture.app.workloads.restart(&ops, id, &web(kind)))),
                 Cause::InvalidInput

@@ -7,10 +7,12 @@ use pilothouse_core::{
     audit::{Checkpoint, OperationQuery},
     cluster::ClusterName,
     connection::{ApiServer, Credential},
-    inventory::LISTS,
+    diagnosis::{MAX_QUOTE_CHARS, clean, parse},
+    inventory::{LISTS, SearchQuery},
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
     operation::Entry,
+    problem::ProblemQuery,
     rights::Ceiling,
     token::{Networks, TokenKind, TokenSecret},
     user::Username,
@@ -181,6 +183,13 @@ fn fuzz_list_queries() {
         "from=",
         "to=",
         "before=",
+        "kind=pods,services",
+        "q=a",
+        "label=app in (web,",
+        "!app,",
+        "notin",
+        "level=bad,warn",
+        "rule=",
         "&",
         "=",
         "500",
@@ -206,8 +215,68 @@ fn fuzz_list_queries() {
                 Err(error) => assert!(!error.context.fields.is_empty(), "the error names the field"),
             }
         }
-        if let Err(error) = OperationQuery::parse(&pairs) {
+        let errors = [
+            OperationQuery::parse(&pairs).err(),
+            SearchQuery::parse(&pairs).err(),
+            ProblemQuery::parse(&pairs).err(),
+        ];
+        for error in errors.into_iter().flatten() {
             assert!(!error.context.fields.is_empty(), "the error names the field");
+        }
+    });
+}
+
+/// Messages of the cluster: the parsers find only what the message contains, and a quote contains no credential.
+#[test]
+fn fuzz_diagnosis_messages() {
+    let dictionary = [
+        "0/3 nodes are available: ",
+        "1 Insufficient cpu",
+        "node(s) had untolerated taint {a: b}",
+        ". preemption: ",
+        "secret \"a\" not found",
+        "couldn't find key a in ConfigMap ",
+        "exceeded quota: a,",
+        "admission webhook \"a\" denied the request",
+        "storageclass.storage.k8s.io \"a\" not found",
+        "401 Unauthorized",
+        "Liveness probe failed: ",
+        "https://a:b@",
+        "password=",
+        "Bearer ",
+        "-----BEGIN PRIVATE KEY-----",
+        "sha256:",
+    ];
+    fuzz("diagnosis_messages", &dictionary, |input| {
+        let text = String::from_utf8_lossy(input);
+        if let Some(parsed) = parse::unschedulable(&text) {
+            assert!(parsed.obstacles.iter().all(|obstacle| text.contains(&obstacle.text)));
+            assert!(parsed.variant().is_none() || !parsed.obstacles.is_empty());
+        }
+        match parse::missing(&text) {
+            Some(parse::Missing::Secret(name) | parse::Missing::ConfigMap(name)) => {
+                assert!(!name.is_empty() && text.contains(&name));
+            }
+            Some(parse::Missing::Key { key, name, .. }) => {
+                assert!(text.contains(&key) && text.contains(&name));
+            }
+            None => {}
+        }
+        if let Some(refusal) = parse::refusal(&text) {
+            assert!(text.contains(&refusal.by));
+        }
+        for reason in ["Unhealthy", "Killing", "ProvisioningFailed", "FailedMount", "ErrImagePull"] {
+            let _ = parse::failed_probe(reason, &text);
+            let _ = parse::attach_trouble(reason, &text);
+            let _ = parse::image_pull(reason, &text);
+            let class = parse::claim_trouble(reason, &text).map(|trouble| trouble.class);
+            assert!(class.is_none_or(|class| text.contains(&class)));
+        }
+        for credential in ["", "password=canary", "https://a:canary@host/", "Bearer canary-canary"] {
+            let quote = clean(&format!("{text} {credential}"));
+            assert!(quote.chars().count() <= MAX_QUOTE_CHARS, "{quote}");
+            assert!(!quote.chars().any(char::is_control), "{quote:?}");
+            assert!(credential.is_empty() || text.contains("canary") || !quote.contains("canary"), "{quote}");
         }
     });
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use pilothouse_types::{ids::ClusterId, kind::Kind, name::Namespace, namespaces::NamespaceScope, role::Role};
+use pilothouse_types::{
+    change_reason::ChangeReason, ids::ClusterId, kind::Kind, name::Namespace, namespaces::NamespaceScope,
+    role::Role,
+};
 
 mod caller;
 mod judge;
@@ -51,6 +54,19 @@ pub enum Verb {
     Review,
     Enroll,
     Disable,
+    Undo,
+    Pause,
+    Resume,
+    SetImage,
+    Suspend,
+    Run,
+    Rerun,
+    Evict,
+    Resize,
+    Cordon,
+    Uncordon,
+    /// Deletion of a pod that its controller replaces. In the audit trail it is `delete`; its right is `restart`.
+    DeleteReplaced,
 }
 
 impl Verb {
@@ -62,7 +78,7 @@ impl Verb {
             Self::Logs => "logs",
             Self::Create => "create",
             Self::Update => "update",
-            Self::Delete => "delete",
+            Self::Delete | Self::DeleteReplaced => "delete",
             Self::Test => "test",
             Self::Scale => "scale",
             Self::Restart => "restart",
@@ -88,6 +104,17 @@ impl Verb {
             Self::Review => "review",
             Self::Enroll => "enroll",
             Self::Disable => "disable",
+            Self::Undo => "undo",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::SetImage => "set_image",
+            Self::Suspend => "suspend",
+            Self::Run => "run",
+            Self::Rerun => "rerun",
+            Self::Evict => "evict",
+            Self::Resize => "resize",
+            Self::Cordon => "cordon",
+            Self::Uncordon => "uncordon",
         }
     }
 
@@ -238,8 +265,21 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
             PodDisruptionBudget,
         ],
         (Verb::Scale, Resource::Kind(_)) => &[HorizontalPodAutoscaler],
+        // what the pods of an earlier revision need
+        (Verb::Undo, Resource::Kind(_)) => {
+            &[ReplicaSet, ControllerRevision, HorizontalPodAutoscaler, Kind::ConfigMap, Kind::Secret]
+        }
         (_, Resource::Cluster | Resource::NewCluster) => &[Node, Pod, Kind::Namespace],
         _ => &[],
+    }
+}
+
+/// The kind of the object that a change creates, where it is another kind than that of the request: a run of a CronJob
+/// creates a Job.
+const fn created(verb: Verb, resource: Resource) -> Option<Kind> {
+    match (verb, resource) {
+        (Verb::Run, Resource::Kind(Kind::CronJob)) => Some(Kind::Job),
+        _ => None,
     }
 }
 
@@ -252,6 +292,7 @@ pub struct AccessRequest {
     pub(crate) cluster_name: Option<String>,
     pub(crate) namespaces: NamespaceScope,
     pub(crate) name: Option<String>,
+    pub(crate) reason: Option<ChangeReason>,
     pub(crate) params: BTreeMap<&'static str, serde_json::Value>,
 }
 
@@ -265,6 +306,7 @@ impl AccessRequest {
             cluster_name: None,
             namespaces: NamespaceScope::Unscoped,
             name: None,
+            reason: None,
             params: BTreeMap::new(),
         }
     }
@@ -300,6 +342,12 @@ impl AccessRequest {
     /// Sets the name of the object.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the reason that the caller gives for the change, for the audit trail.
+    pub fn because(mut self, reason: Option<ChangeReason>) -> Self {
+        self.reason = reason;
         self
     }
 

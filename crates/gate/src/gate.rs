@@ -426,6 +426,7 @@ impl Gate {
             role: caller.role.filter(|_| caller.user_id.is_some()),
             grant_id: grant,
             token_id: caller.token,
+            reason: access.reason.as_ref().map(ToString::to_string),
             source_ip: caller.origin.source_ip,
             request_id: caller.origin.request_id.clone(),
             params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),

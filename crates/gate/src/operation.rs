@@ -45,6 +45,9 @@ pub struct Operation {
     /// The API token of the request. None in a session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<TokenId>,
+    /// Reason that the caller gave for the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Client IP address.
     pub source_ip: Option<IpAddr>,
     /// Request id.

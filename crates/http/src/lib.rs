@@ -17,6 +17,7 @@ mod docs;
 mod error;
 mod etag;
 mod extract;
+mod findings;
 mod gzip;
 mod idempotency;
 mod language;

@@ -20,7 +20,8 @@ use pilothouse_core::{
     Error,
     gate::Warning,
     inventory::{ListedScope, objects::Column},
-    rows::{DigestKey, Pagination, Row},
+    rows::{Digest, DigestKey, Pagination, Row},
+    usage::{Usage, UsageJson},
 };
 use serde::Serialize;
 
@@ -44,12 +45,17 @@ const CACHE_POLICY: HeaderValue = HeaderValue::from_static("private, no-cache");
 const VARY_ON: HeaderValue =
     HeaderValue::from_static("Accept-Encoding, Accept-Language, Authorization, Cookie");
 
+/// Length of a usage in JSON, about, in bytes.
+const USAGE_BYTES: usize = 80;
+
 /// A page of serialised rows.
 pub(crate) struct ListResponse {
     /// The JSON key of the rows.
     pub(crate) key: &'static str,
     /// The rows of the page.
     pub(crate) rows: Vec<Row>,
+    /// The usage of CPU and memory of each row, in the same order; empty if none is known.
+    pub(crate) usage: Vec<Option<Usage>>,
     /// The columns of the cells of the rows; none for a list whose rows have fields of their own.
     pub(crate) columns: Option<Arc<[Column]>>,
     /// The position of the page in the list.
@@ -90,7 +96,9 @@ impl ListResponse {
         }
         response.content_type(ContentType::json());
 
-        let size = self.rows.iter().map(|row| row.bytes().len() + 1).sum::<usize>() + 128;
+        let size = self.rows.iter().map(|row| row.bytes().len() + 1).sum::<usize>()
+            + self.usage.len() * USAGE_BYTES
+            + 128;
         let trailer = self.trailer(language).map_err(serialization_error)?;
         if gzip::should_compress(request.headers(), size) {
             let rows = || self.rows_json(Vec::with_capacity(size));
@@ -109,11 +117,12 @@ impl ListResponse {
         body.extend_from_slice(b"{\"success\":true,\"data\":{\"");
         body.extend_from_slice(self.key.as_bytes());
         body.extend_from_slice(b"\":[");
+        let mut json = UsageJson::default();
         for (i, row) in self.rows.iter().enumerate() {
             if i > 0 {
                 body.push(b',');
             }
-            body.extend_from_slice(row.bytes());
+            json.row(&mut body, row.bytes(), self.usage.get(i).copied().flatten());
         }
         body.push(b']');
         body
@@ -155,8 +164,9 @@ impl ListResponse {
         for number in [page, per_page, total, self.rows.len() as u64] {
             hash.update(number.to_le_bytes());
         }
-        for row in &self.rows {
-            hash.update(row.digest());
+        for (i, row) in self.rows.iter().enumerate() {
+            let usage = self.usage.get(i).copied().flatten();
+            hash.update(usage.map_or(row.digest(), |usage| with_usage(row.digest(), usage)));
         }
         for Column { name, r#type, priority } in self.columns.iter().flat_map(|columns| columns.iter()) {
             for text in [name, r#type] {
@@ -180,6 +190,17 @@ impl ListResponse {
         }
         ETag(hash.finish())
     }
+}
+
+/// The digest of a row with its usage. Digests are secret and look random, so that two different rows with usage have
+/// equal ones as seldom as two rows; of one row, different usages give different ones.
+fn with_usage(mut digest: Digest, Usage { cpu_millis, memory_bytes, at }: Usage) -> Digest {
+    let low = |value: i64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
+    let parts = low(cpu_millis).into_iter().chain(memory_bytes.to_le_bytes()).chain(low(at.as_second()));
+    for (byte, part) in digest.iter_mut().zip(parts) {
+        *byte ^= part;
+    }
+    digest
 }
 
 /// Writes the JSON member `,"name":value`.
@@ -258,12 +279,17 @@ mod tests {
         ListResponse {
             key: "samples",
             rows: samples(names).iter().map(|sample| Row::of(sample).unwrap()).collect(),
+            usage: Vec::new(),
             columns: None,
             pagination: Pagination { page: 2, per_page: 3, total: 10, pages: 4 },
             freshness: None,
             scope: None,
             warnings: Vec::new(),
         }
+    }
+
+    fn usage(cpu_millis: i64, memory_bytes: i64, at: Timestamp) -> Usage {
+        Usage { cpu_millis, memory_bytes, at }
     }
 
     fn scope(patterns: Option<&[&str]>) -> ListedScope {
@@ -351,11 +377,45 @@ mod tests {
             tag(&ListResponse { scope: Some(scope(None)), ..base() }),
             tag(&ListResponse { scope: Some(scope(Some(&["shop"]))), ..base() }),
             tag(&ListResponse { scope: Some(scope(Some(&["shop", "team-*"]))), ..base() }),
+            tag(&ListResponse { usage: vec![Some(usage(1, 2, early)), None], ..base() }),
+            tag(&ListResponse { usage: vec![None, Some(usage(1, 2, early))], ..base() }),
+            tag(&ListResponse { usage: vec![Some(usage(2, 2, early)), None], ..base() }),
+            tag(&ListResponse { usage: vec![Some(usage(1, 3, early)), None], ..base() }),
+            tag(&ListResponse { usage: vec![Some(usage(1, 2, late)), None], ..base() }),
         ];
         let mut all: Vec<_> = others.into_iter().chain([tag(&base())]).map(ETag::opaque).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 19);
+        assert_eq!(all.len(), 24);
+        assert_eq!(tag(&base()), tag(&ListResponse { usage: vec![None, None], ..base() }));
+    }
+
+    #[test]
+    fn usage_replaces_the_null_at_the_end_of_its_row() {
+        #[derive(Serialize)]
+        struct Measured {
+            name: &'static str,
+            usage: Option<Usage>,
+        }
+        impl ListRow for Measured {
+            const FIELDS: &'static [Field<Self>] = &[];
+
+            fn name(&self) -> &str {
+                self.name
+            }
+
+            fn namespace(&self) -> Option<&str> {
+                None
+            }
+        }
+        let rows = ["a", "b"].map(|name| Row::of(&Measured { name, usage: None }).unwrap());
+        let known = usage(1, 2, "2026-01-01T00:00:00Z".parse().unwrap());
+        let page = ListResponse { rows: rows.into(), usage: vec![None, Some(known)], ..page(&[]) };
+        let body: Value = serde_json::from_str(&body_text(&page, Language::English)).unwrap();
+        assert_eq!(
+            body["data"]["samples"],
+            serde_json::json!([{"name": "a", "usage": null}, {"name": "b", "usage": known}])
+        );
     }
 
     #[test]

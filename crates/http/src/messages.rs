@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
 use pilothouse_core::{
     Error,
+    diagnosis::{Action, Finding},
     error::{Context, MissingRight, Reason},
     gate::Warning,
     rights::{BuiltInRole, RightResource, RightVerb},
@@ -27,6 +28,9 @@ impl Language {
 
 type Texts = BTreeMap<String, String>;
 
+/// Key of the text that is added to a finding that is over.
+const OVER: &str = "over";
+
 /// The message catalog of one language.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +47,10 @@ pub(crate) struct Catalog {
     resources: Texts,
     /// Where a right is missing.
     places: Texts,
+    /// Texts of findings, by rule or by rule and variant: `image_pull`, `image_pull.auth`.
+    findings: Texts,
+    /// Texts of the steps of findings.
+    steps: Texts,
     absent: Texts,
 }
 
@@ -88,6 +96,23 @@ impl Catalog {
     pub(crate) fn warning(&self, warning: &Warning) -> String {
         let template = look_up(&self.warnings, warning.as_str());
         self.fill(template, |name| (name == "subject").then(|| warning.subject().to_owned()))
+    }
+
+    /// The text of a finding.
+    pub(crate) fn finding(&self, finding: &Finding) -> String {
+        let rule = finding.rule.as_str();
+        let of_variant = finding.variant.and_then(|variant| self.findings.get(&format!("{rule}.{variant}")));
+        let template = of_variant.map_or_else(|| look_up(&self.findings, rule), String::as_str);
+        let text = self.fill(template, |name| finding.facts.get(name).cloned());
+        match finding.until {
+            Some(_) => format!("{text}{}", look_up(&self.findings, OVER)),
+            None => text,
+        }
+    }
+
+    /// The text of a step of a finding.
+    pub(crate) fn step(&self, action: Action, finding: &Finding) -> String {
+        self.fill(look_up(&self.steps, action.as_str()), |name| finding.facts.get(name).cloned())
     }
 
     /// The text for the end of a stream.
@@ -277,6 +302,19 @@ messages! {
     NamespaceDeleted = "namespace_deleted",
     WorkloadScaled = "workload_scaled",
     WorkloadRestarted = "workload_restarted",
+    RolloutUndone = "rollout_undone",
+    RolloutPaused = "rollout_paused",
+    RolloutResumed = "rollout_resumed",
+    ImagesSet = "images_set",
+    WorkloadSuspended = "workload_suspended",
+    WorkloadResumed = "workload_resumed",
+    JobStarted = "job_started",
+    PodDeleted = "pod_deleted",
+    PodEvicted = "pod_evicted",
+    PodResized = "pod_resized",
+    AutoscalerUpdated = "autoscaler_updated",
+    NodeCordoned = "node_cordoned",
+    NodeUncordoned = "node_uncordoned",
     ConfigMapCreated = "configmap_created",
     ConfigMapUpdated = "configmap_updated",
     ConfigMapDeleted = "configmap_deleted",
@@ -287,7 +325,7 @@ messages! {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::{Cause, Code, ids::ClusterId, role::Role};
+    use pilothouse_core::{Cause, Code, diagnosis::Rule, ids::ClusterId, role::Role};
 
     use super::*;
 
@@ -318,6 +356,13 @@ mod tests {
             same_keys("warnings", catalog.warnings.keys(), Warning::KEYS.into_iter());
             same_keys("ends", catalog.ends.keys(), StreamEnd::REASONS.into_iter());
             same_keys("roles", catalog.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
+            let rules = Rule::ALL.iter().flat_map(|rule| {
+                let variants = rule.variants().iter().map(move |variant| format!("{rule}.{variant}"));
+                variants.chain([rule.to_string()])
+            });
+            let rules: Vec<_> = rules.chain([OVER.to_owned()]).collect();
+            same_keys("findings", catalog.findings.keys(), rules.iter().map(String::as_str));
+            same_keys("steps", catalog.steps.keys(), Action::ALL.iter().map(|action| action.as_str()));
             let places = ["namespace", "cluster", "namespace_of_all", "all"];
             same_keys("places", catalog.places.keys(), places.into_iter());
         }
@@ -371,6 +416,17 @@ mod tests {
             placeholders
         };
         let (chinese, english) = (Language::Chinese.catalog(), Language::English.catalog());
+        for (of_chinese, of_english) in
+            [(&chinese.findings, &english.findings), (&chinese.steps, &english.steps)]
+        {
+            for (key, text) in of_chinese {
+                let used = placeholders(text);
+                assert_eq!(used, placeholders(&of_english[key]), "{key}");
+                let has_absent =
+                    |name: &String| chinese.absent.contains_key(name) && english.absent.contains_key(name);
+                assert!(used.iter().all(has_absent), "{key}: {used:?}");
+            }
+        }
         for (cause, texts) in &chinese.causes {
             let placeholders = [placeholders(&texts.details), placeholders(&english.causes[cause].details)];
             assert_eq!(placeholders[0], placeholders[1], "{cause}");

@@ -11,23 +11,32 @@
 mod access;
 mod audit;
 mod auth;
+mod autoscalers;
 mod clusters;
+mod compare;
 mod configmaps;
+mod dependents;
+mod diagnosis;
 mod fleet;
 mod health;
+mod jobs;
 mod lists;
 mod namespaces;
+mod nodes;
 mod object_changes;
 mod objects;
 mod params;
+mod pod_changes;
 mod pods;
 mod problems;
 mod providers;
+mod rollouts;
 mod second_factor;
 mod secrets;
 mod service_accounts;
 mod sessions;
 mod tokens;
+mod usage;
 mod users;
 mod workload_logs;
 mod workloads;
@@ -37,7 +46,7 @@ use pilothouse_core::{
     Code,
     inventory::LISTS,
     rights::{
-        RightResource::{Audit, Clusters, Config, Grants, Namespaces, Secrets, Users, Workloads},
+        RightResource::{Audit, Clusters, Config, Grants, Namespaces, Nodes, Secrets, Users, Workloads},
         RightVerb::{Create, Delete, Get, List, Logs, Restart, Reveal, Scale, Update},
     },
 };
@@ -148,10 +157,31 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/workloads/detail",        Right(Get, Workloads),     CLUSTER, workloads::detail,      "A workload with its related objects"),
         change("/api/k8s/workloads/scale",       Right(Scale, Workloads),   CLUSTER, workloads::scale,       "Set the replicas of a deployment or stateful set"),
         change("/api/k8s/workloads/restart",     Right(Restart, Workloads), CLUSTER, workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/workloads/history",       Right(Get, Workloads),     CLUSTER, rollouts::history,      "The revisions of a workload, the newest first"),
+        get( "/api/k8s/workloads/history/diff",  Right(Get, Workloads),     CLUSTER, rollouts::diff,         "The fields in which two revisions of a workload differ"),
+        get( "/api/k8s/workloads/rollout",       Right(Get, Workloads),     CLUSTER, rollouts::rollout,      "The progress of a rollout, and why it is stuck"),
+        get( "/api/k8s/workloads/rollout/watch", Right(Get, Workloads),     CLUSTER, rollouts::watch,        "The progress of a rollout as it changes, as server-sent events"),
+        change("/api/k8s/workloads/undo",        Right(Update, Workloads),  CLUSTER, rollouts::undo,         "Go back to an earlier revision, as kubectl rollout undo does"),
+        change("/api/k8s/workloads/pause",       Right(Update, Workloads),  CLUSTER, rollouts::pause,        "Pause the rollout of a deployment"),
+        change("/api/k8s/workloads/resume",      Right(Update, Workloads),  CLUSTER, rollouts::resume,       "Resume the rollout of a deployment"),
+        change("/api/k8s/workloads/set-image",   Right(Update, Workloads),  CLUSTER, rollouts::set_image,    "Set the images of containers"),
         get( "/api/k8s/workloads/logs/stream",   Right(Logs, Workloads),    CLUSTER, workload_logs::follow,  "The logs of a workload in one or several clusters as they are written, as server-sent events"),
+        change("/api/k8s/cronjobs/suspend",      Right(Update, Workloads),  CLUSTER, jobs::suspend_cron_job, "Suspend a CronJob: it starts no more Jobs"),
+        change("/api/k8s/cronjobs/resume",       Right(Update, Workloads),  CLUSTER, jobs::resume_cron_job,  "Resume a suspended CronJob"),
+        change("/api/k8s/cronjobs/run",          Right(Restart, Workloads), CLUSTER, jobs::run_cron_job,     "Run a CronJob now, as kubectl create job --from does"),
+        change("/api/k8s/jobs/rerun",            Right(Restart, Workloads), CLUSTER, jobs::rerun_job,        "Run a Job again, as a copy under another name"),
+        change("/api/k8s/jobs/suspend",          Right(Update, Workloads),  CLUSTER, jobs::suspend_job,      "Suspend a Job, which ends its running pods, or resume it"),
+        change("/api/k8s/autoscalers/update",    Right(Scale, Workloads),   CLUSTER, autoscalers::update,    "Set the smallest and the largest number of replicas of an autoscaler"),
+        change("/api/k8s/nodes/cordon",          Right(Update, Nodes),      CLUSTER, nodes::cordon,          "Cordon a node: it gets no new pods"),
+        change("/api/k8s/nodes/uncordon",        Right(Update, Nodes),      CLUSTER, nodes::uncordon,        "Uncordon a node"),
+        change("/api/k8s/pods/delete",           Right(Restart, Workloads), CLUSTER, pod_changes::delete,    "Delete a pod; without a controller that replaces it, or without a grace period, it takes the right to delete workloads"),
+        change("/api/k8s/pods/evict",            Right(Restart, Workloads), CLUSTER, pod_changes::evict,     "Evict a pod, as far as its disruption budget allows; without a controller that replaces it, it takes the right to delete workloads"),
+        change("/api/k8s/pods/resize",           Right(Update, Workloads),  CLUSTER, pod_changes::resize,    "Change the resources of a container of a running pod"),
+        get( "/api/k8s/dependents",              SignedIn,                  CLUSTER, dependents::dependents,  "What belongs to an object, and is deleted with it"),
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
         get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
+        get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
@@ -171,6 +201,9 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/problems",                SignedIn,                  QUESTION, problems::list,         "Problems: what is wrong in all clusters, by cause and owner, the worst first"),
         get( "/api/k8s/watch",                   SignedIn,                  CLUSTER, fleet::watch,           "A list and its changes, or a page each time it changes, as server-sent events"),
         get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
+
+        get( "/api/k8s/compare",                 SignedIn,                  CLUSTER, compare::compare,       "A workload compared across clusters: images, replicas, resources, environment, probes, ConfigMaps"),
+        get( "/api/k8s/metrics/series",          Right(Get, Workloads),     CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
         get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),

@@ -15,6 +15,30 @@ pub(crate) fn is_being_deleted(message: &str) -> bool {
     message.starts_with("object is being deleted")
 }
 
+/// Whether a JSON patch was not applied, because one of its conditions does not hold or a path does not exist (422,
+/// reason `Invalid` as for an object that validation rejects).
+pub(crate) fn is_patch_not_applied(message: &str) -> bool {
+    message == "the server rejected our request due to an error in our request"
+}
+
+/// The message without the copy of the whole patched object that the API server quotes if it cannot decode it.
+pub(crate) fn without_patched_object(message: &str) -> &str {
+    match message.split_once("patch: Invalid value: ") {
+        Some((_, quoted)) => quoted.rsplit_once("strict decoding error: ").map_or("", |(_, fields)| fields),
+        None => message,
+    }
+}
+
+/// Whether the server has no such path (404, reason `NotFound` as for a missing object).
+pub(crate) fn is_unknown_path(message: &str) -> bool {
+    message == "the server could not find the requested resource"
+}
+
+/// Whether an eviction was refused because several PodDisruptionBudgets select the pod (500 without a reason).
+pub(crate) fn has_several_budgets(message: &str) -> bool {
+    message.contains("more than one PodDisruptionBudget")
+}
+
 /// Whether the anonymous user lacks the permission (403).
 pub(crate) fn refuses_anonymous_user(message: &str) -> bool {
     message.contains(ANONYMOUS_USER)
@@ -41,9 +65,12 @@ mod tests {
 
     type Matcher = fn(&str) -> bool;
 
-    const CASES: [(&str, Matcher); 5] = [
+    const CASES: [(&str, Matcher); 8] = [
         ("quota exceeded", is_quota_exceeded),
         ("being deleted", is_being_deleted),
+        ("patch not applied", is_patch_not_applied),
+        ("unknown path", is_unknown_path),
+        ("several budgets", has_several_budgets),
         ("anonymous user", refuses_anonymous_user),
         ("no previous log", has_no_previous_log),
         ("waiting to start", is_waiting_to_start),
@@ -64,6 +91,16 @@ mod tests {
         ),
         // apiserver/pkg/registry/generic/registry/store.go; from the format only
         ("being deleted", 30..=37, "object is being deleted: namespaces \"shop\" already exists"),
+        // apimachinery/pkg/api/errors/errors.go; seen: tests/cluster/rollouts.rs
+        ("patch not applied", 30..=37, "the server rejected our request due to an error in our request"),
+        // apimachinery/pkg/api/errors/errors.go; from the format only
+        ("unknown path", 30..=37, "the server could not find the requested resource"),
+        // kubernetes/pkg/registry/core/pod/storage/eviction.go; seen: tests/cluster/small_changes.rs
+        (
+            "several budgets",
+            30..=37,
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+        ),
         // apiserver/pkg/endpoints/handlers/responsewriters/errors.go; from the format only
         (
             "anonymous user",
@@ -109,6 +146,21 @@ mod tests {
             let expected: Vec<_> = Some(*case).filter(|case| !case.is_empty()).into_iter().collect();
             assert_eq!(matched, expected, "{text}");
         }
+    }
+
+    /// Texts as `applyPatchToCurrentObject` in apiserver/pkg/endpoints/handlers/patch.go makes them.
+    #[test]
+    fn patched_object_is_not_passed_on() {
+        let quoted = |end: &str| {
+            format!(" \"\" is invalid: patch: Invalid value: \"{{canary strict decoding error: x}}\": {end}")
+        };
+        let strict = quoted("strict decoding error: unknown field \"spec.x\"");
+        assert_eq!(without_patched_object(&strict), "unknown field \"spec.x\"");
+        let unreadable =
+            " \"\" is invalid: patch: Invalid value: \"{canary}\": json: cannot unmarshal string";
+        assert_eq!(without_patched_object(unreadable), "");
+        let other = "Deployment.apps \"web\" is invalid: spec.replicas: Invalid value: -1";
+        assert_eq!(without_patched_object(other), other);
     }
 
     #[test]

@@ -14,7 +14,11 @@ use pilothouse_core::{
     name::{Namespace, ObjectName},
 };
 
-use crate::{apiserver_messages, request::Call, transport::ExchangeError};
+use crate::{
+    apiserver_messages,
+    request::{Call, POD_EVICTION, POD_RESIZE},
+    transport::ExchangeError,
+};
 
 /// Pause after a 429 without `Retry-After`.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -23,6 +27,12 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// Cause in the `Status` that refuses a new object in a namespace that is being deleted
 /// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+/// Cause in the `Status` that refuses an eviction because of a PodDisruptionBudget
+/// (`k8s.io/api/policy/v1.DisruptionBudgetCause`).
+const DISRUPTION_BUDGET: &str = "DisruptionBudget";
+/// Causes in the `Status` with which the admission of pods refuses a resize
+/// (`k8s.io/kubernetes/plugin/pkg/admission/podresize`).
+const RESIZE_REFUSALS: [&str; 2] = ["NodeCapacity", "UnsupportedPlatform"];
 /// Maximum number of rejected fields that are passed on.
 const MAX_FIELDS: usize = 32;
 
@@ -119,7 +129,9 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
     let cluster_message = match call.kind {
         // the message may quote the values that were sent
         Some(Kind::Secret) => "",
-        _ => status.map(|status| status.message.as_str()).unwrap_or_default(),
+        _ => status
+            .map(|status| apiserver_messages::without_patched_object(&status.message))
+            .unwrap_or_default(),
     };
     match code {
         StatusCode::UNAUTHORIZED => Error::new(Cause::CredentialRejected),
@@ -130,6 +142,31 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
             if status.is_some_and(|status| apiserver_messages::is_quota_exceeded(&status.message)) =>
         {
             about(Cause::QuotaExceeded, call).message(cluster_message)
+        }
+        StatusCode::FORBIDDEN
+            if call.resource == POD_RESIZE
+                && RESIZE_REFUSALS.iter().any(|cause| has_cause(status, cause)) =>
+        {
+            about(Cause::RejectedByCluster, call).message(cluster_message)
+        }
+        StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+            if call.resource == POD_EVICTION && has_cause(status, DISRUPTION_BUDGET) =>
+        {
+            let numbers = causes(status).iter().find(|cause| cause.reason == DISRUPTION_BUDGET);
+            let numbers = numbers.map(|cause| cause.message.as_str()).filter(|text| !text.is_empty());
+            about(Cause::EvictRefused, call).message(numbers.unwrap_or(cluster_message))
+        }
+        // several budgets select the pod: nothing was done
+        StatusCode::INTERNAL_SERVER_ERROR
+            if call.resource == POD_EVICTION && apiserver_messages::has_several_budgets(cluster_message) =>
+        {
+            about(Cause::EvictRefused, call).message(cluster_message)
+        }
+        // the pod was read before, so the server does not have the subresource
+        StatusCode::NOT_FOUND
+            if call.resource == POD_RESIZE && apiserver_messages::is_unknown_path(cluster_message) =>
+        {
+            about(Cause::ClusterTooOld, call).resource(POD_RESIZE)
         }
         StatusCode::FORBIDDEN => about(Cause::ForbiddenByCluster, call)
             .resource(call.resource)
@@ -148,6 +185,12 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
                 if namespace_terminating { Cause::NamespaceTerminating } else { Cause::AlreadyExists },
                 call,
             )
+        }
+        StatusCode::UNPROCESSABLE_ENTITY
+            if call.verb == "patch"
+                && status.is_some_and(|status| apiserver_messages::is_patch_not_applied(&status.message)) =>
+        {
+            about(Cause::Modified, call)
         }
         StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(cluster_message),
         _ => {
@@ -199,8 +242,9 @@ fn has_cause(status: Option<&Status>, reason: &str) -> bool {
 
 /// The texts of a `Status` that are passed on.
 fn passed_on_texts(status: &Status) -> impl Iterator<Item = &str> {
-    let fields = causes(Some(status)).iter().map(|cause| cause.field.as_str());
-    [status.message.as_str()].into_iter().chain(fields)
+    let causes = causes(Some(status)).iter();
+    let texts = causes.flat_map(|cause| [cause.field.as_str(), cause.message.as_str()]);
+    [status.message.as_str()].into_iter().chain(texts)
 }
 
 /// The rejected fields and reasons, as in `k8s.io/apimachinery/pkg/util/validation/field`.
@@ -239,6 +283,7 @@ mod tests {
             "\"causes\":[{\"field\":\"",
             "\"retryAfterSeconds\":-1",
             "exceeded quota",
+            "\"reason\":\"DisruptionBudget\"",
             "\\u001b[31m",
             "\\u202e",
             "canary",
@@ -248,11 +293,12 @@ mod tests {
         let calls =
             [Kind::Secret, Kind::ConfigMap].map(|kind| Call::get(kind, Some(&namespace), &name).unwrap());
         let list = Call::list(Kind::Pod, &NamespaceScope::All, &Default::default()).unwrap();
+        let evict = Call::evict(&namespace, &name, "u").unwrap();
         pilothouse_fuzz::fuzz("refusals", &dictionary, |input| {
             let (status, body) = input.split_at(input.len().min(2));
             let status = status.iter().fold(0, |status, byte| status * 256 + u16::from(*byte));
             let code = StatusCode::from_u16(400 + status % 200).unwrap();
-            for call in calls.iter().chain([&list]) {
+            for call in calls.iter().chain([&list, &evict]) {
                 let failure =
                     Failure::refused(call, code, &HeaderMap::new(), body, |text| text.contains("canary"));
                 let context = &failure.error.context;

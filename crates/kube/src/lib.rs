@@ -27,16 +27,21 @@ use tokio::{
 };
 
 mod apiserver_messages;
+mod autoscaler_limits;
 mod breaker;
 mod budget;
 mod cache;
 mod client;
 mod client_pool;
+mod compare;
 mod config;
+mod cordon;
+mod dependents;
 mod diagnosis;
 mod discovery;
 mod error;
 mod inventory;
+mod job;
 mod large_reads;
 mod list;
 mod namespace;
@@ -47,6 +52,7 @@ mod parser_threads;
 mod pending_writes;
 mod permissions;
 mod pod;
+mod pod_change;
 mod probe;
 mod projection;
 mod rbac;
@@ -57,6 +63,7 @@ mod test_limiter;
 mod tls;
 mod transport;
 mod uncached;
+mod usage;
 mod workload;
 
 pub use budget::{Limits, ReadBudgets};
@@ -78,6 +85,7 @@ use crate::{
     dns::{DnsResolver, ResolverLimits},
     probe::Probes,
     transport::Transport,
+    usage::Usages,
 };
 
 /// Interval of the check whether stored connections were replaced or removed, as by another replica.
@@ -133,8 +141,9 @@ impl Default for KubeSettings {
     }
 }
 
-/// Implementation of the cluster ports: `Inventory`, `ObjectApi`, `WorkloadApi`, `PodApi`, `DiagnosisSource`,
-/// `NamespaceApi`, `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `UsageApi`, `ObjectApi`, `WorkloadApi`, `CompareApi`, `RolloutApi`,
+/// `JobApi`, `PodApi`, `PodChangeApi`, `DiagnosisSource`, `NodeApi`, `AutoscalerApi`, `DependentApi`, `NamespaceApi`,
+/// `ConfigApi`, `SecretApi`, `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
@@ -142,6 +151,7 @@ pub struct KubeClusters {
     deadlines: Deadlines,
     observer: Arc<dyn Observer>,
     cache: Option<Arc<ListCache>>,
+    usage: Arc<Usages>,
     probes: Arc<Probes>,
 }
 
@@ -185,7 +195,8 @@ impl KubeClusters {
         });
         runtime.spawn(recheck(Arc::downgrade(&pool), cache.as_ref().map(Arc::downgrade)));
         let probes = Arc::new(Probes::new(&runtime));
-        Self { pool, clock, deadlines, observer, cache, probes }
+        let usage = Usages::new(cache.as_ref(), observer.clone(), deadlines.read, runtime);
+        Self { pool, clock, deadlines, observer, cache, usage, probes }
     }
 
     /// Statistics of the list cache, per list over all clusters.

@@ -273,6 +273,38 @@ async fn collect<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     Ok(Listed { objects })
 }
 
+/// Reads the metadata of all objects of a kind in `scope` that match `selection`; their projections count against the
+/// client's budget. A list whose continue token expires is an error.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) async fn all_metadata<T: Size + Send + 'static>(
+    client: &ClusterClient<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    project: impl Fn(&RawValue) -> Result<T> + Copy + Send + 'static,
+) -> Result<Vec<T>, Failure> {
+    let (mut objects, mut reservation) = (Vec::new(), client.meter().reserve());
+    let mut params = ListParams { limit: Some(CHUNK_SIZE), ..selection.clone() };
+    loop {
+        let call = Call::list_metadata(kind, scope, &params)?;
+        let page =
+            read_chunk(client, &call, None, move |object: &RawValue| project(object).map(Some)).await?;
+        reservation.add(page.projected.iter().map(Size::size).sum())?;
+        let next = page.metadata.r#continue.filter(|token| !token.is_empty());
+        if next.is_some() && (page.objects == 0 || params.continue_token == next) {
+            return Err(Error::new(Cause::UnexpectedAnswer).read_only().into());
+        }
+        objects.extend(page.projected);
+        if next.is_none() {
+            reservation.retain();
+            return Ok(objects);
+        }
+        params.continue_token = next;
+    }
+}
+
 /// Reads the first chunk of a list. Returns the projections of its objects, which count against the client's budget.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
+    json_patch::JsonPatch,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::{Labels, parse},
@@ -18,6 +19,7 @@ use crate::{
     KubeClusters,
     client::ClusterClient,
     error,
+    error::Failure,
     replace::{Current, Replacement},
     request::Call,
 };
@@ -86,12 +88,33 @@ impl<'a> ObjectClient<'a> {
         self.change(Call::create(self.kind, self.namespace, self.name, manifest)?).await
     }
 
+    /// Creates an object of another kind or name in the same namespace and returns it.
+    ///
+    /// # Errors
+    /// As every change in a cluster; `Internal` when the permit does not cover the kind.
+    pub(crate) async fn create_other(
+        &self,
+        kind: Kind,
+        name: &ObjectName,
+        manifest: &impl Serialize,
+    ) -> Result<Box<RawValue>> {
+        self.change(Call::create(kind, self.namespace, name, manifest)?).await
+    }
+
     /// Sends a merge patch and returns the patched object.
     ///
     /// # Errors
     /// As every change in a cluster.
     pub(crate) async fn patch(&self, patch: &Value) -> Result<Box<RawValue>> {
         self.change(Call::patch(self.kind, self.namespace, self.name, patch)?).await
+    }
+
+    /// Sends a JSON patch and returns the patched object.
+    ///
+    /// # Errors
+    /// `Modified` if a condition of the patch does not hold; otherwise as every change in a cluster.
+    pub(crate) async fn json_patch(&self, patch: &JsonPatch) -> Result<Box<RawValue>> {
+        self.change(Call::json_patch(self.kind, self.namespace, self.name, patch)?).await
     }
 
     /// Replaces the contents of the object, unless the object changes between the read and the write. Returns the new
@@ -116,6 +139,22 @@ impl<'a> ObjectClient<'a> {
         let call = Call::delete(self.kind, self.namespace, self.name)?;
         self.client.change(&call).await?;
         Ok(())
+    }
+
+    /// Deletes the object with this uid, with a grace period in seconds instead of the object's own.
+    ///
+    /// # Errors
+    /// `Modified` when the object has another uid; otherwise as every change in a cluster.
+    pub(crate) async fn delete_uid(&self, uid: &str, grace_seconds: Option<u32>) -> Result<()> {
+        let call = Call::delete_uid(self.kind, self.namespace, self.name, uid, grace_seconds)?;
+        self.client.change(&call).await.map_err(|failure| self.for_uid(failure))?;
+        Ok(())
+    }
+
+    /// The error of a change that was sent for a uid: a conflict means that the object has another one.
+    pub(crate) fn for_uid(&self, failure: Failure) -> Error {
+        let error = Error::from(failure);
+        if error.cause == Cause::ConflictInCluster { self.error(Cause::Modified) } else { error }
     }
 
     /// Metadata of the manifest that creates the object.

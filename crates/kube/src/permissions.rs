@@ -17,35 +17,68 @@ use crate::{
 /// Maximum number of concurrent reviews.
 const MAX_CONCURRENT_REVIEWS: usize = 8;
 
-/// A required permission: verb, kind, subresource.
-pub(crate) type Need = (&'static str, Kind, Option<&'static str>);
+/// A required permission: verb, resource, subresource.
+pub(crate) type Need = (&'static str, Target, Option<&'static str>);
+
+/// Resource of a permission. Manifests name resources in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Target {
+    /// Objects of a kind.
+    Kind(Kind),
+    /// Usage of CPU and memory of nodes or pods.
+    Usage(Kind),
+    /// Objects of every kind.
+    Any,
+}
+
+impl Target {
+    /// The API group; empty for the core group.
+    pub(crate) const fn group(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.info().group,
+            Self::Usage(_) => "metrics.k8s.io",
+            Self::Any => "*",
+        }
+    }
+
+    /// The plural in lower case.
+    pub(crate) const fn plural(self) -> &'static str {
+        match self {
+            Self::Kind(kind) | Self::Usage(kind) => kind.info().plural,
+            Self::Any => "*",
+        }
+    }
+}
 
 /// A credential with a manifest in `docs/rbac`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Credential {
     /// Reads everything except Secrets, because Kubernetes has no permission to list their names without their
-    /// values.
-    Viewing,
-    /// Reads and changes everything.
-    Operating,
+    /// values, and except kinds that Pilothouse has no list of.
+    View,
+    /// Reads and changes everything of which Pilothouse has lists.
+    Operate,
+    /// Besides, reads objects of every kind.
+    Full,
 }
 
 impl Credential {
     /// All credentials.
-    pub const ALL: [Self; 2] = [Self::Viewing, Self::Operating];
+    pub const ALL: [Self; 3] = [Self::View, Self::Operate, Self::Full];
 
     /// Name of the credential. Its manifest is `docs/rbac/<name>.yaml`, its service account `pilothouse-<name>`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Viewing => "viewing",
-            Self::Operating => "operating",
+            Self::View => "view",
+            Self::Operate => "operate",
+            Self::Full => "full",
         }
     }
 
     /// The permissions that the features of the credential need.
     pub(crate) fn needs(self) -> impl Iterator<Item = Need> {
-        let allowed = move |feature: &Feature| self == Self::Operating || feature.credential == Self::Viewing;
-        features().into_iter().filter(allowed).flat_map(|feature| feature.needs)
+        let is_allowed = move |feature: &Feature| feature.credential <= self;
+        features().into_iter().filter(is_allowed).flat_map(|feature| feature.needs)
     }
 }
 
@@ -59,16 +92,28 @@ struct Feature {
 }
 
 const fn may(verb: &'static str, kind: Kind) -> Need {
-    (verb, kind, None)
+    (verb, Target::Kind(kind), None)
+}
+
+const fn on_part(verb: &'static str, kind: Kind, subresource: &'static str) -> Need {
+    (verb, Target::Kind(kind), Some(subresource))
+}
+
+const fn on_usage(verb: &'static str, kind: Kind) -> Need {
+    (verb, Target::Usage(kind), None)
+}
+
+const fn on_any(verb: &'static str) -> Need {
+    (verb, Target::Any, None)
 }
 
 /// Features besides lists, with the least credential that allows each, and the permissions that its requests need.
 const FEATURES: &[(&str, Credential, &[Need])] = &[
-    ("create_namespaces", Credential::Operating, &[may("create", Kind::Namespace)]),
-    ("delete_namespaces", Credential::Operating, &[may("delete", Kind::Namespace)]),
+    ("create_namespaces", Credential::Operate, &[may("create", Kind::Namespace)]),
+    ("delete_namespaces", Credential::Operate, &[may("delete", Kind::Namespace)]),
     (
         "show_workloads",
-        Credential::Viewing,
+        Credential::View,
         &[
             may("get", Kind::Deployment),
             may("get", Kind::StatefulSet),
@@ -84,7 +129,7 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
     ),
     (
         "diagnose",
-        Credential::Viewing,
+        Credential::View,
         &[
             may("get", Kind::Deployment),
             may("get", Kind::StatefulSet),
@@ -92,7 +137,7 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
             may("get", Kind::Job),
             may("get", Kind::CronJob),
             may("get", Kind::Pod),
-            ("get", Kind::Pod, Some("log")),
+            on_part("get", Kind::Pod, "log"),
             may("get", Kind::Service),
             may("get", Kind::Ingress),
             may("get", Kind::PersistentVolumeClaim),
@@ -108,8 +153,46 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
         ],
     ),
     (
+        "compare_workloads",
+        Credential::View,
+        &[
+            may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
+            may("get", Kind::Job),
+            may("get", Kind::CronJob),
+            may("get", Kind::ConfigMap),
+        ],
+    ),
+    (
+        "show_rollouts",
+        Credential::View,
+        &[
+            may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
+            may("list", Kind::Pod),
+            may("list", Kind::ReplicaSet),
+            may("list", Kind::ControllerRevision),
+        ],
+    ),
+    (
+        "show_usage",
+        Credential::View,
+        &[
+            on_usage("list", Kind::Node),
+            on_usage("list", Kind::Pod),
+            may("get", Kind::Node),
+            may("get", Kind::Pod),
+        ],
+    ),
+    ("list_objects", Credential::Full, &[on_any("list")]),
+    ("watch_objects", Credential::Full, &[on_any("watch")]),
+    ("show_objects", Credential::Full, &[on_any("get")]),
+    ("show_dependents", Credential::Full, &[on_any("list")]),
+    (
         "scale_workloads",
-        Credential::Operating,
+        Credential::Operate,
         &[
             may("patch", Kind::Deployment),
             may("patch", Kind::StatefulSet),
@@ -118,7 +201,7 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
     ),
     (
         "restart_workloads",
-        Credential::Operating,
+        Credential::Operate,
         &[
             may("get", Kind::Deployment),
             may("get", Kind::StatefulSet),
@@ -128,20 +211,70 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
             may("patch", Kind::DaemonSet),
         ],
     ),
-    ("read_logs", Credential::Viewing, &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
-    ("show_configmaps", Credential::Viewing, &[may("get", Kind::ConfigMap)]),
-    ("create_configmaps", Credential::Operating, &[may("create", Kind::ConfigMap)]),
     (
-        "update_configmaps",
-        Credential::Operating,
-        &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)],
+        "suspend_jobs",
+        Credential::Operate,
+        &[
+            may("get", Kind::Job),
+            may("get", Kind::CronJob),
+            may("patch", Kind::Job),
+            may("patch", Kind::CronJob),
+        ],
     ),
-    ("delete_configmaps", Credential::Operating, &[may("delete", Kind::ConfigMap)]),
-    ("show_secrets", Credential::Operating, &[may("get", Kind::Secret)]),
-    ("reveal_secrets", Credential::Operating, &[may("get", Kind::Secret)]),
-    ("create_secrets", Credential::Operating, &[may("create", Kind::Secret)]),
-    ("update_secrets", Credential::Operating, &[may("get", Kind::Secret), may("patch", Kind::Secret)]),
-    ("delete_secrets", Credential::Operating, &[may("delete", Kind::Secret)]),
+    (
+        "run_jobs",
+        Credential::Operate,
+        &[may("get", Kind::Job), may("get", Kind::CronJob), may("create", Kind::Job)],
+    ),
+    (
+        "update_autoscalers",
+        Credential::Operate,
+        &[may("get", Kind::HorizontalPodAutoscaler), may("patch", Kind::HorizontalPodAutoscaler)],
+    ),
+    ("cordon_nodes", Credential::Operate, &[may("get", Kind::Node), may("patch", Kind::Node)]),
+    ("delete_pods", Credential::Operate, &[may("get", Kind::Pod), may("delete", Kind::Pod)]),
+    ("evict_pods", Credential::Operate, &[may("get", Kind::Pod), on_part("create", Kind::Pod, "eviction")]),
+    ("resize_pods", Credential::Operate, &[may("get", Kind::Pod), on_part("patch", Kind::Pod, "resize")]),
+    (
+        "undo_rollouts",
+        Credential::Operate,
+        &[
+            may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
+            may("list", Kind::ReplicaSet),
+            may("list", Kind::ControllerRevision),
+            may("list", Kind::HorizontalPodAutoscaler),
+            may("get", Kind::ConfigMap),
+            may("get", Kind::Secret),
+            may("patch", Kind::Deployment),
+            may("patch", Kind::StatefulSet),
+            may("patch", Kind::DaemonSet),
+        ],
+    ),
+    ("pause_rollouts", Credential::Operate, &[may("get", Kind::Deployment), may("patch", Kind::Deployment)]),
+    (
+        "set_images",
+        Credential::Operate,
+        &[
+            may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
+            may("patch", Kind::Deployment),
+            may("patch", Kind::StatefulSet),
+            may("patch", Kind::DaemonSet),
+        ],
+    ),
+    ("read_logs", Credential::View, &[may("get", Kind::Pod), on_part("get", Kind::Pod, "log")]),
+    ("show_configmaps", Credential::View, &[may("get", Kind::ConfigMap)]),
+    ("create_configmaps", Credential::Operate, &[may("create", Kind::ConfigMap)]),
+    ("update_configmaps", Credential::Operate, &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)]),
+    ("delete_configmaps", Credential::Operate, &[may("delete", Kind::ConfigMap)]),
+    ("show_secrets", Credential::Operate, &[may("get", Kind::Secret)]),
+    ("reveal_secrets", Credential::Operate, &[may("get", Kind::Secret)]),
+    ("create_secrets", Credential::Operate, &[may("create", Kind::Secret)]),
+    ("update_secrets", Credential::Operate, &[may("get", Kind::Secret), may("patch", Kind::Secret)]),
+    ("delete_secrets", Credential::Operate, &[may("delete", Kind::Secret)]),
 ];
 
 /// All features: `list_*`, `watch_*` (without which a list is read from the cluster each time), and [`FEATURES`].
@@ -153,7 +286,7 @@ fn features() -> Vec<Feature> {
             let owner = list.owner.map(|owner| owner.kind);
             let kinds = [list.kinds, list.more_kinds, related, owner.as_slice()].concat();
             let credential =
-                if kinds.contains(&Kind::Secret) { Credential::Operating } else { Credential::Viewing };
+                if kinds.contains(&Kind::Secret) { Credential::Operate } else { Credential::View };
             let needs = kinds.into_iter().map(|kind| may(verb, kind)).collect();
             Feature { name: format!("{verb}_{}", list.key), credential, needs }
         })
@@ -187,11 +320,11 @@ pub(crate) async fn check(client: &ClusterClient<'_>) -> Result<Vec<Permission>>
 }
 
 async fn review(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> {
-    let (verb, kind, subresource) = need;
+    let (verb, target, subresource) = need;
     let attributes = ResourceAttributes {
         verb: Some(verb.to_owned()),
-        group: Some(kind.info().group.to_owned()),
-        resource: Some(kind.info().plural.to_owned()),
+        group: Some(target.group().to_owned()),
+        resource: Some(target.plural().to_owned()),
         subresource: subresource.map(ToOwned::to_owned),
         ..ResourceAttributes::default()
     };
@@ -204,11 +337,10 @@ async fn review(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> 
 }
 
 /// A need in RBAC notation: `patch deployments.apps`, `get pods/log`.
-pub(crate) fn rbac_name((verb, kind, subresource): &Need) -> String {
-    let info = kind.info();
-    let group = if info.group.is_empty() { String::new() } else { format!(".{}", info.group) };
+pub(crate) fn rbac_name((verb, target, subresource): &Need) -> String {
+    let group = if target.group().is_empty() { String::new() } else { format!(".{}", target.group()) };
     let subresource = subresource.map(|name| format!("/{name}")).unwrap_or_default();
-    format!("{verb} {}{group}{subresource}", info.plural)
+    format!("{verb} {}{group}{subresource}", target.plural())
 }
 
 #[cfg(test)]
@@ -220,7 +352,9 @@ mod tests {
     #[test]
     fn needs_are_written_in_rbac_notation() {
         assert_eq!(rbac_name(&may("patch", Kind::Deployment)), "patch deployments.apps");
-        assert_eq!(rbac_name(&("get", Kind::Pod, Some("log"))), "get pods/log");
+        assert_eq!(rbac_name(&on_part("get", Kind::Pod, "log")), "get pods/log");
+        assert_eq!(rbac_name(&on_usage("list", Kind::Node)), "list nodes.metrics.k8s.io");
+        assert_eq!(rbac_name(&on_any("watch")), "watch *.*");
     }
 
     #[test]
@@ -235,6 +369,8 @@ mod tests {
             "list_configmaps",
             "list_endpoints",
             "scale_workloads",
+            "show_usage",
+            "list_objects",
         ] {
             assert!(names.contains(name), "{name}");
         }

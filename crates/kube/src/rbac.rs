@@ -7,24 +7,33 @@ use crate::permissions::Credential;
 /// Verbs in the order in which a rule names them.
 const VERBS: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
 
-const VIEWING: &str = "\
-# Credential for viewing a cluster: all lists, details and logs except those of Secrets, and no change.
+const VIEW: &str = "\
+# Credential for viewing a cluster: lists, details, diagnosis, usage and logs except those of Secrets, and no change.
 #
-# Secrets are excluded, because Kubernetes has no right to list their names without their values. The cluster refuses
-# every request beyond these rules. Without `watch` the same works, but each list is read from the cluster every time.";
+# Secrets are excluded, because Kubernetes has no right to list their names without their values, and so are kinds that
+# Pilothouse has no list of, such as custom resources (full.yaml). The cluster refuses every request beyond these rules.
+# Without `watch` the same works, but each list is read from the cluster every time.";
 
-const OPERATING: &str = "\
-# Credential for viewing and changing a cluster: all features of Pilothouse.
+const OPERATE: &str = "\
+# Credential for viewing and changing a cluster: all features of Pilothouse but those for objects of any kind (full.yaml).
 #
 # This credential can read every Secret of the cluster: store its token in Pilothouse only. The roles of Pilothouse
 # decide who may see the values of Secrets (ops_admin and above); each access is recorded.";
+
+const FULL: &str = "\
+# Credential for all features of Pilothouse: besides what operate.yaml allows, objects of any kind can be read, custom
+# resources included.
+#
+# This credential can read everything in the cluster, every Secret included: store its token in Pilothouse only. The roles
+# of Pilothouse decide who may see what; each access to the values of a Secret is recorded.";
 
 /// The manifest of a credential: namespace, service account, cluster role, binding, and the Secret with its token. The
 /// role grants exactly the permissions that the features of the credential need.
 pub fn rbac_manifest(credential: Credential) -> String {
     let purpose = match credential {
-        Credential::Viewing => VIEWING,
-        Credential::Operating => OPERATING,
+        Credential::View => VIEW,
+        Credential::Operate => OPERATE,
+        Credential::Full => FULL,
     };
     include_str!("rbac.yaml")
         .replace("{purpose}", purpose)
@@ -35,24 +44,28 @@ pub fn rbac_manifest(credential: Credential) -> String {
 /// The rules of the cluster role. Resources of one API group with the same verbs share a rule.
 fn rules(credential: Credential) -> String {
     let mut verbs_of = BTreeMap::<_, BTreeSet<_>>::new();
-    for (verb, kind, subresource) in credential.needs() {
-        verbs_of.entry((kind, subresource)).or_default().insert(verb);
+    for (verb, target, subresource) in credential.needs() {
+        verbs_of.entry((target, subresource)).or_default().insert(verb);
     }
     let mut rules = Vec::<((&str, BTreeSet<&str>), Vec<String>)>::new();
-    for ((kind, subresource), verbs) in verbs_of {
-        let info = kind.info();
-        let resource = match subresource {
-            Some(name) => format!("{}/{name}", info.plural),
-            None => info.plural.to_owned(),
+    for ((target, subresource), verbs) in verbs_of {
+        let resource = match (subresource, target.plural()) {
+            (Some(name), plural) => format!("{plural}/{name}"),
+            (None, "*") => "\"*\"".to_owned(),
+            (None, plural) => plural.to_owned(),
         };
-        let rule = (info.group, verbs);
+        let rule = (target.group(), verbs);
         match rules.iter_mut().find(|(same, _)| *same == rule) {
             Some((_, resources)) => resources.push(resource),
             None => rules.push((rule, vec![resource])),
         }
     }
     let text = |((group, verbs), resources): ((&str, BTreeSet<&str>), Vec<String>)| {
-        let group = if group.is_empty() { "\"\"" } else { group };
+        let group = match group {
+            "" => "\"\"",
+            "*" => "\"*\"",
+            group => group,
+        };
         let verbs: Vec<_> = VERBS.into_iter().filter(|verb| verbs.contains(verb)).collect();
         let (resources, verbs) = (resources.join(", "), verbs.join(", "));
         format!("  - apiGroups: [{group}]\n    resources: [{resources}]\n    verbs: [{verbs}]")
@@ -65,13 +78,14 @@ mod tests {
     use pilothouse_core::kind::Kind;
 
     use super::*;
-    use crate::permissions::rbac_name;
+    use crate::permissions::{Target, rbac_name};
 
     #[test]
     fn committed_rbac_manifests_are_current() {
         for (credential, committed) in [
-            (Credential::Viewing, include_str!("../../../docs/rbac/viewing.yaml")),
-            (Credential::Operating, include_str!("../../../docs/rbac/operating.yaml")),
+            (Credential::View, include_str!("../../../docs/rbac/view.yaml")),
+            (Credential::Operate, include_str!("../../../docs/rbac/operate.yaml")),
+            (Credential::Full, include_str!("../../../docs/rbac/full.yaml")),
         ] {
             let command = "cargo run -p pilothouse-kube --example rbac";
             let name = credential.as_str();
@@ -124,9 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn viewing_credential_only_reads_and_excludes_secrets() {
-        for (verb, kind, _) in Credential::Viewing.needs() {
-            assert!(["get", "list", "watch"].contains(&verb) && kind != Kind::Secret, "{verb} {kind}");
+    fn view_credential_only_reads_and_excludes_secrets() {
+        for (verb, target, _) in Credential::View.needs() {
+            let is_secret = [Target::Kind(Kind::Secret), Target::Any].contains(&target);
+            assert!(["get", "list", "watch"].contains(&verb) && !is_secret, "{verb} {target:?}");
         }
+    }
+
+    #[test]
+    fn only_the_full_credential_reads_every_kind() {
+        let reads_any =
+            |credential: Credential| credential.needs().any(|(_, target, _)| target == Target::Any);
+        assert_eq!(Credential::ALL.map(reads_any), [false, false, true]);
+        let changes = |credential: Credential| -> BTreeSet<_> {
+            credential.needs().filter(|(verb, ..)| !["get", "list", "watch"].contains(verb)).collect()
+        };
+        assert_eq!(changes(Credential::Full), changes(Credential::Operate));
     }
 }

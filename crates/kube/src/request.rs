@@ -6,17 +6,24 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderValue, Request, header};
 use kube::core::{
-    params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, ValidationDirective, WatchParams},
+    params::{
+        DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions, ValidationDirective,
+        WatchParams,
+    },
     request::Request as Builder,
-    subresource::LogParams,
 };
 use pilothouse_core::{
     Error, Result,
+    json_patch::JsonPatch,
     kind::{Kind, KindInfo},
     name::{Namespace, ObjectName, PathName},
     namespaces::NamespaceScope,
 };
 use serde::Serialize;
+
+mod pod;
+
+pub(crate) use pod::{POD_EVICTION, POD_RESIZE};
 
 /// Field manager of Pilothouse's writes, as shown in `managedFields`.
 const FIELD_MANAGER: &str = "pilothouse";
@@ -65,6 +72,9 @@ impl Format {
 const OBJECT_LIMIT: Limit = Limit::Whole(16 << 20);
 /// Limit for a chunk of a list.
 const CHUNK_LIMIT: Limit = Limit::Whole(16 << 20);
+
+/// Limit for the usage of all pods: about 400 bytes for each of 160,000.
+const USAGE_LIMIT: Limit = Limit::Whole(64 << 20);
 
 /// An API request and its metadata. `Debug` omits the body, which may contain a Secret's values.
 #[derive(Clone)]
@@ -127,6 +137,13 @@ impl Call {
         Ok(Self { limit: CHUNK_LIMIT, ..call.with_object(namespace, None) })
     }
 
+    /// LIST of a kind, one chunk, of the metadata of its objects alone: the response has no values of a Secret.
+    pub(crate) fn list_metadata(kind: Kind, scope: &NamespaceScope, params: &ListParams) -> Result<Self> {
+        let namespace = scope.one().filter(|_| kind.info().namespaced);
+        let request = Builder::new(collection(kind, namespace)).list_metadata(params);
+        Ok(Self { limit: CHUNK_LIMIT, ..Self::for_kind(kind, "list", request)?.with_object(namespace, None) })
+    }
+
     /// A watch of a kind in all namespaces: from a resource version on or, without one, with initial events. The server
     /// ends it after `watch_timeout` and sends a bookmark some seconds before.
     pub(crate) fn watch(kind: Kind, version: Option<&str>, watch_timeout: Duration) -> Result<Self> {
@@ -146,23 +163,18 @@ impl Call {
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
     }
 
+    /// GET of an object's metadata alone: the response has no values of a Secret.
+    pub(crate) fn get_metadata(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
+        let builder = Builder::new(collection(kind, namespace));
+        let request = builder.get_metadata(name.as_str(), &GetParams::default());
+        Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
+    }
+
     /// GET of an object of any kind, whose name may be none of an ordinary object.
     pub(crate) fn get_any(kind: Kind, namespace: Option<&Namespace>, name: &PathName) -> Result<Self> {
         let request = Builder::new(collection(kind, namespace)).get(name.as_str(), &GetParams::default());
         let ordinary = ObjectName::new(name.as_str()).ok();
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, ordinary.as_ref()))
-    }
-
-    /// GET of a container's log. Of a longer log, the last `max_bytes` bytes are read.
-    pub(crate) fn logs(
-        namespace: &Namespace,
-        pod: &ObjectName,
-        params: &LogParams,
-        max_bytes: usize,
-    ) -> Result<Self> {
-        let request = Builder::new(collection(Kind::Pod, Some(namespace))).logs(pod.as_str(), params);
-        let call = Self::for_kind(Kind::Pod, "get", request)?.with_object(Some(namespace), Some(pod));
-        Ok(Self { resource: "pods/log", limit: Limit::Newest(max_bytes), ..call })
     }
 
     /// POST of a new object. kube-rs does not support field validation for a POST, so the URI is built here.
@@ -194,11 +206,57 @@ impl Call {
         Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
     }
 
+    /// A JSON patch. The server rejects unknown fields. kube-rs would need another library for it, so the URI is built
+    /// here.
+    pub(crate) fn json_patch(
+        kind: Kind,
+        namespace: Option<&Namespace>,
+        name: &ObjectName,
+        patch: &JsonPatch,
+    ) -> Result<Self> {
+        let path = collection(kind, namespace);
+        let uri = format!("{path}/{name}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict");
+        let request = with_json(Request::patch(uri), "application/json-patch+json", patch);
+        Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
+    }
+
+    /// DELETE of the object with this uid, with a grace period in seconds instead of the object's own. The conditions are
+    /// in the body: the API server ignores those in the query if there is a body.
+    pub(crate) fn delete_uid(
+        kind: Kind,
+        namespace: Option<&Namespace>,
+        name: &ObjectName,
+        uid: &str,
+        grace_period_seconds: Option<u32>,
+    ) -> Result<Self> {
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { grace_period_seconds, preconditions, ..DeleteParams::default() };
+        let request = Builder::new(collection(kind, namespace)).delete(name.as_str(), &params);
+        Ok(Self::for_kind(kind, "delete", request)?.with_object(namespace, Some(name)))
+    }
+
     /// DELETE of an object.
     pub(crate) fn delete(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
         let request =
             Builder::new(collection(kind, namespace)).delete(name.as_str(), &DeleteParams::default());
         Ok(Self::for_kind(kind, "delete", request)?.with_object(namespace, Some(name)))
+    }
+
+    /// LIST of the usage of CPU and memory: of all nodes, or of pods in one namespace or all. The API neither watches nor
+    /// lists in chunks.
+    pub(crate) fn usage(kind: Kind, namespace: Option<&Namespace>) -> Result<Self> {
+        let root = "/apis/metrics.k8s.io/v1beta1";
+        let (resource, path) = match (kind, namespace) {
+            (Kind::Node, _) => ("nodes.metrics.k8s.io", format!("{root}/nodes")),
+            (Kind::Pod, None) => ("pods.metrics.k8s.io", format!("{root}/pods")),
+            (Kind::Pod, Some(namespace)) => {
+                ("pods.metrics.k8s.io", format!("{root}/namespaces/{namespace}/pods"))
+            }
+            _ => return Err(Error::internal(format!("{kind} has no usage"))),
+        };
+        let request = Request::get(path).body(Vec::new()).map_err(kube::core::request::Error::BuildRequest);
+        let call = Self::new("list", resource, request)?.with_object(namespace, None);
+        Ok(Self { kind: Some(kind), limit: USAGE_LIMIT, ..call })
     }
 
     /// GET of the API server's version, which needs no permission.
@@ -277,15 +335,20 @@ fn collection(kind: Kind, namespace: Option<&Namespace>) -> String {
 }
 
 fn post(uri: &str, body: &impl Serialize) -> RequestResult {
+    with_json(Request::post(uri), "application/json", body)
+}
+
+fn with_json(request: http::request::Builder, media_type: &str, body: &impl Serialize) -> RequestResult {
     let body = serde_json::to_vec(body).map_err(kube::core::request::Error::SerializeBody)?;
-    let request = Request::post(uri).header(http::header::CONTENT_TYPE, "application/json").body(body);
+    let request = request.header(http::header::CONTENT_TYPE, media_type).body(body);
     request.map_err(kube::core::request::Error::BuildRequest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilothouse_core::kind::KINDS;
+    use kube::core::subresource::LogParams;
+    use pilothouse_core::{kind::KINDS, object::Metadata};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -294,11 +357,17 @@ mod tests {
         let within = kind.info().namespaced.then_some(namespace);
         let mut calls = vec![
             (Call::get(kind, within, name).unwrap(), 0),
+            (Call::get_metadata(kind, within, name).unwrap(), 0),
             (Call::patch(kind, within, name, &json!({})).unwrap(), 0),
+            (Call::json_patch(kind, within, name, &JsonPatch::of(&Metadata::default())).unwrap(), 0),
             (Call::delete(kind, within, name).unwrap(), 0),
+            (Call::delete_uid(kind, within, name, "u", Some(0)).unwrap(), 0),
         ];
         if kind == Kind::Pod {
+            let resize = JsonPatch::of(&Metadata::default());
             calls.push((Call::logs(namespace, name, &LogParams::default(), 1).unwrap(), 1));
+            calls.push((Call::resize(namespace, name, &resize).unwrap(), 1));
+            calls.push((Call::evict(namespace, name, "u").unwrap(), 1));
         }
         calls
     }
@@ -336,6 +405,26 @@ mod tests {
                 prop_assert_eq!(segments.len(), expected.len() + suffix_segments);
             }
         }
+    }
+
+    #[test]
+    fn usage_is_of_nodes_and_pods() {
+        let namespace = Namespace::new("shop").unwrap();
+        let path = |kind, namespace| Call::usage(kind, namespace).map(|call| call.request.uri().to_string());
+        assert_eq!(path(Kind::Node, None).unwrap(), "/apis/metrics.k8s.io/v1beta1/nodes");
+        assert_eq!(path(Kind::Pod, None).unwrap(), "/apis/metrics.k8s.io/v1beta1/pods");
+        let of_namespace = path(Kind::Pod, Some(&namespace)).unwrap();
+        assert_eq!(of_namespace, "/apis/metrics.k8s.io/v1beta1/namespaces/shop/pods");
+        assert!(path(Kind::Service, None).is_err());
+    }
+
+    #[test]
+    fn conditions_of_a_deletion_are_in_the_body() {
+        let (namespace, name) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
+        let body = |call: &Call| serde_json::from_slice::<serde_json::Value>(call.request.body()).unwrap();
+        let delete = |grace| Call::delete_uid(Kind::Pod, Some(&namespace), &name, "u", grace).unwrap();
+        assert_eq!(body(&delete(None)), json!({"preconditions": {"uid": "u"}}));
+        assert_eq!(body(&delete(Some(0))), json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 0}));
     }
 
     #[test]
@@ -377,6 +466,23 @@ mod tests {
         assert_eq!(
             patch.request.uri(),
             "/apis/apps/v1/namespaces/shop/deployments/web?&fieldManager=pilothouse&fieldValidation=Strict"
+        );
+        let metadata = Metadata { uid: "u".to_owned(), generation: Some(3), ..Metadata::default() };
+        let patch = JsonPatch::of(&metadata).add("/spec/paused", true);
+        let patch = Call::json_patch(Kind::Deployment, Some(&namespace), &name, &patch).unwrap();
+        assert_eq!(
+            patch.request.uri(),
+            "/apis/apps/v1/namespaces/shop/deployments/web?fieldManager=pilothouse&fieldValidation=Strict"
+        );
+        assert_eq!(patch.request.headers()["content-type"], "application/json-patch+json");
+        let sent: serde_json::Value = serde_json::from_slice(patch.request.body()).unwrap();
+        assert_eq!(
+            sent,
+            json!([
+                {"op": "test", "path": "/metadata/uid", "value": "u"},
+                {"op": "test", "path": "/metadata/generation", "value": 3},
+                {"op": "add", "path": "/spec/paused", "value": true},
+            ])
         );
     }
 }

@@ -179,8 +179,8 @@ impl Transport {
         &self.context.closed
     }
 
-    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the content type and
-    /// the accepted type are sent. A response of any status is a success.
+    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the media types
+    /// are sent. A response of any status is a success.
     ///
     /// # Errors
     /// The failure of the connection or exchange.
@@ -195,7 +195,7 @@ impl Transport {
         sent.method_mut().clone_from(request.method());
         let headers = sent.headers_mut();
         headers.clone_from(&self.headers);
-        for name in [header::CONTENT_TYPE, header::ACCEPT] {
+        for name in [header::ACCEPT, header::CONTENT_TYPE] {
             if let Some(value) = request.headers().get(&name) {
                 headers.insert(name, value.clone());
             }

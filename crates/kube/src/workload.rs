@@ -30,6 +30,8 @@ use crate::{
     list::{self, Size},
 };
 
+mod rollout;
+
 /// Annotation with which `kubectl rollout restart` replaces pods.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// Maximum number of events read about one object. Further events are omitted: Kubernetes deletes events after an
@@ -48,12 +50,6 @@ impl WorkloadApi for KubeClusters {
         let object = self.object(permit, kind, name, self.deadlines().read).await?;
         let client = object.client();
         client.meter().begin(format!("details of {kind} {namespace}/{name}"))?;
-        let read_manifest = |object: &RawValue| {
-            if object.get().len() > MAX_MANIFEST_BYTES {
-                return Err(Error::new(Cause::TooLarge));
-            }
-            Ok((parse::<WorkloadFields>(object)?, object.to_owned()))
-        };
         let Some((fields, manifest)) = object.find(read_manifest).await? else { return Ok(None) };
         let bytes = manifest.get().len();
         let mut tree = client.meter().reserve();
@@ -107,6 +103,14 @@ impl WorkloadApi for KubeClusters {
     }
 }
 
+/// The fields of a workload and its whole text.
+fn read_manifest(object: &RawValue) -> Result<(WorkloadFields, Box<RawValue>)> {
+    if object.get().len() > MAX_MANIFEST_BYTES {
+        return Err(Error::new(Cause::TooLarge));
+    }
+    Ok((parse(object)?, object.to_owned()))
+}
+
 /// The fields of a workload that identify its pods, revisions and events.
 #[derive(Deserialize)]
 struct WorkloadFields {
@@ -133,12 +137,7 @@ impl OwnedObjects<'_> {
     /// Pods and revisions of the workload, and a warning per kind that the credential may not read.
     async fn pods_and_revisions(&self, kind: Kind) -> Result<(Vec<PodRow>, Vec<Revision>, Vec<Warning>)> {
         let uid = &self.fields.metadata.uid;
-        let revisions = match kind {
-            Kind::Deployment => Some(Kind::ReplicaSet),
-            Kind::StatefulSet | Kind::DaemonSet => Some(Kind::ControllerRevision),
-            Kind::CronJob => Some(Kind::Job),
-            _ => None,
-        };
+        let revisions = WorkloadType::of(kind).and_then(WorkloadType::revision_kind);
         // jobs have no label of their CronJob, and their pods are recognisable only as pods of some job
         let (selection, pod_selection) = if kind == Kind::CronJob {
             (ListParams::default(), ListParams::default().labels("job-name"))

@@ -134,12 +134,13 @@ pub struct Field<R: ?Sized> {
     sorts: bool,
     filter: Filter,
     counted: bool,
+    late: bool,
 }
 
 impl<R> Field<R> {
     /// Declares a field that can be sorted by.
     pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: true, filter: Filter::None, counted: false }
+        Self { name, cell, sorts: true, filter: Filter::None, counted: false, late: false }
     }
 
     /// Name of the field in the row.
@@ -167,6 +168,12 @@ impl<R> Field<R> {
         Self { sorts: false, filter: Filter::Internal, ..Self::new(name, cell) }
     }
 
+    /// Declares a value that is not stored in the row and is known only when a page of one cluster is read. Its stored
+    /// value is null. Pages can be sorted by it, search results cannot.
+    pub const fn late(name: &'static str) -> Self {
+        Self { late: true, ..Self::new(name, |_| Cell::Null) }
+    }
+
     /// Declares a value that is stored with the row and not visible to callers: it neither sorts nor filters
     /// ([`super::Row::text`]).
     pub const fn hidden(name: &'static str, cell: fn(&R) -> Cell) -> Self {
@@ -190,6 +197,8 @@ pub struct FieldInfo {
     pub filter: Filter,
     /// Whether rows are counted by the values of the field.
     pub counted: bool,
+    /// Whether the value is known only when a page is read ([`Field::late`]).
+    pub late: bool,
 }
 
 /// Row type of a list.
@@ -219,6 +228,12 @@ pub trait ListRow: Serialize + Sized + 'static {
 pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
     R::FIELDS
         .iter()
-        .map(|&Field { name, sorts, filter, counted, .. }| FieldInfo { name, sorts, filter, counted })
+        .map(|&Field { name, sorts, filter, counted, late, .. }| FieldInfo {
+            name,
+            sorts,
+            filter,
+            counted,
+            late,
+        })
         .collect()
 }

@@ -8,8 +8,6 @@ use pilothouse_types::{
     name::{is_label_key, is_label_value},
 };
 
-use super::row::Row;
-
 /// Maximum length of a selector, in characters.
 const MAX_CHARS: usize = 1024;
 
@@ -57,9 +55,8 @@ impl LabelSelector {
         parser.selector().ok_or(Reason::Malformed)
     }
 
-    /// Whether the labels of a row satisfy all conditions.
-    pub fn matches(&self, row: &Row) -> bool {
-        let labels = row.labels();
+    /// Whether labels satisfy all conditions.
+    pub fn matches(&self, labels: &JsonLabels<'_>) -> bool {
         self.0.iter().all(|Requirement { key, condition }| {
             let own = labels.clone().find(|(name, _)| *name == key.as_bytes()).map(|(_, value)| value);
             condition.holds(own)

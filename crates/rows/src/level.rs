@@ -3,11 +3,6 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    field::FieldInfo,
-    row::{Row, Update},
-};
-
 /// Level of a row's status. Ordered by urgency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -91,33 +86,6 @@ impl AgingLevel {
 /// Whether a row of this level has a reason: a row that is as wanted has none.
 pub const fn has_reason(level: Level) -> bool {
     level as u8 > Level::Ok as u8
-}
-
-/// Applies the changes of levels that come with age to the stored rows of one list.
-#[derive(Clone, Copy, Debug)]
-pub struct Aging {
-    /// Field with the reason of the level.
-    reason: Option<usize>,
-}
-
-impl Aging {
-    /// For rows with these fields.
-    pub fn of(fields: &[FieldInfo]) -> Self {
-        Self { reason: fields.iter().position(|field| field.name == "reason") }
-    }
-
-    /// The row at a time: with its next level if the time of that has come. A row that becomes `ok` or `idle` loses its
-    /// reason.
-    #[must_use]
-    pub fn advance(self, row: Row, now: Timestamp) -> Row {
-        match row.next_level() {
-            Some(NextLevel { at, level }) if at <= now => {
-                let reason = self.reason.filter(|_| !has_reason(level));
-                row.updated(&Update { level, cleared_reason: reason })
-            }
-            _ => row,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! The crate has no lists of its own, no rules about rights, and no input or output. A program can link it alone to
 //! query rows of its own (`examples/rows`). `pilothouse-core` declares Pilothouse's lists and their row types.
 
+mod aging;
 mod digest;
 mod field;
 mod labels;
@@ -16,10 +17,11 @@ mod row;
 mod select;
 mod table;
 
+pub use aging::Aging;
 pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
 pub use labels::{JsonLabels, LabelSelector};
-pub use level::{Aging, AgingLevel, Level, NextLevel, has_reason};
+pub use level::{AgingLevel, Level, NextLevel, has_reason};
 pub use query::{ListQuery, ListScope, MAX_FILTER_VALUES, QuerySpec, Sort, filter_values, number};
 pub use row::Row;
 pub use select::{Pagination, select};

@@ -274,10 +274,12 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Parses the value of `sort`: a field name, after `-` for descending order.
+    /// Parses the value of `sort`: a field name, after `-` for descending order. Search results cannot be sorted by a
+    /// value that is known only when a page is read.
     fn sort(&self, text: &str) -> Result<Sort, Reason> {
         let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-        let sorts = |field: &FieldInfo| field.sorts && field.name == name;
+        let is_search = self.accepted.contains(&"q");
+        let sorts = |field: &FieldInfo| field.sorts && field.name == name && !(field.late && is_search);
         let field = self.fields.iter().position(sorts).ok_or(Reason::NotOneOf)?;
         Ok(Sort { field, descending })
     }

@@ -12,10 +12,14 @@ use serde::de::DeserializeOwned;
 use super::{
     digest::{Digest, DigestKey},
     field::{Cell, ListRow},
-    labels::{JsonLabels, json_labels, string_end},
+    labels::{JsonLabels, json_labels},
     level::{Level, NextLevel},
     query::{ListQuery, Sort},
 };
+
+mod packed;
+
+use packed::{DIGEST_BYTES, Keys, Packed, with_value};
 
 /// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
 #[derive(Clone)]
@@ -37,23 +41,10 @@ pub(super) struct Update {
     pub(super) cleared_reason: Option<usize>,
 }
 
-/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset; a
-/// level by its byte.
-const NULL: u8 = 0;
-const FALSE: u8 = 1;
-const TRUE: u8 = 2;
-const NUMBER: u8 = 3;
-const TEXT: u8 = 4;
-const IN_JSON: u8 = 5;
-const LEVEL: u8 = 6;
-
 /// Index of the time of the next level, in seconds since the Unix epoch.
 const NEXT_LEVEL_AT: usize = 3;
 /// Number of keys before the fields: namespace, name, search text, time of the next level, next level.
 const FIRST_FIELD: usize = 5;
-
-/// Size of a row's digest in bytes.
-const DIGEST_BYTES: usize = size_of::<Digest>();
 
 impl Row {
     /// Creates a stored row from a typed row.
@@ -92,7 +83,7 @@ impl Row {
                 Cell::Level(level) => Cell::Level(*level),
             });
         }
-        Ok(packed.finish())
+        Ok(Self::from(packed))
     }
 
     /// The row after a change of its level.
@@ -115,7 +106,7 @@ impl Row {
                 Cell::Null => Cell::Null,
             });
         }
-        packed.finish()
+        packed.into()
     }
 
     /// The change of the level that comes with age.
@@ -225,7 +216,7 @@ impl Row {
                 let cell = self.cell(*field);
                 values.iter().any(|value| cell.matches(value))
             })
-            && query.labels.as_ref().is_none_or(|selector| selector.matches(self))
+            && query.labels.as_ref().is_none_or(|selector| selector.matches(&self.labels()))
     }
 
     /// The documented order of a list: by a field, then by namespace and name.
@@ -252,13 +243,19 @@ impl Row {
     }
 
     fn keys(&self) -> Keys<'_> {
-        let (json, packed) = self.bytes.split_at(self.json as usize);
-        Keys { json, packed: &packed[DIGEST_BYTES..] }
+        Keys::of(&self.bytes, self.json)
     }
 
     /// Key at an index: those before [`FIRST_FIELD`], then the fields.
     fn column(&self, index: usize) -> Key<'_> {
         self.keys().nth(index).unwrap_or(Cell::Null)
+    }
+}
+
+impl From<Packed> for Row {
+    fn from(packed: Packed) -> Self {
+        let (bytes, json) = packed.finish();
+        Self { bytes, json }
     }
 }
 
@@ -285,137 +282,4 @@ fn bytes(key: Key<'_>) -> Option<&[u8]> {
 /// Text of a text key; `None` for other types.
 fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
-}
-
-/// JSON in which the first member of this name has another value. The value must not be an object or an array.
-fn with_value(json: &str, name: &str, value: &str) -> String {
-    let member = format!("\"{name}\":");
-    let Some((before, rest)) = json.split_once(&member) else { return json.to_owned() };
-    let length = match rest.strip_prefix('"') {
-        Some(text) => string_end(text.as_bytes()).map_or(rest.len(), |end| end + 2),
-        None => rest.find([',', '}']).unwrap_or(rest.len()),
-    };
-    [before, &member, value, &rest[length..]].concat()
-}
-
-/// Builder of the packed form of a row.
-struct Packed {
-    bytes: Vec<u8>,
-    json: u32,
-}
-
-impl Packed {
-    /// Begins with the JSON and its digest.
-    ///
-    /// # Errors
-    /// `Internal` if the JSON is too long.
-    fn new(json: Vec<u8>, key: &DigestKey) -> Result<Self> {
-        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row exceeds 4 GiB"))?;
-        let digest = key.digest(&json);
-        let mut bytes = json;
-        bytes.extend_from_slice(&digest);
-        Ok(Self { bytes, json: length })
-    }
-
-    fn json(&self) -> &[u8] {
-        &self.bytes[..self.json as usize]
-    }
-
-    fn finish(self) -> Row {
-        Row { bytes: self.bytes.into(), json: self.json }
-    }
-
-    /// Appends the two keys of the next level.
-    fn push_next(&mut self, next: Option<NextLevel>) {
-        self.push(next.map_or(Cell::Null, |next| Cell::Number(next.at.as_second() as f64)));
-        self.push(next.map_or(Cell::Null, |next| Cell::Level(next.level)));
-    }
-
-    /// Appends a key.
-    fn push(&mut self, key: Cell<&str>) {
-        match key {
-            Cell::Null => self.bytes.push(NULL),
-            Cell::Bool(false) => self.bytes.push(FALSE),
-            Cell::Bool(true) => self.bytes.push(TRUE),
-            Cell::Number(value) => {
-                self.bytes.push(NUMBER);
-                self.bytes.extend_from_slice(&value.to_le_bytes());
-            }
-            Cell::Level(level) => self.bytes.extend_from_slice(&[LEVEL, level as u8]),
-            Cell::Text(text) => {
-                let offset = memchr::memmem::find(self.json(), text.as_bytes());
-                self.bytes.push(if offset.is_some() { IN_JSON } else { TEXT });
-                self.length(text.len());
-                match offset {
-                    Some(offset) => self.length(offset),
-                    None => self.bytes.extend_from_slice(text.as_bytes()),
-                }
-            }
-        }
-    }
-
-    /// Writes a length as unsigned LEB128: seven bits per byte, lowest bits first.
-    fn length(&mut self, mut length: usize) {
-        while length >= 0x80 {
-            self.bytes.push(length as u8 | 0x80);
-            length >>= 7;
-        }
-        self.bytes.push(length as u8);
-    }
-}
-
-/// Iterator over the packed keys.
-struct Keys<'a> {
-    json: &'a [u8],
-    packed: &'a [u8],
-}
-
-impl<'a> Keys<'a> {
-    fn take(&mut self, count: usize) -> &'a [u8] {
-        let (taken, rest) = self.packed.split_at(count);
-        self.packed = rest;
-        taken
-    }
-
-    /// Reads a length that [`Packed::length`] wrote.
-    fn length(&mut self) -> usize {
-        let mut length = 0;
-        for shift in (0..).step_by(7) {
-            let byte = self.take(1)[0];
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        length
-    }
-}
-
-impl<'a> Iterator for Keys<'a> {
-    type Item = Key<'a>;
-
-    fn next(&mut self) -> Option<Key<'a>> {
-        if self.packed.is_empty() {
-            return None;
-        }
-        Some(match self.take(1)[0] {
-            FALSE => Cell::Bool(false),
-            TRUE => Cell::Bool(true),
-            NUMBER => {
-                let mut number = [0; 8];
-                number.copy_from_slice(self.take(8));
-                Cell::Number(f64::from_le_bytes(number))
-            }
-            TEXT => {
-                let length = self.length();
-                Cell::Text(self.take(length))
-            }
-            IN_JSON => {
-                let (length, offset) = (self.length(), self.length());
-                Cell::Text(&self.json[offset..offset + length])
-            }
-            LEVEL => Level::from_byte(self.take(1)[0]).map_or(Cell::Null, Cell::Level),
-            _ => Cell::Null,
-        })
-    }
 }

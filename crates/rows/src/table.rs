@@ -24,8 +24,8 @@ use jiff::Timestamp;
 use pilothouse_types::namespaces::{NamespaceScope, NamespaceSet};
 
 use super::{
+    aging::Aging,
     field::{Cell, FieldInfo, Filter, bool_text},
-    level::Aging,
     query::{ListQuery, Sort},
     row::{Key, Row},
     select::Pagination,
@@ -263,7 +263,7 @@ impl Table {
         }
         let has_labels = |slot: Slot| {
             let selector = query.labels.as_ref();
-            selector.is_none_or(|selector| self.row(slot).is_some_and(|row| selector.matches(row)))
+            selector.is_none_or(|selector| self.row(slot).is_some_and(|row| selector.matches(&row.labels())))
         };
         let has_values = |slot: Slot| {
             conditions.iter().all(|(hashes, accepted)| accepted.contains(&hashes[slot as usize]))

@@ -80,6 +80,37 @@ fn row_json_equals_the_serialised_type() {
     assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
 }
 
+#[derive(Serialize)]
+struct LateRow {
+    name: String,
+}
+
+impl ListRow for LateRow {
+    const FIELDS: &'static [Field<Self>] =
+        &[Field::new("name", |row| Cell::text(&*row.name)), Field::late("usage_cpu")];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+}
+
+#[test]
+fn pages_are_sorted_by_a_late_field_and_search_results_are_not() {
+    let spec = QuerySpec::local(fields_of::<LateRow>, "");
+    let pairs = |name: &str, value: &str| {
+        vec![(name.to_owned(), value.to_owned()), ("sort".to_owned(), "-usage_cpu".to_owned())]
+    };
+    let page = ListQuery::parse_page(&spec, &pairs("search", "web")).unwrap();
+    assert_eq!(page.sort, Some(Sort { field: 1, descending: true }));
+    let refused = ListQuery::parse_search(&spec, &pairs("q", "web")).unwrap_err();
+    assert_eq!(refused.context.fields[0].name, "sort");
+    assert_eq!(fields_of::<LateRow>().iter().map(|field| field.late).collect::<Vec<_>>(), [false, true]);
+}
+
 #[test]
 fn query_is_cut_to_the_permitted_namespaces() {
     let one = |name: &str| NamespaceScope::One(Namespace::new(name).unwrap());

@@ -15,7 +15,7 @@ use pilothouse_core::{
     access::Permit,
     audit::{
         AuditMaintenance, AuditQuery, CheckpointSigner, CheckpointSink, Head, OperationPage, OperationQuery,
-        VerifiedTrail,
+        OperationRow, VerifiedTrail,
     },
     clock::Clock,
     ids::{ClusterId, OperationId},
@@ -170,6 +170,10 @@ impl AuditWriter for Store {
 impl AuditQuery for Store {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
         list::page(&self.db, &self.counts, query).await
+    }
+
+    async fn operations_of(&self, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+        list::of_ids(&self.db, ids).await
     }
 }
 

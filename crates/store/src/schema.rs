@@ -160,6 +160,7 @@ diesel::table! {
         role -> Nullable<Text>,
         grant_id -> Nullable<BigInt>,
         token_id -> Nullable<BigInt>,
+        reason -> Nullable<Text>,
         source_ip -> Nullable<Text>,
         request_id -> Nullable<Text>,
         status -> Text,

@@ -25,14 +25,11 @@ pub enum RegistryFault {
     NotFound,
     /// 429: too many requests.
     RateLimited,
-    /// 503.
-    Unavailable,
 }
 
 impl RegistryFault {
     /// Every fault.
-    pub const ALL: [Self; 5] =
-        [Self::Unauthorized, Self::Denied, Self::NotFound, Self::RateLimited, Self::Unavailable];
+    pub const ALL: [Self; 4] = [Self::Unauthorized, Self::Denied, Self::NotFound, Self::RateLimited];
 
     /// The first part of the image's name.
     fn path(self) -> &'static str {
@@ -41,7 +38,6 @@ impl RegistryFault {
             Self::Denied => "denied",
             Self::NotFound => "missing",
             Self::RateLimited => "rate-limited",
-            Self::Unavailable => "unavailable",
         }
     }
 
@@ -53,7 +49,6 @@ impl RegistryFault {
             Self::RateLimited => {
                 (429, "TOOMANYREQUESTS", "You have reached your unauthenticated pull rate limit.")
             }
-            Self::Unavailable => (503, "UNAVAILABLE", "service unavailable"),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Tests of nodes: pods run, write logs and fail on a node, and end with a power cut.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use pilothouse_testbed::{
-    Component, ControlPlane, FaultyRegistry, NodeProgram, RegistryFault, Signal, kubectl, metrics_server,
+    BrokenWorkload, Component, ControlPlane, FaultyRegistry, NodeProgram, Signal, kubectl, metrics_server,
     shared, shared_has_node, workloads,
 };
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time limit of the signs of all broken workloads, which start at the same time.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(240);
 
 fn running(pod: &Value) -> bool {
     pod["status"]["phase"] == "Running"
@@ -91,34 +94,23 @@ async fn metrics_server_serves_usage_and_is_unavailable_after_a_kill() {
 }
 
 #[tokio::test]
-async fn pull_error_of_a_node_contains_the_status_of_the_registry() {
-    if !shared_has_node().await.unwrap() {
-        return;
+async fn broken_workloads_show_their_signs() {
+    let plane = ControlPlane::builder().start().await.unwrap();
+    let Some(_node) = plane.start_node_or_skip(0).await.unwrap() else { return };
+    let registry = Arc::new(FaultyRegistry::start().await.unwrap());
+    let mut tasks = JoinSet::new();
+    for file in BrokenWorkload::all().unwrap() {
+        let (client, registry) = (plane.client(), registry.clone());
+        tasks.spawn(async move {
+            let namespace = file.name.replace('_', "-");
+            file.apply(&client, &namespace, &registry).await.map_err(|e| format!("{}: {e}", file.name))?;
+            let sign = file.wait_for_sign(&client, &namespace, SIGN_TIMEOUT).await;
+            sign.map_err(|e| format!("{}: {e}", file.name))
+        });
     }
-    let client = shared().await.unwrap().client();
-    let registry = FaultyRegistry::start().await.unwrap();
-    client.apply(&workloads::namespace("pulls")).await.unwrap();
-    client.wait_for_default_account("pulls").await.unwrap();
-    let faults = [
-        (RegistryFault::Unauthorized, "401 Unauthorized"),
-        (RegistryFault::Denied, "authorization failed"),
-        (RegistryFault::NotFound, "not found"),
-        (RegistryFault::RateLimited, "429 Too Many Requests"),
-        (RegistryFault::Unavailable, "503 Service Unavailable"),
-    ];
-    for (n, (fault, text)) in faults.into_iter().enumerate() {
-        let name = format!("pod-{n}");
-        let mut pod = workloads::pod("pulls", &name);
-        pod["spec"]["containers"][0]["image"] = registry.image(fault).into();
-        client.apply(&pod).await.unwrap();
-        let path = format!("/api/v1/namespaces/pulls/events?fieldSelector=involvedObject.name%3D{name}");
-        let tells = |events: &Value| {
-            let events = events["items"].as_array().map_or(&[][..], Vec::as_slice);
-            events.iter().any(|event| event["message"].as_str().is_some_and(|message| message.contains(text)))
-        };
-        client.wait_until(&path, tells, WAIT_TIMEOUT).await.unwrap();
-    }
-    client.delete("/api/v1/namespaces/pulls").await.unwrap();
+    let failed: Vec<_> = tasks.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    plane.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -145,6 +145,8 @@ causes! {
     EgressDenied = "egress_denied", ValidationError, Server;
     /// Validation or admission of the cluster refused the object (400, 422).
     RejectedByCluster = "rejected_by_cluster", ValidationError, Cluster;
+    /// The cluster's version of Kubernetes does not have what the request needs.
+    ClusterTooOld = "cluster_too_old", ValidationError, Cluster;
     /// The cluster does not serve this kind of object, or offers no such read of it; [`Context::resource`] names it.
     KindNotServed = "kind_not_served", ValidationError, Cluster;
     /// Secrets are not read as objects of any kind, because their values would be shown.
@@ -211,7 +213,7 @@ causes! {
 
     /// Another Pilothouse object has this name.
     NameTaken = "name_taken", ConflictError, Server;
-    /// The row was changed since the caller read it.
+    /// The row or the object was changed, or replaced by another one of its name, since the caller read it.
     Modified = "modified", ConflictError, Server;
     /// The user has a second factor already.
     AlreadyEnrolled = "already_enrolled", ConflictError, Server;
@@ -243,6 +245,8 @@ causes! {
     ConflictInCluster = "conflict_in_cluster", ConflictError, Cluster;
     /// A ResourceQuota refused the object.
     QuotaExceeded = "quota_exceeded", ConflictError, Cluster;
+    /// A PodDisruptionBudget does not allow the eviction; [`Context::message`] has its numbers.
+    EvictRefused = "evict_refused", ConflictError, Cluster;
     /// The namespace is being deleted and accepts no new objects.
     NamespaceTerminating = "namespace_terminating", ConflictError, Cluster;
     /// The container has no log yet; [`Context::message`] is its waiting reason.

@@ -2,6 +2,7 @@
 //! text, errors, and the ports for time, tasks and randomness. The crate has no access rules and no
 //! input or output.
 
+pub mod change_reason;
 pub mod clock;
 pub mod dynamic_kind;
 pub mod error;

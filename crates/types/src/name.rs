@@ -3,7 +3,7 @@
 //! kube-rs neither escapes nor checks names, and an API server interprets `kube-system/secrets/x?y=` as a path and a
 //! query. Adapters therefore accept only these types.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,22 @@ pub const MAX_NORMALISED_BYTES: usize = 4096;
 /// the same.
 pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Checks a free text of a person, which may have several lines: its length in characters, without white space around
+/// it, and that it has no invisible characters and no control characters except line breaks and tabs.
+///
+/// # Errors
+/// [`Reason::TooLong`], [`Reason::Malformed`], [`Reason::Required`] if empty, [`Reason::TooShort`].
+pub fn check_free_text(text: &str, length: &RangeInclusive<usize>) -> Result<(), Reason> {
+    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
+    match text.trim().chars().count() {
+        n if n > *length.end() => Err(Reason::TooLong),
+        _ if text.chars().any(refused) => Err(Reason::Malformed),
+        0 if *length.start() > 0 => Err(Reason::Required),
+        n if n < *length.start() => Err(Reason::TooShort),
+        _ => Ok(()),
+    }
 }
 
 macro_rules! name {
@@ -133,6 +149,10 @@ name! {
 name! {
     /// The name of a container in a pod: an RFC 1123 label of 1 to 63 characters.
     ContainerName, 63, |text| is_label(text, 63)
+}
+name! {
+    /// The uid of an object: 1 to 64 letters, digits and hyphens. It is never used again, unlike a name.
+    Uid, 64, |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// Id of an identity provider: 1 to 32 characters of `[a-z0-9-]`, not one of [`ProviderId::RESERVED`]. It is bound to its
@@ -227,6 +247,18 @@ mod tests {
                 prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));
             }
         }
+    }
+
+    #[test]
+    fn uids_have_letters_digits_and_hyphens() {
+        // of a pod, and of the mirror of a static pod
+        for good in ["3f2b6a1e-0c5d-4a6b-9d8e-7f6a5b4c3d2e", "6d1e7a2b9c8f4e5d6a7b8c9d0e1f2a3b"] {
+            assert!(Uid::new(good).is_ok(), "{good}");
+        }
+        for bad in ["a/b", "..", "a b", "é"] {
+            assert_eq!(Uid::new(bad), Err(Reason::InvalidName), "{bad}");
+        }
+        assert_eq!(Uid::new("a".repeat(65)), Err(Reason::TooLong));
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl AuditQuery for Memory {
         let (page, pagination) = select(rows, &query.list);
         Ok(OperationPage { logs: page.iter().map(Row::parse).collect::<Result<_>>()?, pagination })
     }
+
+    async fn operations_of(&self, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+        let wanted = |row: &&OperationRow| ids.contains(&row.operation_id);
+        Ok(self.state().operations.iter().filter(wanted).cloned().collect())
+    }
 }
 
 #[async_trait]

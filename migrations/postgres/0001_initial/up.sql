@@ -113,6 +113,7 @@ CREATE TABLE operations (
     role TEXT COLLATE "C",
     grant_id BIGINT,
     token_id BIGINT,
+    reason TEXT COLLATE "C",
     source_ip TEXT COLLATE "C",
     request_id TEXT COLLATE "C",
     status TEXT COLLATE "C" NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),

@@ -96,6 +96,7 @@ CREATE TABLE operations (
     role TEXT,
     grant_id INTEGER,
     token_id INTEGER,
+    reason TEXT,
     source_ip TEXT,
     request_id TEXT,
     status TEXT NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),

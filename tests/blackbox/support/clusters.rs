@@ -47,6 +47,12 @@ pub(crate) fn names(rows: &[Value]) -> Vec<&str> {
     rows.iter().filter_map(|row| row["name"].as_str().or(row["metadata"]["name"].as_str())).collect()
 }
 
+/// The warnings of a response, without the one that the cluster does not serve usage: not every control plane of the
+/// tests has a metrics-server.
+pub(crate) fn warnings(data: &Value) -> Vec<&str> {
+    strings(&data["warnings"]).into_iter().filter(|warning| !warning.contains("metrics.k8s.io")).collect()
+}
+
 /// The strings of a JSON array.
 pub(crate) fn strings(list: &Value) -> Vec<&str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()

@@ -23,7 +23,7 @@ pub(crate) use self::{
     client::{ApiResponse, Client, Event, Events, Session},
     clusters::{
         apply, control_plane, create_namespace, delete_namespace, names, register_cluster,
-        shared_control_plane, strings,
+        shared_control_plane, strings, warnings,
     },
     echo::{ECHO_STATUSES, EchoServer},
     fake_clock::FakeClock,

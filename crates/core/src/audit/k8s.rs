@@ -162,6 +162,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         ("pilothouse/request-id", operation.request_id.clone()),
         ("pilothouse/grant-id", operation.grant_id.map(|id| id.0.to_string())),
         ("pilothouse/token-id", operation.token_id.map(|id| id.0.to_string())),
+        ("pilothouse/reason", operation.reason.clone()),
         ("pilothouse/request", operation.summary()),
         ("pilothouse/status", outcome.map(|outcome| outcome.status.as_str().to_owned())),
         ("pilothouse/duration-ms", outcome.map(|outcome| outcome.duration_ms.to_string())),
@@ -205,16 +206,18 @@ mod tests {
     };
 
     #[test]
-    fn event_names_the_grant_and_the_token() {
+    fn event_names_the_grant_the_token_and_the_reason() {
         let permit = permit(&Caller::system(), AccessRequest::to(Verb::Export, Resource::Operation));
         let mut operation = permit.operation().unwrap().clone();
         let annotated = |operation: &Operation| {
             let event = serde_json::to_value(event(1, operation, None)).unwrap();
-            ["pilothouse/grant-id", "pilothouse/token-id"].map(|name| event["annotations"][name].clone())
+            ["pilothouse/grant-id", "pilothouse/token-id", "pilothouse/reason"]
+                .map(|name| event["annotations"][name].clone())
         };
-        assert_eq!(annotated(&operation), [serde_json::Value::Null, serde_json::Value::Null]);
+        assert_eq!(annotated(&operation), [const { serde_json::Value::Null }; 3]);
         operation.grant_id = Some(GrantId(4));
         operation.token_id = Some(TokenId(5));
-        assert_eq!(annotated(&operation), ["4", "5"]);
+        operation.reason = Some("back to 4.1".to_owned());
+        assert_eq!(annotated(&operation), ["4", "5", "back to 4.1"]);
     }
 }

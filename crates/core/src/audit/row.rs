@@ -138,6 +138,8 @@ pub struct OperationRow {
     /// Id of the API token of the request. Null in a session.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub token_id: Option<TokenId>,
+    /// Reason that the caller gave for the change.
+    pub reason: Option<String>,
     /// Client IP address.
     pub source_ip: Option<String>,
     /// Request id.
@@ -179,6 +181,7 @@ impl OperationRow {
             role: operation.role,
             grant_id: operation.grant_id,
             token_id: operation.token_id,
+            reason: operation.reason,
             source_ip: operation.source_ip.map(|ip| ip.to_string()),
             request_id: operation.request_id,
             duration_ms: None,
@@ -234,6 +237,7 @@ impl ListRow for OperationRow {
         Field::new("role", |row| Cell::from(&row.role.map(|role| role.as_str().to_owned()))),
         Field::new("grant_id", |row| Cell::from(row.grant_id.map(|id| id.0))),
         Field::new("token_id", |row| Cell::from(row.token_id.map(|id| id.0))),
+        Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("source_ip", |row| Cell::from(&row.source_ip)),
         Field::new("request_id", |row| Cell::from(&row.request_id)),
         Field::new("duration_ms", |row| Cell::from(row.duration_ms)),

@@ -6,15 +6,15 @@ use jiff::Timestamp;
 
 use super::{
     AuditMaintenance, AuditQuery, AuditedClusters, Checkpoint, CheckpointSigner, CheckpointSink, Export,
-    ExportQuery, OperationPage, OperationQuery, PublicKey, Signatures, TrailKeys, TrailPruner, TrailReader,
-    Verdict, export::Sources, slots::SlotPool, verify,
+    ExportQuery, OperationPage, OperationQuery, OperationRow, PublicKey, Signatures, TrailKeys, TrailPruner,
+    TrailReader, Verdict, export::Sources, slots::SlotPool, verify,
 };
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Clock,
     error::{Error, Result},
     gate::Gate,
-    ids::{ClusterId, UserId},
+    ids::{ClusterId, OperationId, UserId},
     namespaces::{NamespaceScope, NamespaceSet},
     rights::{Ask, Decision, RightResource, RightVerb, Rights, decide},
 };
@@ -90,6 +90,23 @@ impl Audit {
             query.audited = audited(&caller.rights);
         }
         self.ports.query.operations(&query).await
+    }
+
+    /// Returns the rows of these operations that the caller may read: those that [`Audit::operations`] contains.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn operations_of(&self, caller: &Caller, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+        let mut rows = self.ports.query.operations_of(ids).await?;
+        if caller.judge(&AccessRequest::to(Verb::Export, Resource::Operation)).is_err() {
+            let audited = audited(&caller.rights);
+            rows.retain(|row| {
+                let is_own = row.user_id.is_some() && row.user_id == caller.user_id;
+                let namespace = row.namespace.as_deref();
+                is_own || audited.iter().any(|part| part.contains(row.cluster_id, namespace))
+            });
+        }
+        Ok(rows)
     }
 
     /// Verifies the whole trail while other processes append to it: chain, checkpoints, and rows of the operations

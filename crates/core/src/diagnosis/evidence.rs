@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+
 use super::{
     ObjectRef,
     objects::{
@@ -16,7 +18,8 @@ use crate::{
 };
 
 /// A kind whose objects can be diagnosed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct DiagnosedKind(Kind);
 
 impl DiagnosedKind {
@@ -57,6 +60,28 @@ impl DiagnosedKind {
         self.0.info().singular
     }
 }
+
+impl TryFrom<String> for DiagnosedKind {
+    type Error = Reason;
+
+    fn try_from(text: String) -> Result<Self, Reason> {
+        Self::parse(&text)
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for DiagnosedKind {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .enum_values(Some(Self::ALL.map(Self::as_str)))
+            .description(Some("The kind of the object, in lower case."))
+            .into()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for DiagnosedKind {}
 
 impl fmt::Display for DiagnosedKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -74,7 +74,7 @@ impl Finding {
     pub const MAX_EVIDENCE: usize = 8;
 
     /// Creates a finding without evidence and steps, about one object.
-    pub(super) fn new(rule: Rule, severity: Level, object: ObjectRef) -> Self {
+    pub(crate) fn new(rule: Rule, severity: Level, object: ObjectRef) -> Self {
         Self {
             rule,
             variant: None,

@@ -96,7 +96,10 @@ impl Quote {
 /// shortens it.
 pub fn clean(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_EXAMINED_BYTES);
-    let printable: String = text[..end].chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
+    // a word that is cut may not have the form of a credential any more
+    let cut = text[..end].rsplit_once(char::is_whitespace).map_or("", |(words, _)| words);
+    let examined = if end < text.len() { cut } else { text };
+    let printable: String = examined.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
     let masked = mask_words(&mask_user_info(&cut_private_key(&printable)));
     shorten(&masked.split_whitespace().collect::<Vec<_>>().join(" "))
 }
@@ -297,6 +300,8 @@ mod tests {
         assert!(quote.starts_with("begin ") && quote.ends_with(" end") && quote.contains(OMITTED));
         assert_eq!(clean(&"é".repeat(MAX_QUOTE_CHARS)).chars().count(), MAX_QUOTE_CHARS);
         assert!(clean(&"é ".repeat(MAX_EXAMINED_BYTES)).chars().count() <= MAX_QUOTE_CHARS);
+        let credential = format!("{}https://a:canary@host", "x ".repeat(MAX_EXAMINED_BYTES / 2 - 8));
+        assert!(!clean(&credential).contains("canary"));
     }
 
     #[test]

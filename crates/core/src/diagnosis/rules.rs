@@ -94,8 +94,9 @@ impl<'a> Context<'a> {
         let finding = Finding::new(Rule::StuckTerminating, Level::Warn, object.reference(kind));
         let finding = finding.variant(variant).since(Some(deleted)).fact("node", node.unwrap_or_default());
         let finalizers = object.finalizers.join(", ");
-        let source = format!("{}/{} metadata.finalizers", kind.to_lowercase(), object.name);
-        Some(finding.quotes([Quote::new(source, Some(deleted), &finalizers)]).fact("finalizers", finalizers))
+        let text = format!("deletionTimestamp {deleted}, finalizers [{finalizers}]");
+        let source = format!("{}/{} metadata", kind.to_lowercase(), object.name);
+        Some(finding.fact("finalizers", finalizers).quotes([Quote::new(source, Some(deleted), &text)]))
     }
 
     /// The steps of a finding, with the calls that Pilothouse offers for them.

@@ -10,11 +10,12 @@ use serde_json::Value;
 use super::{GrantQuery, GrantRecord, GrantRow, RightsPorts, RightsStamp, RolePatch, RoleRecord, RoleRow};
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+    change_reason::ChangeReason,
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
     ids::{ClusterId, GrantId},
-    name::is_invisible,
+    name::check_free_text,
     rights::{
         BuiltInRole, ClusterScope, EffectiveGrant, Extent, Given, Grant, Labels, Missing, Reach,
         RightResource, RightVerb, Rights, RoleName, RoleRules, Subject, covers, derived_power, includes,
@@ -161,7 +162,7 @@ impl Grants {
     /// `InvalidInput`; `RoleTooLow`, naming the first right that is missing; `NotFound` if the subject or the role does not
     /// exist; `TooMany`; `Overloaded` if rights change all the time; `StoreUnavailable`.
     pub async fn create(&self, caller: &Caller, mut grant: GrantRecord) -> Result<Changed<GrantRow>> {
-        check_text("reason", grant.reason.as_deref(), REASON)?;
+        let reason = check_reason(grant.reason.as_deref())?;
         let now = self.clock.now();
         if grant.from.is_some_and(|from| from < now - MAX_PAST) {
             return Err(Error::invalid("from", Reason::OutOfRange));
@@ -171,14 +172,13 @@ impl Grants {
             return Err(Error::invalid("until", Reason::OutOfRange));
         }
         let access = AccessRequest::to(Verb::Grant, Resource::Grant).named(grant.subject.to_string());
-        let granted = self.grant_with(caller, RightVerb::Create, access).await?;
+        let granted = self.grant_with(caller, RightVerb::Create, access.because(reason)).await?;
         let granted = granted
             .with("role", grant.role.as_str())
             .with("clusters", param(&grant.clusters))
             .with("namespaces", param(&grant.reach));
         let granted = with_some(granted, "from", grant.from.as_ref());
         let granted = with_some(granted, "until", grant.until.as_ref());
-        let granted = with_some(granted, "reason", grant.reason.as_ref());
         let (this, caller) = (self.clone(), caller.clone());
         let work = async move |permit: Permit| {
             let gift = Gift {
@@ -211,10 +211,9 @@ impl Grants {
     /// # Errors
     /// `InvalidInput`; `RoleTooLow`; `NotFound` if there is no such grant that the caller sees; `StoreUnavailable`.
     pub async fn revoke(&self, caller: &Caller, id: GrantId, reason: Option<String>) -> Result<GrantRow> {
-        check_text("reason", reason.as_deref(), REASON)?;
         let access = AccessRequest::to(Verb::Revoke, Resource::Grant).named(id.to_string());
-        let granted = self.grant_with(caller, RightVerb::Delete, access).await?;
-        let mut granted = with_some(granted, "reason", reason.as_ref());
+        let access = access.because(check_reason(reason.as_deref())?);
+        let mut granted = self.grant_with(caller, RightVerb::Delete, access).await?;
         let now = self.clock.now();
         let judged = self.may_revoke(caller, id, now).await;
         if let Ok(grant) = &judged {
@@ -338,18 +337,15 @@ fn check_size(clusters: &ClusterScope, reach: &Reach) -> Result<()> {
     }
 }
 
+/// Checks the reason of a change.
+pub(crate) fn check_reason(text: Option<&str>) -> Result<Option<ChangeReason>> {
+    text.map(ChangeReason::new).transpose().map_err(|reason| Error::invalid("reason", reason))
+}
+
 /// Checks a free text of several lines.
 pub(crate) fn check_text(field: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<()> {
     let Some(text) = text else { return Ok(()) };
-    let refused = |c: char| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t');
-    let reason = match text.trim().chars().count() {
-        n if n > *length.end() => Reason::TooLong,
-        _ if text.chars().any(refused) => Reason::Malformed,
-        0 if *length.start() > 0 => Reason::Required,
-        n if n < *length.start() => Reason::TooShort,
-        _ => return Ok(()),
-    };
-    Err(Error::invalid(field, reason))
+    check_free_text(text, &length).map_err(|reason| Error::invalid(field, reason))
 }
 
 /// A parameter for the audit trail.

@@ -2,7 +2,10 @@
 
 use serde_json::value::RawValue;
 
-use super::objects::{ObjectRow, StoredObject};
+use super::{
+    objects::{ObjectRow, StoredObject},
+    usage,
+};
 #[cfg(feature = "openapi")]
 use crate::openapi::{NamedSchemas, schemas_of};
 use crate::rows::{FieldInfo, ListRow, Row, Table, fields_of};
@@ -31,6 +34,7 @@ use crate::{
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
     token::TokenRow,
+    usage::Subject,
     user::User,
     workload::WorkloadRow,
 };
@@ -101,6 +105,8 @@ pub struct ListInfo {
     pub project: Option<Project>,
     /// The field of its rows that is filled in from another list.
     pub join: Option<Join>,
+    /// The object whose usage a row shows, if its rows have the field `usage`, which is then their last one.
+    pub usage: Option<UsageOf>,
 }
 
 /// The object that owns all objects of a list. The required query parameter `name` selects it.
@@ -119,6 +125,9 @@ pub struct ListOwner {
 /// Projects one object, in the API server's JSON, to its rows: one row for most kinds, one row per address for an
 /// EndpointSlice.
 pub type Project = fn(kind: Kind, object: &RawValue) -> Result<Vec<Row>>;
+
+/// The object whose usage of CPU and memory a row shows.
+pub type UsageOf = fn(row: &Row) -> Subject<'_>;
 
 /// Join of a row with the rows of another list: the pod count of a node, the quotas of a namespace. It is evaluated
 /// when the row is read, because the joined objects change more often than rows are read.
@@ -244,6 +253,7 @@ pub static LISTS: &[ListInfo] = &[
     ListInfo {
         more_kinds: &[Kind::Job, Kind::CronJob],
         project: Some(|kind, object| one_row(&WorkloadRow::project(kind, object)?)),
+        usage: Some(usage::of_workload),
         ..of::<WorkloadRow>(
             List::Workloads,
             "/api/k8s/workloads",
@@ -254,6 +264,7 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         project: Some(|_, object| one_row(&PodRow::project(parse(object)?))),
+        usage: Some(usage::of_pod),
         ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", "Pods", &[Kind::Pod])
     },
     ListInfo {
@@ -265,6 +276,7 @@ pub static LISTS: &[ListInfo] = &[
         scope: ListScope::Cluster,
         project: Some(|_, object| one_row(&NodeRow::project(parse(object)?))),
         join: Some(Join { with: List::Pods, field: "pods", row: NodeRow::join }),
+        usage: Some(usage::of_node),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", "Nodes", &[Kind::Node])
     },
     ListInfo {
@@ -421,6 +433,7 @@ const fn local<R: EntryRow>(
         schemas: schemas_of::<R>,
         project: None,
         join: None,
+        usage: None,
     }
 }
 

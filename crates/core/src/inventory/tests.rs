@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     kind::{KINDS, Kind},
     rights::resource_of_kind,
-    rows::ListScope,
+    rows::{Filter, Level, ListScope},
     testing,
 };
 
@@ -102,6 +102,16 @@ fn refused_query_parameters_are_named_with_a_reason() {
         ("type", "deployment", "unknown"),
         ("Page", "1", "unknown"),
         ("cluster_id", "2", "duplicate"),
+        ("status", "Running,", "required"),
+        ("status", ",", "required"),
+        ("workload", "deployment/web,web", "malformed"),
+        ("level", "bad,worse", "not_one_of"),
+        ("level", "", "required"),
+        ("label", "", "required"),
+        ("label", "app web", "malformed"),
+        ("reason", "OOMKilled", "unknown"),
+        ("fault", "x", "unknown"),
+        ("sort", "fault", "not_one_of"),
     ];
     for (name, value, reason) in one {
         assert_eq!(
@@ -110,6 +120,18 @@ fn refused_query_parameters_are_named_with_a_reason() {
             "{name}={value:?}"
         );
     }
+    let many = vec!["Running"; 21].join(",");
+    let [cluster, namespace] = pods;
+    assert_eq!(
+        refused(List::Pods, &[cluster, namespace, ("status", many.as_str())]),
+        [("status".to_owned(), "too_long")]
+    );
+    let long = "a".repeat(1025);
+    assert_eq!(
+        refused(List::Pods, &[cluster, namespace, ("label", long.as_str())]),
+        [("label".to_owned(), "too_long")]
+    );
+    assert_eq!(refused(List::Clusters, &[("label", "app")]), [("label".to_owned(), "unknown")]);
     assert_eq!(refused(List::Namespaces, &pods), [("namespace".to_owned(), "unknown")]);
     assert_eq!(refused(List::Clusters, &pods[..1]), [("cluster_id".to_owned(), "unknown")]);
     assert_eq!(refused(List::Workloads, &with(&[("type", "pod")])), [("type".to_owned(), "not_one_of")]);
@@ -136,4 +158,48 @@ fn type_parameter_selects_the_kinds() {
     };
     assert_eq!(kinds(&[]), [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet]);
     assert_eq!(kinds(&[("type", "cronjob")]), [Kind::CronJob]);
+    assert_eq!(
+        kinds(&[("type", "daemonset,deployment,daemonset")]),
+        [Kind::Deployment, Kind::DaemonSet],
+        "each kind is read once"
+    );
+    for several in ["job,cronjob", "deployment,job", "deployment,pod", "job,"] {
+        let given = [("cluster_id", "1"), ("namespace", "a"), ("type", several)];
+        assert_eq!(refused(List::Workloads, &given).len(), 1, "{several}");
+    }
+}
+
+#[test]
+fn filter_selects_rows_with_one_of_its_values() {
+    let row = |name: &str, phase: &str, app: &str| {
+        let pod = serde_json::json!({"metadata": {"name": name, "namespace": "a", "labels": {"app": app}}, "status": {"phase": phase}});
+        let raw = serde_json::value::to_raw_value(&pod).unwrap();
+        (List::Pods.info().project.unwrap())(Kind::Pod, &raw).unwrap().remove(0)
+    };
+    let rows = [row("a", "Failed", "web"), row("b", "Unknown", "api"), row("c", "Succeeded", "web")];
+    let names = |more: &[(&str, &str)]| -> Vec<_> {
+        let given = [&[("cluster_id", "1"), ("namespace", "*")], more].concat();
+        let query = List::Pods.parse_page(&pairs(&given)).unwrap();
+        rows.iter().filter(|row| row.matches(&query)).map(|row| row.name().to_owned()).collect()
+    };
+    assert_eq!(names(&[("status", "Failed,Unknown")]), ["a", "b"]);
+    assert_eq!(names(&[("level", "idle,bad")]), ["a", "c"]);
+    assert_eq!(names(&[("label", "app=web"), ("level", "bad")]), ["a"]);
+    assert_eq!(names(&[("label", "app notin (web)")]), ["b"]);
+}
+
+/// Every row of a cluster's object has a uid, and every row with a status a level. Both precede the labels, in which any key
+/// may occur.
+#[test]
+fn every_row_of_a_cluster_has_a_uid_and_every_status_a_level() {
+    for info in LISTS.iter().filter(|info| info.scope != ListScope::Local) {
+        let fields = (info.fields)();
+        let has = |name: &str| fields.iter().any(|field| field.name == name);
+        assert!(has("uid"), "{}", info.key);
+        assert_eq!(has(LEVEL), has(STATUS) || info.list == List::Events, "{}", info.key);
+        assert_eq!(has("reason"), has(LEVEL), "{}", info.key);
+        assert!(
+            fields.iter().all(|field| field.name != LEVEL || field.filter == Filter::OneOf(Level::NAMES))
+        );
+    }
 }

@@ -22,6 +22,7 @@ use crate::{
     rows::{ListQuery, Pagination, Row},
     spawn::Spawner,
     streams::{EventStream, StreamEvent, StreamGuard, Streams},
+    usage::{Usage, UsageApi},
 };
 
 mod live;
@@ -29,7 +30,7 @@ mod rows;
 mod window;
 
 pub use live::{LiveEvent, LiveStream, MAX_LIVE_WATCHES};
-use window::Window;
+use window::{Pages, Window};
 
 /// Query of a watch: one list of one cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +82,10 @@ pub enum WatchEvent {
     },
     /// The requested page, which replaces the one before it.
     Window {
-        /// The rows of the page.
+        /// The rows of the page. The usage in them is null.
         rows: Vec<Row>,
+        /// The usage of CPU and memory of each row, in the same order. Empty if none is known, or the list has no usage.
+        usage: Vec<Option<Usage>>,
         /// The position of the page among all matching rows.
         pagination: Pagination,
         /// Last time at which the rows were known to be current.
@@ -123,6 +126,8 @@ impl ChangeKind {
 pub struct Watches {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
+    /// Usage in windows; without it, the usage of every row is null.
+    pub(crate) usage: Option<Arc<dyn UsageApi>>,
     /// Objects of any kind; without them, only the lists of [`LISTS`](super::LISTS) can be watched.
     pub(crate) objects: Option<Objects>,
     pub(crate) spawner: Arc<dyn Spawner>,
@@ -137,7 +142,13 @@ impl Watches {
         spawner: Arc<dyn Spawner>,
         streams: Streams,
     ) -> Self {
-        Self { gate, inventory, objects: None, spawner, streams }
+        Self { gate, inventory, usage: None, objects: None, spawner, streams }
+    }
+
+    /// Adds the usage of CPU and memory.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
     }
 
     /// Adds the use cases that look up the kinds of objects.
@@ -147,8 +158,8 @@ impl Watches {
     }
 
     /// Streams the matching rows of a list that the caller's rights reach, then their changes. Joined fields
-    /// ([`super::ListInfo::join`]) are null. With [`WatchQuery::window`], streams the requested page each time it
-    /// changes, at most once a second, as [`super::Lists::page`] returns it.
+    /// ([`super::ListInfo::join`]) and usage are null. With [`WatchQuery::window`], streams the requested page each time
+    /// it changes, at most once a second, as [`super::Lists::page`] returns it.
     ///
     /// # Errors
     /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
@@ -187,9 +198,15 @@ impl Watches {
         let WatchQuery { list, query, window, .. } = watch;
         let query = query.within(permit.namespaces()).into_owned();
         if window {
-            return Ok(Window::open(self.inventory.clone(), self.spawner.clone(), permit, list, query)
-                .await?
-                .events());
+            let pages = Pages {
+                inventory: self.inventory.clone(),
+                usage: self.usage.clone(),
+                spawner: self.spawner.clone(),
+                permit,
+                list,
+                query,
+            };
+            return Ok(Window::open(pages).await?.events());
         }
         let scope = ListedScope::of(&permit);
         let watched = self.inventory.watch(&permit, list, &query).await?;

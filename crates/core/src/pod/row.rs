@@ -8,6 +8,7 @@ use crate::{
     fault::{FAULT, Fault},
     object::Labels,
     rows::{AgingLevel, Cell, Field, Filter, Level, ListRow, NextLevel, has_reason},
+    usage::Usage,
 };
 
 /// Controller of a pod.
@@ -53,6 +54,8 @@ pub struct PodRow {
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Its usage of CPU and memory, filled in when a page of one cluster is read; null if it is not known, and elsewhere.
+    pub usage: Option<Usage>,
     /// Whether it has terminated (`Succeeded`, `Failed`) and no longer counts on its node, as in `kubectl describe
     /// node`.
     #[serde(skip)]
@@ -64,6 +67,9 @@ pub struct PodRow {
     #[serde(skip)]
     fault: Option<Box<Fault>>,
 }
+
+/// Field with the workload of a pod.
+pub(crate) const WORKLOAD: &str = "workload";
 
 /// Internal field by which the pods of each node are counted.
 pub(crate) const OCCUPIES_NODE: &str = "occupies";
@@ -81,7 +87,7 @@ impl ListRow for PodRow {
         Field::filtered("node", Filter::Any, |row| Cell::from(&row.node)),
         Field::new("pod_ip", |row| Cell::from(&row.pod_ip)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
-        Field::filter_only("workload", |row| Cell::from(&row.workload())),
+        Field::filter_only(WORKLOAD, |row| Cell::from(&row.workload())),
         Field::internal(
             OCCUPIES_NODE,
             |row: &Self| {
@@ -89,6 +95,8 @@ impl ListRow for PodRow {
             },
         )
         .counted(),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
         Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
@@ -132,6 +140,7 @@ impl PodRow {
             owner,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
             ended: matches!(&*status.phase, "Succeeded" | "Failed"),
             next_level: next,
             fault,

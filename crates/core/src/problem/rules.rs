@@ -138,9 +138,11 @@ impl<'a> Facts<'a> {
         self.status.strip_prefix("Init:").unwrap_or(self.status)
     }
 
-    /// The cause in the words of Kubernetes: the reason, otherwise the status.
+    /// The cause in the words of Kubernetes: the reason, otherwise the status. The statuses of workloads, which are
+    /// Pilothouse's own words, begin with a small letter.
     pub(super) fn cause(&self) -> Option<String> {
-        Some(self.reason.unwrap_or(self.word())).filter(|word| !word.is_empty()).map(str::to_owned)
+        let word = self.reason.unwrap_or(self.word());
+        word.starts_with(|c: char| c.is_ascii_uppercase()).then(|| word.to_owned())
     }
 }
 
@@ -236,5 +238,164 @@ pub(super) fn of_claim(claim: &Facts<'_>) -> Cause {
         "Terminating" => (Rule::StuckTerminating, stuck(&claim.fault, false)),
         "Lost" => (Rule::Pvc, Some(Variant::NoVolume)),
         _ => (Rule::Pvc, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::*;
+    use crate::kind::Kind;
+
+    const NOW: &str = "2026-01-01T12:00:00Z";
+
+    fn rows(list: List, kind: Kind, object: &Value) -> Vec<Row> {
+        (list.info().project.unwrap())(kind, &to_raw_value(object).unwrap()).unwrap()
+    }
+
+    /// Rule and variant of a pod, as text.
+    fn of(pod: &Value) -> String {
+        let fields = Fields::of_lists().pods;
+        let rows = rows(List::Pods, Kind::Pod, pod);
+        let lost_nodes = HashSet::from(["lost"]);
+        let cause = of_pod(&Facts::of(&rows[0], &fields), &fields, &lost_nodes, NOW.parse().unwrap());
+        text(cause)
+    }
+
+    fn text(cause: Option<Cause>) -> String {
+        match cause {
+            None => "none".to_owned(),
+            Some((rule, None)) => rule.to_string(),
+            Some((rule, Some(variant))) => format!("{rule}:{variant}"),
+        }
+    }
+
+    fn pod(status: Value) -> Value {
+        json!({"metadata": {"name": "web-1", "namespace": "shop"}, "status": status})
+    }
+
+    fn owned(kind: &str, status: Value) -> Value {
+        let mut pod = pod(status);
+        pod["metadata"]["ownerReferences"] = json!([{"kind": kind, "name": "web", "controller": true}]);
+        pod
+    }
+
+    fn container(state: Value) -> Value {
+        json!({"name": "app", "state": state})
+    }
+
+    fn waiting(reason: &str, message: &str) -> Value {
+        container(json!({"waiting": {"reason": reason, "message": message}}))
+    }
+
+    fn restarted(started_at: &str, reason: &str) -> Value {
+        json!({"name": "app", "restartCount": 4, "state": {"running": {"startedAt": started_at}},
+            "lastState": {"terminated": {"reason": reason, "exitCode": 1, "finishedAt": started_at}}})
+    }
+
+    #[test]
+    fn rule_of_a_pod_follows_from_its_row() {
+        let app = |container: Value| pod(json!({"phase": "Running", "containerStatuses": [container]}));
+        let init = |container: Value| pod(json!({"phase": "Pending", "initContainerStatuses": [container]}));
+        let looping = |reason: &str| {
+            json!({"name": "app", "restartCount": 4, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"reason": reason, "exitCode": 1}}})
+        };
+        let condition = |kind: &str, reason: &str, message: &str| json!([{"type": kind, "status": "False", "reason": reason, "message": message}]);
+        let pending = |message: &str| {
+            pod(
+                json!({"phase": "Pending", "conditions": condition("PodScheduled", "Unschedulable", message)}),
+            )
+        };
+        let unready = |container: Value| {
+            pod(json!({"phase": "Running", "containerStatuses": [container],
+                "conditions": condition("Ready", "ContainersNotReady", "")}))
+        };
+        let deleted = |node: &str, finalizers: Value| {
+            json!({"metadata": {"name": "web-1", "deletionTimestamp": NOW, "finalizers": finalizers},
+                "spec": {"nodeName": node}, "status": {"phase": "Running"}})
+        };
+        let cases = [
+            (app(waiting("ImagePullBackOff", "no such host")), "image_pull:unreachable"),
+            (app(waiting("InvalidImageName", "couldn't parse image name")), "image_pull:bad_name"),
+            (app(waiting("CreateContainerConfigError", "secret \"db\" not found")), "missing_secret"),
+            (app(waiting("CreateContainerConfigError", "configmap \"app\" not found")), "missing_configmap"),
+            (app(waiting("CreateContainerError", "failed")), "start_error"),
+            (init(waiting("CreateContainerError", "failed")), "init:start_error"),
+            (app(looping("OOMKilled")), "oom"),
+            (app(looping("StartError")), "start_error"),
+            (app(looping("Error")), "crash"),
+            (init(looping("OOMKilled")), "init:oom"),
+            (init(looping("Error")), "init:crash"),
+            (app(container(json!({"terminated": {"reason": "Error", "exitCode": 3}}))), "crash"),
+            (app(restarted("2026-01-01T11:30:00Z", "OOMKilled")), "oom"),
+            (app(restarted("2026-01-01T11:30:00Z", "Error")), "crash"),
+            (unready(restarted("2026-01-01T10:30:00Z", "Error")), "not_ready"),
+            (unready(container(json!({"running": {"startedAt": "2026-01-01T11:59:30Z"}}))), "none"),
+            (unready(container(json!({"running": {"startedAt": "2026-01-01T11:58:00Z"}}))), "not_ready"),
+            (pending("0/1 nodes are available: 1 Insufficient memory."), "unschedulable:memory"),
+            (pending("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."), "pvc"),
+            (pod(json!({"phase": "Pending"})), "unschedulable"),
+            (app(waiting("ContainerCreating", "")), "start_error"),
+            (pod(json!({"phase": "Failed", "reason": "Evicted"})), "node:pressure"),
+            (owned("StatefulSet", json!({"phase": "Failed", "reason": "Evicted"})), "none"),
+            (owned("Job", json!({"phase": "Failed"})), "none"),
+            (owned("Job", json!({"phase": "Running", "containerStatuses": [looping("Error")]})), "crash"),
+            (deleted("a", json!([])), "stuck_terminating"),
+            (deleted("a", json!(["x/y"])), "stuck_terminating:finalizers"),
+            (deleted("lost", json!(["x/y"])), "stuck_terminating:node_gone"),
+        ];
+        for (pod, expected) in cases {
+            assert_eq!(of(&pod), expected, "{pod}");
+        }
+    }
+
+    #[test]
+    fn rule_of_a_workload_follows_from_its_condition() {
+        let fields = Fields::of_lists().workloads;
+        let of = |kind: Kind, condition: Value| {
+            let object = json!({"metadata": {"name": "web"}, "spec": {"replicas": 1}, "status": {"conditions": [condition]}});
+            let rows = rows(List::Workloads, kind, &object);
+            text(Some(of_workload(&Facts::of(&rows[0], &fields), &fields)))
+        };
+        let failed = |reason: &str| json!({"type": "Failed", "status": "True", "reason": reason});
+        let refused = |message: &str| json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message});
+        assert_eq!(of(Kind::Job, failed("BackoffLimitExceeded")), "job:backoff_limit");
+        assert_eq!(of(Kind::Job, failed("DeadlineExceeded")), "job:deadline");
+        assert_eq!(of(Kind::Job, failed("PodFailurePolicy")), "job");
+        let quota = "pods \"web-1\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1";
+        assert_eq!(of(Kind::Deployment, refused(quota)), "quota");
+        assert_eq!(of(Kind::Deployment, refused("something else")), "rollout");
+        let deadline =
+            json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"});
+        assert_eq!(of(Kind::Deployment, deadline), "rollout");
+    }
+
+    #[test]
+    fn rule_of_nodes_and_claims_follows_from_their_status() {
+        let fields = Fields::of_lists();
+        let node = |kind: &str, status: &str| {
+            let ready = json!({"type": "Ready", "status": if kind == "Ready" { status } else { "True" }});
+            let conditions = json!([ready, {"type": kind, "status": status}]);
+            let rows = rows(
+                List::Nodes,
+                Kind::Node,
+                &json!({"metadata": {"name": "a"}, "status": {"conditions": conditions}}),
+            );
+            text(Some(of_node(&Facts::of(&rows[0], &fields.nodes))))
+        };
+        assert_eq!([node("Ready", "False"), node("Ready", "Unknown")], ["node:not_ready", "node:not_ready"]);
+        assert_eq!(node("MemoryPressure", "True"), "node:pressure");
+        let claim = |metadata: Value, phase: &str| {
+            let claim = json!({"metadata": metadata, "status": {"phase": phase}});
+            let rows = rows(List::PersistentVolumeClaims, Kind::PersistentVolumeClaim, &claim);
+            text(Some(of_claim(&Facts::of(&rows[0], &fields.claims))))
+        };
+        assert_eq!(claim(json!({"name": "a"}), "Pending"), "pvc");
+        assert_eq!(claim(json!({"name": "a"}), "Lost"), "pvc:no_volume");
+        let deleted =
+            json!({"name": "a", "deletionTimestamp": NOW, "finalizers": ["kubernetes.io/pvc-protection"]});
+        assert_eq!(claim(deleted, "Bound"), "stuck_terminating:finalizers");
     }
 }

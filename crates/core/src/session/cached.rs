@@ -12,18 +12,17 @@ use crate::{
     error::Result,
     ids::{SessionId, UserId},
     spawn::{Spawner, detached},
-    ttl_cache::TtlCache,
+    ttl_cache::{Caches, Invalidate, TtlCache},
     user::{PasswordHash, Username},
 };
 
-/// Cache of sessions by cookie.
-pub(crate) type SessionCache = Arc<TtlCache<SecretHash, FoundSession>>;
-
-/// A [`SessionStore`] that caches sessions by cookie and invalidates the cache with each change through it. All
-/// changes of a process go through this type: [`crate::app::App`] provides no other store.
+/// A [`SessionStore`] that caches sessions by cookie, for requests, and by id, for the checks of streams: a user may have
+/// many of both. Each change through it invalidates the caches. All changes of a process go through this type:
+/// [`crate::app::App`] provides no other store.
 pub(crate) struct CachedSessions {
     store: Arc<dyn SessionStore>,
-    cache: SessionCache,
+    by_cookie: Arc<TtlCache<SecretHash, FoundSession>>,
+    by_id: Arc<TtlCache<SessionId, FoundSession>>,
     spawner: Arc<dyn Spawner>,
 }
 
@@ -33,20 +32,21 @@ impl CachedSessions {
         clock: Arc<dyn Clock>,
         spawner: Arc<dyn Spawner>,
     ) -> Self {
-        Self { store, cache: Arc::new(TtlCache::new(clock)), spawner }
+        let by_cookie = Arc::new(TtlCache::new(clock.clone()));
+        Self { store, by_cookie, by_id: Arc::new(TtlCache::new(clock)), spawner }
     }
 
-    /// The cache. Changes of users and of rights must invalidate it as well.
-    pub(crate) fn session_cache(&self) -> SessionCache {
-        self.cache.clone()
+    /// The caches. Changes of users and of rights must invalidate them as well.
+    pub(crate) fn caches(&self) -> [Arc<dyn Invalidate>; 2] {
+        [self.by_cookie.clone(), self.by_id.clone()]
     }
 
-    /// Runs a change to completion, even if the caller stops waiting, and invalidates the cache.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the caches.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.cache.invalidate_after(work)).await
+        detached(&*self.spawner, Caches::new(self.caches()).invalidate_after(work)).await
     }
 }
 
@@ -63,16 +63,15 @@ impl SessionStore for CachedSessions {
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
-        self.cache.get(cookie, self.store.find(cookie)).await
+        self.by_cookie.get(cookie, self.store.find(cookie)).await
     }
 
     async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
-        self.cache.read(cookie, self.store.find(cookie)).await
+        self.by_cookie.read(cookie, self.store.find(cookie)).await
     }
 
-    /// Not cached: streams check rarely and need the current state.
     async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
-        self.store.get(id).await
+        self.by_id.get(id, self.store.get(id)).await
     }
 
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {

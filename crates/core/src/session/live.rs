@@ -79,6 +79,8 @@ impl SessionCheck for LiveSessions {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures_executor::block_on;
 
     use super::*;
@@ -87,7 +89,7 @@ mod tests {
         ids::UserId,
         rights::ClusterLabels,
         role::Role,
-        session::MockSessionStore,
+        session::{CachedSessions, MockSessionStore},
         testing::fake::FakeRuntime,
         user::{User, Username},
     };
@@ -157,5 +159,31 @@ mod tests {
         assert_eq!(current_role(&runtime, expired), Err(Cause::SessionEnded), "expired");
         runtime.clock.advance(IDLE);
         assert_eq!(current_role(&runtime, live), Err(Cause::SessionEnded), "idle for too long");
+    }
+
+    #[test]
+    fn checks_of_many_streams_read_the_session_once() {
+        let runtime = FakeRuntime::default();
+        let (stored, reads) = (found(runtime.clock.now()), Arc::new(AtomicUsize::new(0)));
+        let mut store = MockSessionStore::new();
+        let counted = reads.clone();
+        store.expect_get().returning(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(Some(stored.clone()))
+        });
+        store.expect_touch().returning(|_, _| Ok(()));
+        let (clock, spawner) = (runtime.clock.clone(), runtime.spawner.clone());
+        let store = CachedSessions::new(Arc::new(store), clock, spawner);
+        let get = || block_on(store.get(SessionId(3))).unwrap().unwrap();
+        for _ in 0..100 {
+            get();
+        }
+        assert_eq!(reads.load(Ordering::SeqCst), 1);
+        runtime.clock.advance(Duration::from_secs(1));
+        get();
+        assert_eq!(reads.load(Ordering::SeqCst), 2, "a change by another process is seen within a second");
+        block_on(store.touch(SessionId(3), runtime.clock.now())).unwrap();
+        get();
+        assert_eq!(reads.load(Ordering::SeqCst), 3, "a change by this process is seen at once");
     }
 }

@@ -209,17 +209,30 @@ mod tests {
 
     #[test]
     fn streams_of_all_kinds_count_for_their_user() {
-        let limits = StreamLimits { per_user: 2, lists: 1, log_connections: 1, ..StreamLimits::default() };
-        let streams = Streams::new(limits);
+        let streams = Streams::new(StreamLimits { per_user: 3, ..StreamLimits::default() });
         let [ann, bob] = users();
         let _list = streams.enter(ann).unwrap();
-        let log = streams.enter_log(ann).unwrap();
-        assert_eq!(refusal(streams.enter_log(bob)), OVERLOADED, "limit of one connection");
-        drop(log);
-        let other = streams.enter_log(bob).unwrap();
-        drop(other);
         let _log = streams.enter_log(ann).unwrap();
-        assert_eq!(refusal(streams.enter_log(ann)), OVERLOADED, "limit of two streams of a user");
+        let download = streams.enter_download(ann).unwrap();
+        for refused in [streams.enter(ann), streams.enter_log(ann), streams.enter_download(ann)] {
+            assert_eq!(refusal(refused), OVERLOADED);
+        }
+        assert_eq!(refusal(streams.enter_log(bob)), None);
+        drop(download);
+        assert_eq!(refusal(streams.enter_log(ann)), None);
+    }
+
+    #[test]
+    fn logs_and_downloads_hold_a_connection() {
+        let streams = Streams::new(StreamLimits { log_connections: 2, ..StreamLimits::default() });
+        let [ann, bob] = users();
+        let log = streams.enter_log(ann).unwrap();
+        let _download = streams.enter_download(ann).unwrap();
+        assert_eq!(refusal(streams.enter_log(bob)), OVERLOADED);
+        assert_eq!(refusal(streams.enter_download(bob)), OVERLOADED);
+        assert_eq!(refusal(streams.enter(bob)), None, "a list needs no connection to a cluster");
+        drop(log);
+        assert_eq!(refusal(streams.enter_log(bob)), None);
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub const STORE: &[Case] = cases! {
         token_races_with_the_deletion_of_its_user;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
-        concurrent_operations_are_all_stored;
+        concurrent_operations_are_all_stored, rows_of_operations_are_found_by_id;
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list,
         audited_clusters_add_rows_of_other_users;

@@ -13,37 +13,37 @@ use crate::{
     ids::{TokenId, UserId},
     session::SecretHash,
     spawn::{Spawner, detached},
-    ttl_cache::TtlCache,
+    ttl_cache::{Caches, Invalidate, TtlCache},
 };
 
-/// Cache of tokens by the hash of the secret. It has unknown secrets too, so that a client that repeats a revoked token
-/// causes no query for each request.
-pub(crate) type TokenCache = Arc<TtlCache<SecretHash, Option<FoundToken>>>;
-
-/// A [`TokenStore`] that caches tokens by secret and invalidates the cache with each change through it. All changes of a
-/// process go through this type: [`crate::app::App`] provides no other store.
+/// A [`TokenStore`] that caches tokens by secret, for requests, and by id, for the checks of streams. Each change through
+/// it invalidates the caches. All changes of a process go through this type: [`crate::app::App`] provides no other store.
 pub(crate) struct CachedTokens {
     store: Arc<dyn TokenStore>,
-    cache: TokenCache,
+    /// By the hash of the secret. It has unknown secrets too, so that a client that repeats a revoked token causes no
+    /// query for each request.
+    by_secret: Arc<TtlCache<SecretHash, Option<FoundToken>>>,
+    by_id: Arc<TtlCache<TokenId, FoundToken>>,
     spawner: Arc<dyn Spawner>,
 }
 
 impl CachedTokens {
     pub(crate) fn new(store: Arc<dyn TokenStore>, clock: Arc<dyn Clock>, spawner: Arc<dyn Spawner>) -> Self {
-        Self { store, cache: Arc::new(TtlCache::new(clock)), spawner }
+        let by_secret = Arc::new(TtlCache::new(clock.clone()));
+        Self { store, by_secret, by_id: Arc::new(TtlCache::new(clock)), spawner }
     }
 
-    /// The cache. Changes of users, service accounts and rights must invalidate it as well.
-    pub(crate) fn token_cache(&self) -> TokenCache {
-        self.cache.clone()
+    /// The caches. Changes of users, service accounts and rights must invalidate them as well.
+    pub(crate) fn caches(&self) -> [Arc<dyn Invalidate>; 2] {
+        [self.by_secret.clone(), self.by_id.clone()]
     }
 
-    /// Runs a change to completion, even if the caller stops waiting, and invalidates the cache.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the caches.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.cache.invalidate_after(work)).await
+        detached(&*self.spawner, Caches::new(self.caches()).invalidate_after(work)).await
     }
 }
 
@@ -56,12 +56,11 @@ impl TokenStore for CachedTokens {
 
     async fn find(&self, secret: SecretHash) -> Result<Option<FoundToken>> {
         let read = async { self.store.find(secret).await.map(Some) };
-        Ok(self.cache.get(secret, read).await?.flatten())
+        Ok(self.by_secret.get(secret, read).await?.flatten())
     }
 
-    /// Not cached: streams check rarely and need the current state.
     async fn get(&self, id: TokenId) -> Result<Option<FoundToken>> {
-        self.store.get(id).await
+        self.by_id.get(id, self.store.get(id)).await
     }
 
     async fn list(&self, user: Option<UserId>) -> Result<Vec<(ApiToken, FoundOwner)>> {

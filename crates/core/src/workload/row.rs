@@ -15,6 +15,7 @@ use crate::{
     kind::Kind,
     object::{Labels, Metadata, parse},
     rows::{Cell, Field, Filter, Level, ListRow},
+    usage::Usage,
 };
 
 /// List row of a workload.
@@ -56,17 +57,23 @@ pub struct WorkloadRow {
     /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// The usage of CPU and memory of its pods together, filled in when a page of one cluster is read; null if it is not
+    /// known, and elsewhere.
+    pub usage: Option<Usage>,
     /// What is wrong, unless it is as wanted.
     #[serde(skip)]
     fault: Option<Box<Fault>>,
 }
+
+/// Field with the type of a workload.
+pub(crate) const TYPE: &str = "type";
 
 impl ListRow for WorkloadRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
         Field::new("uid", |row| Cell::text(&*row.uid)),
-        Field::filtered("type", Filter::Internal, |row| Cell::text(row.r#type.as_str())),
+        Field::filtered(TYPE, Filter::Internal, |row| Cell::text(row.r#type.as_str())),
         Field::new("replicas", |row| Cell::from(row.replicas)),
         Field::new("ready_replicas", |row| Cell::from(row.ready_replicas)),
         Field::new("updated_replicas", |row| Cell::from(row.updated_replicas)),
@@ -79,6 +86,8 @@ impl ListRow for WorkloadRow {
         Field::new("reason", |row| Cell::from(&row.reason)),
         Field::new("restarted_at", |row| Cell::from(row.restarted_at)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::late("usage_cpu"),
+        Field::late("usage_memory"),
         Field::hidden(FAULT, |row: &Self| Fault::cell(row.fault.as_deref())),
     ];
 
@@ -131,6 +140,7 @@ impl WorkloadRow {
             restarted_at,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            usage: None,
             fault,
         })
     }
@@ -138,7 +148,8 @@ impl WorkloadRow {
 
 /// The fault of a workload that is not as wanted, from the condition that causes its status.
 fn fault(metadata: &Metadata, cause: Option<&StatusCondition>) -> Fault {
-    let owner = metadata.controller().map(|owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name));
+    let cron_job = metadata.controller().filter(|owner| owner.kind == Kind::CronJob.info().kind);
+    let owner = cron_job.map(|owner| format!("{}/{}", Kind::CronJob, owner.name));
     let since = cause.and_then(|cause| cause.last_transition_time);
     let fault = Fault { since: since.or(metadata.creation_timestamp), owner, ..Fault::default() };
     fault.with_message(cause.map_or("", |cause| cause.message.as_str()))

@@ -8,6 +8,13 @@ use std::{
     time::Duration,
 };
 
+use futures_channel::mpsc;
+use futures_util::{
+    FutureExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, poll_fn, select_all},
+};
+
 use self::parts::{Cluster, Pod, PodStage, modes};
 use super::{
     ContainerChoice, LogSource, LogTime, MAX_SOURCES, SourceEvent, SourceState, WorkloadLogEvent,
@@ -25,12 +32,6 @@ use crate::{
     name::{ContainerName, ObjectName},
     pod::{LogLine, PodContainers},
     streams::{StreamEnd, StreamEvent},
-};
-use futures_channel::mpsc;
-use futures_util::{
-    FutureExt,
-    future::BoxFuture,
-    stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, poll_fn, select_all},
 };
 
 mod parts;

@@ -10,8 +10,11 @@ use pilothouse_types::{
     namespaces::NamespaceScope,
 };
 
-use super::{AccessRequest, Allowed, Resource, Verb, judge::RelatedKind, related};
-use crate::operation::Operation;
+use super::{AccessRequest, Allowed, Resource, Verb, created, judge::RelatedKind, related};
+use crate::{
+    operation::Operation,
+    rights::{RightResource, resource_of_kind},
+};
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
 /// can neither skip the check nor use the permit for another object. The constructor is private to this crate:
@@ -96,8 +99,8 @@ impl Permit {
         error
     }
 
-    /// Checks that the permit is about objects of `kind`: the kind itself or one related to it. What may be read of a
-    /// related kind is in [`Permit::namespaces_of`].
+    /// Checks that the permit is about objects of `kind`: the kind itself, the kind that the change creates, or one related
+    /// to it. What may be read of a related kind is in [`Permit::namespaces_of`].
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind.
@@ -131,7 +134,8 @@ impl Permit {
     }
 
     fn is_of(&self, kind: Kind) -> bool {
-        self.access.resource == Resource::Kind(kind)
+        let AccessRequest { verb, resource, .. } = self.access;
+        resource == Resource::Kind(kind) || created(verb, resource) == Some(kind)
     }
 
     fn related_kind(&self, kind: Kind) -> Option<&RelatedKind> {
@@ -153,6 +157,26 @@ impl Permit {
         if !matches!(self.access.verb, Verb::List | Verb::Logs) {
             return Err(Error::internal("the cache needs a permit to list"));
         }
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
+        Ok(Self::of_server(access.within(NamespaceScope::All), None))
+    }
+
+    /// Derives the system permit under which usage of CPU and memory is polled: to list nodes, or pods in all namespaces,
+    /// in the same cluster. From a permit to list or get nodes, or pods or workloads. For the poller of usage only
+    /// (`kube/src/usage.rs`): what it reads is looked up by objects that a reader's own permit covers.
+    ///
+    /// # Errors
+    /// `Internal` when the permit is for another verb or kind.
+    pub fn for_usage(&self) -> Result<Self> {
+        let kind = match (self.access.verb, self.access.resource) {
+            (Verb::List | Verb::Get, Resource::Kind(Kind::Node)) => Kind::Node,
+            (Verb::List | Verb::Get, Resource::Kind(kind))
+                if resource_of_kind(kind, false) == RightResource::Workloads =>
+            {
+                Kind::Pod
+            }
+            _ => return Err(Error::internal("usage needs a permit to read nodes, pods or workloads")),
+        };
         let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
         Ok(Self::of_server(access.within(NamespaceScope::All), None))
     }
@@ -196,6 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn run_of_a_cron_job_permits_the_job_in_the_same_namespace() {
+        let shop = NamespaceScope::One(Namespace::new("shop").unwrap());
+        let access = AccessRequest::to(Verb::Run, Resource::Kind(Kind::CronJob)).in_cluster(ClusterId(1));
+        let access = access.within(shop.clone());
+        let mut allowed = Allowed::whole(&access);
+        // the right to list jobs is not needed
+        allowed.related.clear();
+        let run = Permit::new(access, allowed, None);
+        assert_eq!(run.namespaces_of(Kind::Job).unwrap(), Some(&shop));
+        assert!(run.namespaces_of(Kind::Pod).is_err());
+        assert!(permit(Verb::Suspend, Kind::CronJob, Some(shop)).namespaces_of(Kind::Job).is_err());
+    }
+
+    #[test]
     fn cache_takes_permits_to_list_and_to_read_logs() {
         let namespace = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("shop").unwrap()]));
         for verb in [Verb::List, Verb::Logs] {
@@ -228,6 +266,20 @@ mod tests {
             Some(&NamespaceScope::All),
             "the cache is filled for all callers"
         );
+    }
+
+    #[test]
+    fn permit_to_poll_usage_is_for_nodes_or_pods() {
+        let derived = |verb, kind| permit(verb, kind, None).for_usage().and_then(|permit| permit.kind());
+        assert_eq!(derived(Verb::List, Kind::Node).unwrap(), Kind::Node);
+        for (verb, kind) in
+            [(Verb::Get, Kind::Pod), (Verb::List, Kind::Deployment), (Verb::List, Kind::CronJob)]
+        {
+            assert_eq!(derived(verb, kind).unwrap(), Kind::Pod);
+        }
+        for (verb, kind) in [(Verb::List, Kind::Secret), (Verb::Delete, Kind::Pod), (Verb::Logs, Kind::Pod)] {
+            assert!(derived(verb, kind).is_err(), "{verb:?} {kind}");
+        }
     }
 
     #[test]

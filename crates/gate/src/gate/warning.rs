@@ -25,11 +25,21 @@ pub enum Warning {
     DerivedPower(DerivedPower),
     /// The owner of the service account has the use of the granted rights, by making tokens of it.
     UsedByOwner,
+    /// Nothing was changed, and nothing was sent to the cluster: the object already is as requested.
+    Unchanged,
+    /// The rollout is paused, so the change takes effect when it is resumed.
+    RolloutPaused,
+    /// The pod template refers to this object, as `configmap/settings`, which does not exist in the namespace.
+    MissingReference(String),
+    /// The Job of this name still runs, beside the new one.
+    RunsBeside(String),
+    /// The resources of a pod's container hold until the pod is replaced.
+    UntilReplaced,
 }
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 10] = [
+    pub const KEYS: [&'static str; 15] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
@@ -40,6 +50,11 @@ impl Warning {
         "secrets_through_pods",
         "cluster_admin",
         "used_by_owner",
+        "unchanged",
+        "rollout_paused",
+        "missing_reference",
+        "runs_beside",
+        "until_replaced",
     ];
 
     /// String form, the key of the messages.
@@ -54,15 +69,29 @@ impl Warning {
             Self::NotCached(_) => "not_cached",
             Self::DerivedPower(power) => power.as_str(),
             Self::UsedByOwner => "used_by_owner",
+            Self::Unchanged => "unchanged",
+            Self::RolloutPaused => "rollout_paused",
+            Self::MissingReference(_) => "missing_reference",
+            Self::RunsBeside(_) => "runs_beside",
+            Self::UntilReplaced => "until_replaced",
         }
     }
 
     /// Subject of the warning, for the placeholder in the message.
     pub fn subject(&self) -> &str {
         match self {
-            Self::Autoscaled(name) | Self::GroupUnavailable(name) => name,
+            Self::Autoscaled(name)
+            | Self::GroupUnavailable(name)
+            | Self::MissingReference(name)
+            | Self::RunsBeside(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
-            Self::OutcomeNotStored | Self::NotTested | Self::DerivedPower(_) | Self::UsedByOwner => "",
+            Self::OutcomeNotStored
+            | Self::NotTested
+            | Self::DerivedPower(_)
+            | Self::UsedByOwner
+            | Self::Unchanged
+            | Self::RolloutPaused
+            | Self::UntilReplaced => "",
         }
     }
 }

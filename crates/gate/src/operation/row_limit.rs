@@ -17,13 +17,16 @@ use super::{Operation, Outcome};
 pub const MAX_ROW_BYTES: usize = 8 << 10;
 
 /// Maximum size of one field in bytes: a name, a user, a request id. Every Kubernetes name fits.
-const MAX_FIELD_BYTES: usize = 320;
+const MAX_FIELD_BYTES: usize = 264;
+/// Maximum size of the reason of a change in bytes. The longest reason of characters of up to three bytes, as Chinese
+/// ones, fits.
+const MAX_REASON_BYTES: usize = 1500;
 /// Maximum size of all parameters together, in bytes.
-const MAX_PARAMS_BYTES: usize = 1200;
+const MAX_PARAMS_BYTES: usize = 1000;
 /// Maximum size of the parameters in the details, in bytes. Each quote is escaped there and takes two bytes.
 const MAX_SUMMARY_BYTES: usize = 2 * MAX_PARAMS_BYTES;
 /// Maximum size of the result in the details, in bytes.
-const MAX_RESULT_BYTES: usize = 1200;
+const MAX_RESULT_BYTES: usize = 900;
 /// Maximum number of items kept of a truncated list.
 const MAX_ITEMS: usize = 20;
 /// Size in bytes of the JSON around a truncated list.
@@ -44,6 +47,7 @@ impl Operation {
             resource_name: self.resource_name.map(field),
             username: field(self.username),
             request_id: self.request_id.map(field),
+            reason: self.reason.map(|text| shorten(text, MAX_REASON_BYTES)),
             params: bounded(self.params),
             ..self
         }
@@ -195,6 +199,7 @@ mod tests {
             role: Some(Role::SuperAdmin),
             grant_id: Some(GrantId(i64::MAX)),
             token_id: Some(TokenId(i64::MAX)),
+            reason: Some(field()),
             source_ip: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
             request_id: Some(field()),
             params,

@@ -64,7 +64,7 @@ fn common_verb(verb: Verb) -> RightVerb {
     match verb {
         Verb::List => RightVerb::List,
         Verb::Create | Verb::Grant | Verb::Request => RightVerb::Create,
-        Verb::Delete | Verb::Prune => RightVerb::Delete,
+        Verb::Delete | Verb::DeleteReplaced | Verb::Prune => RightVerb::Delete,
         Verb::Get | Verb::Logs | Verb::Verify => RightVerb::Get,
         Verb::Update
         | Verb::Test
@@ -87,7 +87,18 @@ fn common_verb(verb: Verb) -> RightVerb {
         | Verb::BreakGlass
         | Verb::Review
         | Verb::Enroll
-        | Verb::Disable => RightVerb::Update,
+        | Verb::Disable
+        | Verb::Undo
+        | Verb::Pause
+        | Verb::Resume
+        | Verb::SetImage
+        | Verb::Suspend
+        | Verb::Run
+        | Verb::Rerun
+        | Verb::Evict
+        | Verb::Resize
+        | Verb::Cordon
+        | Verb::Uncordon => RightVerb::Update,
     }
 }
 
@@ -96,7 +107,8 @@ fn verb_of_kind(verb: Verb, resource: &RightResource) -> RightVerb {
     let same = match verb {
         Verb::Logs => RightVerb::Logs,
         Verb::Scale => RightVerb::Scale,
-        Verb::Restart => RightVerb::Restart,
+        // replacing what runs, without changing what is wanted
+        Verb::Restart | Verb::Run | Verb::Rerun | Verb::Evict | Verb::DeleteReplaced => RightVerb::Restart,
         Verb::Reveal => RightVerb::Reveal,
         other => common_verb(other),
     };
@@ -198,7 +210,7 @@ mod tests {
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 27] = [
+    const VERBS: [Verb; 43] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
@@ -230,6 +242,18 @@ mod tests {
         Verb::Review,
         Verb::Enroll,
         Verb::Disable,
+        Verb::Undo,
+        Verb::Pause,
+        Verb::Resume,
+        Verb::SetImage,
+        Verb::Suspend,
+        Verb::Run,
+        Verb::Rerun,
+        Verb::Evict,
+        Verb::Resize,
+        Verb::Cordon,
+        Verb::Uncordon,
+        Verb::DeleteReplaced,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -292,6 +316,18 @@ mod tests {
             (Verb::Logs, Resource::Kind(Kind::Pod), "logs workloads"),
             (Verb::Scale, Resource::Kind(Kind::Deployment), "scale workloads"),
             (Verb::Restart, Resource::Kind(Kind::StatefulSet), "restart workloads"),
+            (Verb::Undo, Resource::Kind(Kind::DaemonSet), "update workloads"),
+            (Verb::SetImage, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Pause, Resource::Kind(Kind::Deployment), "update workloads"),
+            (Verb::Run, Resource::Kind(Kind::CronJob), "restart workloads"),
+            (Verb::Rerun, Resource::Kind(Kind::Job), "restart workloads"),
+            (Verb::Evict, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::DeleteReplaced, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::Delete, Resource::Kind(Kind::Pod), "delete workloads"),
+            (Verb::Scale, Resource::Kind(Kind::HorizontalPodAutoscaler), "scale workloads"),
+            (Verb::Resize, Resource::Kind(Kind::Pod), "update workloads"),
+            (Verb::Suspend, Resource::Kind(Kind::CronJob), "update workloads"),
+            (Verb::Cordon, Resource::Kind(Kind::Node), "update nodes"),
             (Verb::Get, Resource::Kind(Kind::Secret), "get secrets"),
             (Verb::Reveal, Resource::Kind(Kind::Secret), "reveal secrets"),
             (Verb::List, Resource::Kind(Kind::EndpointSlice), "list network"),

@@ -61,6 +61,8 @@ fn place(
         // a new cluster has no id: the right on all clusters
         (_, RightResource::Clusters) => return Some((id.map(ClusterId), NamespaceScope::Unscoped)),
         (RightVerb::Create, RightResource::Namespaces) => name,
+        // a node has no namespace
+        (_, RightResource::Nodes) => return Some((Some(ClusterId(cluster_id?)), NamespaceScope::Unscoped)),
         _ => namespace,
     };
     let namespace = Namespace::new(namespace?).ok()?;

@@ -68,6 +68,7 @@ async fn page(
     let local = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,
         rows,
+        usage: Vec::new(),
         columns: None,
         pagination,
         freshness: None,
@@ -94,10 +95,19 @@ async fn page(
         _ => {
             let query = query()?;
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-            let ListPage { listing, scope } = app.lists.page(caller, cluster, list, &query).await?;
+            let ListPage { listing, usage, scope } = app.lists.page(caller, cluster, list, &query).await?;
             let Listing { rows, pagination, as_of, stale, warnings } = listing;
             let freshness = Some((as_of, stale));
-            ListResponse { key, rows, columns: None, pagination, freshness, scope: Some(scope), warnings }
+            ListResponse {
+                key,
+                rows,
+                usage,
+                columns: None,
+                pagination,
+                freshness,
+                scope: Some(scope),
+                warnings,
+            }
         }
     })
 }

@@ -85,6 +85,7 @@ pub(crate) async fn list(
     Ok(ObjectsResponse(ListResponse {
         key: KEY,
         rows,
+        usage: Vec::new(),
         columns: Some(columns),
         pagination,
         freshness: Some((as_of, stale)),

@@ -2,6 +2,7 @@
 
 use actix_web::web::Data;
 use pilothouse_core::{
+    ids::ClusterId,
     name::{Namespace, ObjectName},
     workload::{Replicas, WorkloadDetail, WorkloadRef, WorkloadRow, WorkloadType},
 };
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneWorkload {
     /// The workload after the change.
-    workload: WorkloadRow,
+    pub(super) workload: WorkloadRow,
 }
 
 /// The reference to a workload, as query parameters or as a request body.
@@ -35,12 +36,20 @@ pub(crate) struct WorkloadBody {
     name: ObjectName,
 }
 
+impl WorkloadBody {
+    /// The cluster and the workload.
+    pub(super) fn into_parts(self) -> (ClusterId, WorkloadRef) {
+        let Self { cluster_id, namespace, r#type: kind, name } = self;
+        (cluster_id.into(), WorkloadRef { namespace, kind, name })
+    }
+}
+
 pub(crate) async fn detail(
     api: Data<Api>,
     Authenticated(signed_in, Params(query)): Authenticated<Params<WorkloadBody>>,
 ) -> Result<Response<WorkloadDetail>> {
-    let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
-    let detail = api.app.workloads.detail(signed_in.caller(), query.cluster_id.into(), &workload).await?;
+    let (cluster, workload) = query.into_parts();
+    let detail = api.app.workloads.detail(signed_in.caller(), cluster, &workload).await?;
     let warnings = detail.warnings.clone();
     Ok(Response::of(detail).warning(warnings))
 }
@@ -72,8 +81,8 @@ pub(crate) async fn restart(
     api: Data<Api>,
     Authenticated(signed_in, Body(body)): Authenticated<Body<WorkloadBody>>,
 ) -> Result<Response<OneWorkload>> {
-    let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
-    let changed = api.app.workloads.restart(signed_in.caller(), body.cluster_id.into(), &workload).await?;
+    let (cluster, workload) = body.into_parts();
+    let changed = api.app.workloads.restart(signed_in.caller(), cluster, &workload).await?;
     Ok(Response::changed(changed, |workload| OneWorkload { workload })
         .with_message(Message::WorkloadRestarted))
 }

@@ -8,6 +8,7 @@ use pilothouse_core::{
     inventory::{LiveEvent, WatchEvent},
     rows::Row,
     streams::StreamEvent,
+    usage::{Usage, UsageJson},
 };
 use serde_json::{Value, json};
 
@@ -67,14 +68,14 @@ fn write_event(event: &WatchEvent, start: &[u8], buffer: &mut Vec<u8>, catalog: 
         WatchEvent::Freshness { as_of, stale } => {
             write_value("freshness", &json!({"as_of": as_of, "stale": stale}), start, buffer);
         }
-        WatchEvent::Window { rows, pagination, as_of, stale, scope, warnings } => {
+        WatchEvent::Window { rows, usage, pagination, as_of, stale, scope, warnings } => {
             let warnings = texts(warnings);
             let rest = json!({"pagination": pagination, "as_of": as_of, "stale": stale, "scope": scope, "warnings": warnings});
             let rest = rest.to_string();
             buffer.reserve(rows.iter().map(|row| row.bytes().len() + 1).sum::<usize>() + rest.len() + 64);
             begin("window", buffer);
             buffer.extend_from_slice(start);
-            write_rows(rows, buffer);
+            write_rows(rows, usage, buffer);
             // the members after the rows
             buffer.push(b',');
             buffer.extend_from_slice(&rest.as_bytes()[1..]);
@@ -83,14 +84,15 @@ fn write_event(event: &WatchEvent, start: &[u8], buffer: &mut Vec<u8>, catalog: 
     }
 }
 
-/// Appends the member `"rows"`.
-fn write_rows(rows: &[Row], buffer: &mut Vec<u8>) {
+/// Appends the member `"rows"`: rows with their usage, if it is known.
+fn write_rows(rows: &[Row], usage: &[Option<Usage>], buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(b"\"rows\":[");
+    let mut json = UsageJson::default();
     for (i, row) in rows.iter().enumerate() {
         if i > 0 {
             buffer.push(b',');
         }
-        buffer.extend_from_slice(row.bytes());
+        json.row(buffer, row.bytes(), usage.get(i).copied().flatten());
     }
     buffer.push(b']');
 }
@@ -204,6 +206,7 @@ mod tests {
             let rows = names.iter().map(|name| row(name)).collect();
             let window = WatchEvent::Window {
                 rows,
+                usage: Vec::new(),
                 pagination,
                 as_of: as_of(),
                 stale: false,
@@ -235,6 +238,7 @@ mod tests {
             (
                 WatchEvent::Window {
                     rows: vec![row("a")],
+                    usage: Vec::new(),
                     pagination,
                     as_of,
                     stale: false,

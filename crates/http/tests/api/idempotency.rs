@@ -28,7 +28,7 @@ const WITHOUT_KEY: [&str; 10] = [
 
 impl TestApp {
     /// Sends a POST with these keys.
-    async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
+    pub(crate) async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
         let request = TestRequest::post().uri(path).insert_header(("accept-language", "en"));
         let credentials = &signed_in.credentials;
         let request = request

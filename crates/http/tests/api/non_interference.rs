@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use actix_web::test::TestRequest;
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause,
     access::Caller,
@@ -17,11 +18,12 @@ use pilothouse_core::{
     object::Labels,
     rights::{RoleName, Subject},
     role::Role,
-    rows::{Change, Row},
+    rows::{Change, ListScope, Row},
     testing::{
         fake::{Condition, Fake, FakeRng, FakeRuntime},
         new_cluster,
     },
+    usage::{KnownUsage, Subject as Measured, Usage, UsageTableBuilder},
     workload::{Replicas, WorkloadRef, WorkloadType},
 };
 use pilothouse_http::{HttpSettings, NoopObserver, endpoints};
@@ -140,6 +142,26 @@ fn fill(fake: &Fake, cluster: ClusterId, word: &str, n: usize) {
             }
         }
     }
+    measure(fake, cluster, word, n);
+}
+
+/// Measures the pod inside the rights alike, and what is outside differently in each world.
+fn measure(fake: &Fake, cluster: ClusterId, word: &str, n: usize) {
+    let mut table = UsageTableBuilder::default();
+    let mut add = |subject: Measured<'_>, cpu_millis, second| {
+        let at = Timestamp::from_second(second).unwrap();
+        table.add(subject, Usage { cpu_millis, memory_bytes: 1024, at });
+    };
+    add(Measured::Pod { namespace: "shop", name: "web-0" }, 5, 1_767_225_600);
+    for i in 0..=n {
+        let name = format!("{word}-{i}");
+        add(Measured::Node { name: &name }, 100, 1_767_225_610);
+        for namespace in [word, "kube-system"] {
+            add(Measured::Pod { namespace, name: &name }, 7, 1_767_225_610 + i64::try_from(i).unwrap());
+        }
+        add(Measured::Workload { namespace: word, r#type: "deployment", name: &name }, 14, 1_767_225_610);
+    }
+    fake.clusters.measure(cluster, KnownUsage { table: Arc::new(table.finish()), warning: None });
 }
 
 /// What another user does: signs in, gets a grant, asks for one, and changes workloads in these clusters.
@@ -204,6 +226,10 @@ pub(crate) fn targets() -> Vec<String> {
         targets.push(format!("/api/k8s/overview?kind={key}"));
         targets.push(format!("/api/k8s/watch?kind={key}&cluster_id={{cluster}}"));
         targets.push(format!("/api/k8s/watch?kind={key}&cluster_id={{cluster}}&namespace=*"));
+        if info.usage.is_some() {
+            let scope = if info.scope == ListScope::Cluster { "" } else { "&namespace=*" };
+            targets.push(format!("{}?cluster_id={{cluster}}{scope}&sort=-usage_cpu", info.path));
+        }
     }
     targets
 }

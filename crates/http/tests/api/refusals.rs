@@ -114,6 +114,7 @@ async fn at_most_64_parameters_are_accepted_and_20_refused_fields_named() {
         ("/api/k8s/pods", format!("cluster_id={cluster}&namespace=shop")),
         ("/api/k8s/search", "kind=pods&q=web".to_owned()),
         ("/api/k8s/overview", String::new()),
+        ("/api/k8s/problems", String::new()),
         ("/api/k8s/audit/operations", String::new()),
         ("/api/k8s/clusters/status", format!("id={cluster}")),
         ("/api/auth/me", String::new()),

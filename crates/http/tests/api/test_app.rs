@@ -302,6 +302,9 @@ async fn reply(response: Result<ServiceResponse, actix_web::Error>) -> Reply {
     reply
 }
 
+/// The uid of the pod `web-0`.
+pub(crate) const POD_UID: &str = "3f2b6a1e-0c5d-4a6b-9d8e-7f6a5b4c3d2e";
+
 /// Puts the objects of the tests into a namespace of a cluster.
 pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let put = |kind: Kind, object: Value| fake.clusters.put(cluster, kind, object);
@@ -310,9 +313,27 @@ pub(crate) fn seed(fake: &Fake, cluster: ClusterId, namespace: &str) {
     let template = json!({"spec": {"containers": [
         {"name": "app", "image": "web:1", "env": [{"name": "A", "value": "canary-env"}]}]}});
     put(Kind::Deployment, json!({"metadata": named("web"), "spec": {"replicas": 2, "template": template}}));
+    let former = json!({"spec": {"containers": [
+        {"name": "app", "image": "web:0", "env": [{"name": "A", "value": "canary-env-0"}]}]}});
+    for (name, number, template) in [("web-1", "1", &former), ("web-2", "2", &template)] {
+        let mut metadata = named(name);
+        metadata["annotations"] = json!({"deployment.kubernetes.io/revision": number});
+        metadata["ownerReferences"] =
+            json!([{"kind": "Deployment", "name": "web", "uid": "web", "controller": true}]);
+        put(Kind::ReplicaSet, json!({"metadata": metadata, "spec": {"template": template}}));
+    }
     put(Kind::Deployment, json!({"metadata": named("still"), "spec": {"replicas": 1, "paused": true}}));
     put(Kind::Job, json!({"metadata": named("once"), "spec": {"completions": 1}}));
-    put(Kind::Pod, json!({"metadata": named("web-0"), "spec": {"containers": [{"name": "app"}]}}));
+    let template = json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}});
+    let spec = json!({"schedule": "0 3 * * *", "jobTemplate": template});
+    put(Kind::CronJob, json!({"metadata": named("nightly"), "spec": spec}));
+    put(Kind::Node, json!({"metadata": {"name": "node-1", "creationTimestamp": "2026-01-01T00:00:00Z"}}));
+    let mut pod = named("web-0");
+    pod["uid"] = json!(POD_UID);
+    // its controller replaces it, so that its deletion takes the right to restart workloads
+    pod["ownerReferences"] =
+        json!([{"kind": "StatefulSet", "name": "db", "uid": "db-1", "controller": true}]);
+    put(Kind::Pod, json!({"metadata": pod, "spec": {"containers": [{"name": "app"}]}}));
     put(Kind::ConfigMap, json!({"metadata": named("conf"), "data": {"key": "canary-data"}}));
     put(
         Kind::ConfigMap,

@@ -36,16 +36,19 @@ use crate::{
 const NAMESPACES: [&str; 5] = ["shop", "team-a", "bank", "vault", "kube-system"];
 
 /// What every pair is asked, besides random targets.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 12] = [
     "/api/access/grants",
     "/api/access/requests",
     "/api/access/who?verb=list&resource=workloads&cluster_id={cluster}&namespace=shop",
     "/api/k8s/audit/operations",
     "/api/k8s/clusters",
+    "/api/k8s/live?sub=kind%3Dpods%26cluster_id%3D{cluster}%26namespace%3D*%26page%3D1",
     "/api/k8s/overview?kind=pods",
     "/api/k8s/pods/logs/stream?cluster_id={cluster}&namespace=shop&pod_name=web-0",
+    "/api/k8s/problems",
     "/api/k8s/search?kind=pods&q=web",
     "/api/k8s/watch?kind=pods&cluster_id={cluster}&namespace=*",
+    "/api/k8s/workloads/logs/stream?cluster_id={cluster}&namespace=shop&type=deployment&name=web",
 ];
 
 /// Paths of POST requests that read.

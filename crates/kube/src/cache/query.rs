@@ -134,6 +134,25 @@ impl ListCache {
         })
     }
 
+    /// All rows of a list, for what is computed from them; `None` if the list cannot be cached. The rows themselves must
+    /// not be returned to a reader without a check of the reader's permit.
+    ///
+    /// # Errors
+    /// As `Inventory::page`.
+    pub(crate) async fn all_rows(
+        &self,
+        permit: &Permit,
+        list: List,
+        transport: &Arc<Transport>,
+    ) -> Result<Option<Vec<Row>>> {
+        let info = list.info();
+        let store = self.store(permit, info, info.kinds, transport)?;
+        Ok(match store.ready(Instant::now() + self.deadline).await? {
+            Ready::Synced => Some(store.table().rows().cloned().collect()),
+            Ready::Uncacheable(..) => None,
+        })
+    }
+
     /// The rows of these objects, of the permit's namespaces.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ mod kinds;
 mod objects;
 mod printed;
 mod probe;
+mod rollouts;
+mod small_changes;
 mod workloads;
 
 use std::{

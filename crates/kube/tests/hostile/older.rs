@@ -9,13 +9,18 @@ use pilothouse_core::{inventory::LISTS, workload::WorkloadType};
 
 use super::*;
 
-static RECORDED: LazyLock<Value> =
+pub(super) static RECORDED: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("kubernetes-1.30.json")).unwrap());
 
-/// Replies like an API server of 1.30: lists in all namespaces or one, and single objects.
+/// Replies like an API server of 1.30 with the recorded objects.
 fn reply_as_1_30(request: &RecordedRequest) -> Reply {
+    read(&RECORDED, request)
+}
+
+/// Replies to a read of these objects: of a list in all namespaces or one, or of a single object.
+pub(super) fn read(objects: &Value, request: &RecordedRequest) -> Reply {
     let path = request.target.split('?').next().unwrap_or_default().replace("/namespaces/shop/", "/");
-    if let Some(recorded) = RECORDED.get(&path) {
+    if let Some(recorded) = objects.get(&path) {
         return match recorded {
             Value::Array(items) => Reply::json(
                 200,
@@ -25,8 +30,8 @@ fn reply_as_1_30(request: &RecordedRequest) -> Reply {
         };
     }
     let (collection, name) = path.rsplit_once('/').unwrap_or_default();
-    let objects = RECORDED.get(collection).and_then(Value::as_array).into_iter().flatten();
-    match objects.into_iter().find(|object| object["metadata"]["name"] == name) {
+    let mut objects = objects.get(collection).and_then(Value::as_array).into_iter().flatten();
+    match objects.find(|object| object["metadata"]["name"] == name) {
         Some(object) => Reply::json(200, object),
         None => Reply::Body(404, vec![], "404 page not found\n".to_owned()),
     }

@@ -43,6 +43,7 @@ struct Row {
     role: Option<String>,
     grant_id: Option<i64>,
     token_id: Option<i64>,
+    reason: Option<String>,
     source_ip: Option<String>,
     request_id: Option<String>,
     duration_ms: Option<i64>,
@@ -76,6 +77,7 @@ impl TryFrom<Row> for OperationRow {
             role: role?,
             grant_id: row.grant_id.map(GrantId),
             token_id: row.token_id.map(TokenId),
+            reason: row.reason,
             source_ip: row.source_ip,
             request_id: row.request_id,
             duration_ms: row.duration_ms,
@@ -259,8 +261,8 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             sort,
             not_null: [id, operation_id, operation_type, resource_type, status, username, created_at],
             nullable: [
-                cluster_id, cluster_name, resource_name, namespace, user_id, role, grant_id, token_id, source_ip,
-                request_id, duration_ms, error_code, details, finished_at
+                cluster_id, cluster_name, resource_name, namespace, user_id, role, grant_id, token_id, reason,
+                source_ip, request_id, duration_ms, error_code, details, finished_at
             ]
         );
         let rows = page.select(Row::as_select()).limit(limit).offset(offset).load(conn).await?;
@@ -270,4 +272,15 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
         logs: rows.into_iter().map(OperationRow::try_from).collect::<Result<_>>()?,
         pagination: Pagination::of(&query.list, u64::try_from(total).unwrap_or(0)),
     })
+}
+
+/// The rows of these operations.
+pub(super) async fn of_ids(db: &Db, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let rows: Vec<Row> = read!(*db, |conn| Ok(operations::table
+        .filter(operations::operation_id.eq_any(ids.clone()))
+        .select(Row::as_select())
+        .load(conn)
+        .await?))?;
+    rows.into_iter().map(OperationRow::try_from).collect()
 }

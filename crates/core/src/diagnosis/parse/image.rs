@@ -63,6 +63,7 @@ const PHRASES: [(Variant, &[&str]); 4] = [
             "503 service unavailable",
             "504 gateway time",
             "server misbehaving",
+            "registry is unavailable",
         ],
     ),
 ];

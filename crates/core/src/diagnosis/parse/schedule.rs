@@ -55,7 +55,7 @@ pub fn unschedulable(message: &str) -> Option<Unschedulable> {
 fn variant(text: &str) -> Option<Variant> {
     let lower = text.to_lowercase();
     let has = |phrase: &str| lower.contains(phrase);
-    if has("volume") || has("persistentvolumeclaim") {
+    if has("volume") || has("free storage") || has("no available disk") {
         Some(Variant::Volume)
     } else if has("taint") || has("were unschedulable") {
         Some(Variant::Taint)
@@ -107,6 +107,8 @@ mod tests {
             ("1 node(s) didn't match pod anti-affinity rules", Some(V::Affinity)),
             ("1 node(s) didn't match pod topology spread constraints", Some(V::Affinity)),
             ("1 node(s) had volume node affinity conflict", Some(V::Volume)),
+            ("1 node(s) didn't match PersistentVolume's node affinity", Some(V::Volume)),
+            ("1 node(s) did not have enough free storage", Some(V::Volume)),
             ("pod has unbound immediate PersistentVolumeClaims", Some(V::Volume)),
             ("persistentvolumeclaim \"data\" not found", Some(V::Volume)),
             ("1 Insufficient nvidia.com/gpu", None),

@@ -22,14 +22,11 @@ impl<'a> Context<'a> {
 
     /// The first rule that applies to a pod.
     pub(super) fn of_pod(&self, pod: &'a PodObject) -> Option<Finding> {
-        let status = &pod.status;
-        if status.phase == "Succeeded" {
-            return None;
-        }
         if pod.metadata.deletion_timestamp.is_some() {
             return self.stuck_deletion("Pod", &pod.metadata, pod.spec.node_name.as_deref());
         }
-        if status.phase == "Failed" && self.replaces_pods() {
+        let phase = pod.status.phase.as_str();
+        if phase == "Succeeded" || (phase == "Failed" && self.replaces_pods()) {
             return None;
         }
         let containers = Container::all(pod);
@@ -93,7 +90,10 @@ impl<'a> Context<'a> {
         match missing {
             Missing::Secret(name) => of(Rule::MissingSecret).fact("secret", name),
             Missing::ConfigMap(name) => of(Rule::MissingConfigMap).fact("configmap", name),
-            Missing::Key { key, kind, name } => of(Rule::MissingKey).fact("key", key).fact(kind, name),
+            Missing::Key { key, kind, name } => {
+                let holder = if name.is_empty() { String::new() } else { format!("{kind} {name}") };
+                of(Rule::MissingKey).fact("key", key).fact("holder", holder).fact(kind, name)
+            }
         }
     }
 

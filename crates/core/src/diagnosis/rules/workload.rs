@@ -129,14 +129,17 @@ impl<'a> Context<'a> {
         if cron_job.spec.suspend {
             return Vec::new();
         }
-        let is_missed = |reason: &str| ["MissSchedule", "TooManyMissedTimes"].contains(&reason);
-        let event = self.newest_event(&cron_job.metadata, |event| is_missed(&event.reason));
+        let is_trouble =
+            |reason: &str| ["MissSchedule", "TooManyMissedTimes", "UnparseableSchedule"].contains(&reason);
+        let event = self.newest_event(&cron_job.metadata, |event| is_trouble(&event.reason));
         let event = event.filter(|event| self.is_within(event.last_seen(), REMEMBERED));
         let missed = event.map(|event| {
             let finding = Finding::new(Rule::Cron, Level::Warn, self.evidence.reference());
             let source = format!("event cronjob/{}", cron_job.metadata.name);
             let quote = Quote::new(source, event.last_seen(), &event.message);
-            finding.variant(Variant::Missed).since(event.last_seen()).quotes([quote])
+            let is_missed = event.reason != "UnparseableSchedule";
+            let finding = finding.variant(is_missed.then_some(Variant::Missed));
+            finding.since(event.last_seen()).quotes([quote])
         });
         let newest = self.evidence.controlled.first();
         let of_job = newest.map(|job| self.of_job(job)).unwrap_or_default();

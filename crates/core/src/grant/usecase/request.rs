@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{
-    ATTEMPTS, Gift, Grants, REASON, check_size, check_text, has_somewhere, own_subject, param, refusal,
-    with_some,
-};
+use super::{ATTEMPTS, Gift, Grants, check_reason, check_size, has_somewhere, own_subject, param, refusal};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
@@ -59,16 +56,15 @@ impl Grants {
     /// [`GrantRequest::MAX_PENDING`] pending requests; `NotFound` of the role; `NotSignedIn` for a caller who is no
     /// user; `StoreUnavailable`.
     pub async fn request(&self, caller: &Caller, new: NewRequest) -> Result<GrantRequest> {
-        check_text("reason", Some(&new.reason), REASON)?;
+        let given = check_reason(Some(&new.reason))?;
         let NewRequest { role, clusters, reach, duration_seconds, reason } = new;
-        let access = AccessRequest::to(Verb::Request, Resource::Request).named(role.as_str());
+        let access = AccessRequest::to(Verb::Request, Resource::Request).named(role.as_str()).because(given);
         let granted = self.gate.grant(caller, access).await?;
         let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
         let granted = granted
             .with("clusters", param(&clusters))
             .with("namespaces", param(&reach))
-            .with("duration_seconds", duration_seconds)
-            .with("reason", reason.as_str());
+            .with("duration_seconds", duration_seconds);
         let registry = self.ports.requests.clone();
         let work = async move |permit: Permit| {
             check_size(&clusters, &reach)?;
@@ -92,18 +88,17 @@ impl Grants {
         decision: Decision,
         reason: Option<String>,
     ) -> Result<GrantRequest> {
-        check_text("reason", reason.as_deref(), REASON)?;
+        let given = check_reason(reason.as_deref())?;
         let verb = match decision {
             Decision::Approve => Verb::Approve,
             Decision::Deny => Verb::Deny,
             Decision::Withdraw => Verb::Withdraw,
         };
-        let access = AccessRequest::to(verb, Resource::Request).named(id.to_string());
-        let granted = match decision {
+        let access = AccessRequest::to(verb, Resource::Request).named(id.to_string()).because(given);
+        let mut granted = match decision {
             Decision::Approve | Decision::Deny => self.grant_with(caller, RightVerb::Create, access).await?,
             Decision::Withdraw => self.gate.grant(caller, access).await?,
         };
-        let mut granted = with_some(granted, "reason", reason.as_ref());
         let judged = self.may_decide(caller, id, decision).await;
         if let Ok(request) = &judged {
             granted = granted

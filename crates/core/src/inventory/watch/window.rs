@@ -15,25 +15,32 @@ use crate::{
     access::Permit,
     error::Result,
     gate::Warning,
-    inventory::{Inventory, List, ListEvent, ListedScope, Listing},
+    inventory::{Inventory, List, ListEvent, ListedScope, Listing, PageWithUsage},
     rows::{Digest, ListQuery, Pagination, Row},
     spawn::Spawner,
     streams::{StreamEnd, StreamEvent},
+    usage::{Usage, UsageApi},
 };
 
 /// Minimum time between two reads of a page.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which the page of a list with joined fields is read again without a change: its events are not those of
-/// the joined list.
-const JOINED_INTERVAL: Duration = Duration::from_secs(10);
+/// Time after which the page of a list with joined fields, or with usage, is read again without a change: its events are
+/// not those of the joined list, and usage is no part of a row.
+const UNCHANGED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reads the page of a window.
+pub(super) struct Pages {
+    pub(super) inventory: Arc<dyn Inventory>,
+    pub(super) usage: Option<Arc<dyn UsageApi>>,
+    pub(super) spawner: Arc<dyn Spawner>,
+    pub(super) permit: Permit,
+    pub(super) list: List,
+    pub(super) query: ListQuery,
+}
 
 /// A watched page.
 pub(super) struct Window {
-    inventory: Arc<dyn Inventory>,
-    spawner: Arc<dyn Spawner>,
-    permit: Permit,
-    list: List,
-    query: ListQuery,
+    pages: Pages,
     events: BoxStream<'static, ListEvent>,
     /// The page that was sent last.
     sent: Option<Content>,
@@ -43,9 +50,28 @@ pub(super) struct Window {
 #[derive(PartialEq)]
 struct Content {
     rows: Vec<Digest>,
+    usage: Vec<Option<Usage>>,
     pagination: Pagination,
     stale: bool,
     warnings: Vec<Warning>,
+}
+
+impl Pages {
+    async fn read(&self) -> Result<PageWithUsage> {
+        let Self { inventory, usage, spawner, permit, list, query } = self;
+        PageWithUsage::read(&**inventory, usage.as_deref(), &**spawner, permit, *list, query).await
+    }
+
+    /// The events of the list from now on.
+    async fn changes(&self) -> Result<BoxStream<'static, ListEvent>> {
+        self.inventory.changes(&self.permit, self.list, &self.query).await
+    }
+
+    /// Whether the page may change without an event of the list.
+    fn changes_unnoticed(&self) -> bool {
+        let info = self.list.info();
+        info.join.is_some() || (info.usage.is_some() && self.usage.is_some())
+    }
 }
 
 impl Window {
@@ -53,16 +79,10 @@ impl Window {
     ///
     /// # Errors
     /// As [`Inventory::changes`].
-    pub(super) async fn open(
-        inventory: Arc<dyn Inventory>,
-        spawner: Arc<dyn Spawner>,
-        permit: Permit,
-        list: List,
-        query: ListQuery,
-    ) -> Result<Self> {
+    pub(super) async fn open(pages: Pages) -> Result<Self> {
         // before the first read of the page, so that no change is missed
-        let events = inventory.changes(&permit, list, &query).await?;
-        Ok(Self { inventory, spawner, permit, list, query, events, sent: None })
+        let events = pages.changes().await?;
+        Ok(Self { pages, events, sent: None })
     }
 
     /// The events of the watch, up to its end.
@@ -79,16 +99,17 @@ impl Window {
             {
                 return (StreamEvent::End(end), None);
             }
-            let page = match self.inventory.page(&self.permit, self.list, &self.query).await {
+            let page = match self.pages.read().await {
                 Ok(page) => page,
                 Err(error) => return (StreamEvent::End(StreamEnd::Failed(error)), None),
             };
             let content = Content::of(&page);
             if self.sent.as_ref() != Some(&content) {
                 self.sent = Some(content);
-                let Listing { rows, pagination, as_of, stale, warnings } = page;
-                let scope = ListedScope::of(&self.permit);
-                let window = WatchEvent::Window { rows, pagination, as_of, stale, scope, warnings };
+                let PageWithUsage { listing, usage } = page;
+                let Listing { rows, pagination, as_of, stale, warnings } = listing;
+                let scope = ListedScope::of(&self.pages.permit);
+                let window = WatchEvent::Window { rows, usage, pagination, as_of, stale, scope, warnings };
                 return (StreamEvent::Next(window), Some(self));
             }
         }
@@ -96,7 +117,7 @@ impl Window {
 
     /// Waits until the page has to be read again.
     async fn wait(&mut self) -> Result<(), StreamEnd> {
-        self.spawner.sleep(MIN_INTERVAL).await;
+        self.pages.spawner.sleep(MIN_INTERVAL).await;
         let mut is_changed = false;
         // one read is enough for all changes up to now
         while let Some(event) = self.events.next().now_or_never() {
@@ -106,9 +127,9 @@ impl Window {
         if is_changed {
             return Ok(());
         }
-        let Self { events, spawner, list, .. } = self;
-        let event = if list.info().join.is_some() {
-            match select(events.next(), spawner.sleep(JOINED_INTERVAL)).await {
+        let Self { pages, events, .. } = self;
+        let event = if pages.changes_unnoticed() {
+            match select(events.next(), pages.spawner.sleep(UNCHANGED_INTERVAL)).await {
                 Either::Left((event, _)) => event,
                 Either::Right(_) => return Ok(()),
             }
@@ -123,7 +144,7 @@ impl Window {
         match event {
             Some(ListEvent::Changes(_) | ListEvent::Freshness { .. }) => {}
             Some(ListEvent::Lagged) => {
-                self.events = self.inventory.changes(&self.permit, self.list, &self.query).await?;
+                self.events = self.pages.changes().await?;
             }
             Some(ListEvent::ConnectionChanged) | None => return Err(StreamEnd::ConnectionChanged),
         }
@@ -132,9 +153,10 @@ impl Window {
 }
 
 impl Content {
-    fn of(page: &Listing) -> Self {
+    fn of(PageWithUsage { listing: page, usage }: &PageWithUsage) -> Self {
         Self {
             rows: page.rows.iter().map(Row::digest).collect(),
+            usage: usage.clone(),
             pagination: page.pagination,
             stale: page.stale,
             warnings: page.warnings.clone(),

@@ -45,6 +45,7 @@ impl StorePorts {
                 role: [None, Some(Role::Viewer), Some(Role::SuperAdmin)][n % 3],
                 grant_id: (n % 4 > 0).then_some(GrantId([9, 10][n % 2])),
                 token_id: (n % 5 > 2).then_some(TokenId([9, 10][n % 2])),
+                reason: (n % 4 > 2).then(|| ["release 4.2", "Rollback"][n % 8 / 4].to_owned()),
                 source_ip: (n % 4 > 0).then(|| format!("192.0.2.{n}").parse().unwrap()),
                 request_id: (n % 4 > 1).then(|| format!("request-{n}")),
                 created_at: self.now() + Duration::from_secs((n as u64 * 7) % 48),

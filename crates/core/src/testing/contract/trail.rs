@@ -28,6 +28,7 @@ impl StorePorts {
             role: Some(Role::OpsAdmin),
             grant_id: Some(GrantId(11)),
             token_id: Some(TokenId(12)),
+            reason: Some("回滚到上一个版本".to_owned()),
             source_ip: Some("2001:db8::1".parse().unwrap()),
             request_id: Some("request-1".to_owned()),
             ..permit.operation().unwrap().clone()
@@ -56,6 +57,7 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((row.namespace.as_deref(), row.resource_name.as_deref()), (Some("default"), Some("web")));
     assert_eq!((row.user_id, &*row.username, row.role), (Some(UserId(3)), "ops", Some(Role::OpsAdmin)));
     assert_eq!((row.grant_id, row.token_id), (Some(GrantId(11)), Some(TokenId(12))));
+    assert_eq!(row.reason.as_deref(), Some("回滚到上一个版本"));
     assert_eq!(
         (row.source_ip.as_deref(), row.request_id.as_deref()),
         (Some("2001:db8::1"), Some("request-1"))
@@ -68,6 +70,20 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((finished.id, finished.status), (row.id, Status::Unknown));
     assert_eq!((&finished.error_code, &finished.details), (&outcome.error_code, &outcome.details));
     assert_eq!((finished.duration_ms, finished.finished_at), (Some(12), Some(outcome.finished_at)));
+}
+
+pub(super) async fn rows_of_operations_are_found_by_id(ports: &StorePorts) {
+    let operations = [ports.operation(), ports.operation(), ports.operation()];
+    for operation in &operations {
+        ports.writer.begin(operation).await.unwrap();
+    }
+    let absent = ports.operation().id;
+    let ids = [operations[2].id, absent, operations[0].id];
+    let mut rows = ports.query.operations_of(&ids).await.unwrap();
+    rows.sort_by_key(|row| row.id);
+    let all = ports.operations().await;
+    assert_eq!(rows, [all[0].clone(), all[2].clone()]);
+    assert_eq!(ports.query.operations_of(&[]).await.unwrap(), []);
 }
 
 pub(super) async fn only_first_outcome_is_recorded(ports: &StorePorts) {

@@ -1,9 +1,13 @@
 //! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
+mod compare;
 mod config;
 mod diagnosis;
 mod objects;
 mod pods;
+mod rollout;
+mod small_changes;
+mod usage;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,6 +36,7 @@ use crate::{
     object::{Labels, parse},
     pod::PodRow,
     rows::{ListQuery, Row, Table, select},
+    usage::KnownUsage,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -47,6 +52,10 @@ pub struct FakeClusters {
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
     changed: Mutex<Vec<ClusterId>>,
+    usage: Mutex<BTreeMap<ClusterId, KnownUsage>>,
+    /// A change that another client makes before the next JSON patch.
+    other_change: Mutex<Option<(Key, rollout::OtherChange)>>,
+    signals: Mutex<VecDeque<UnboundedReceiver<()>>>,
     served: Mutex<Vec<ServedKind>>,
 }
 

@@ -65,7 +65,7 @@ fn of_table(kind: Kind) -> ServedKind {
         plural: info.plural.to_owned(),
         kind: info.kind.to_owned(),
         namespaced: info.namespaced,
-        verbs: texts(&["get", "list", "watch"]),
+        verbs: texts(&["delete", "get", "list", "watch"]),
         ..ServedKind::default()
     }
 }

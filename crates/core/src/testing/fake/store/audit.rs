@@ -72,6 +72,11 @@ impl AuditQuery for MemoryStore {
             ids.iter().filter_map(|id| state.operations.iter().find(|row| row.id == *id).cloned()).collect();
         Ok(OperationPage { logs, pagination })
     }
+
+    async fn operations_of(&self, ids: &[OperationId]) -> Result<Vec<OperationRow>> {
+        let state = self.lock();
+        Ok(state.operations.iter().filter(|row| ids.contains(&row.operation_id)).cloned().collect())
+    }
 }
 
 #[async_trait]

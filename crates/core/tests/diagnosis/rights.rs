@@ -1,0 +1,197 @@
+//! Each source of a diagnosis is read by the caller's own right.
+
+use std::sync::Arc;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use pilothouse_core::{
+    access::Caller,
+    app::{App, AppSettings},
+    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnosis, Rule},
+    error::Cause,
+    ids::ClusterId,
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Reach, Rights, RoleRules},
+    role::Role,
+    testing::{fake::Fake, new_cluster},
+};
+use serde_json::{Value, json};
+
+const CANARY: &str = "canary-of-the-environment";
+
+struct Fixture {
+    fake: Fake,
+    app: App,
+    cluster: ClusterId,
+}
+
+impl Fixture {
+    /// A deployment `web` in the namespace `shop` whose pod crashes.
+    fn new() -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), AppSettings::default());
+        let cluster = block_on(app.clusters.create(&Caller::system(), new_cluster("one"))).unwrap().value.id;
+        let this = Self { fake, app, cluster };
+        let metadata = |name: &str, uid: &str, owner: Value| json!({"name": name, "namespace": "shop", "uid": uid, "labels": {"app": "web"}, "ownerReferences": owner});
+        let selector = json!({"matchLabels": {"app": "web"}});
+        let deployment = json!({"metadata": metadata("web", "d", json!([])), "spec": {"replicas": 1, "selector": selector},
+                "status": {"replicas": 1}});
+        let of_deployment = json!([{"kind": "Deployment", "name": "web", "uid": "d", "controller": true}]);
+        let replica_set = json!({"metadata": metadata("web-1", "r", of_deployment), "spec": {"replicas": 1}});
+        let of_replica_set = json!([{"kind": "ReplicaSet", "name": "web-1", "uid": "r", "controller": true}]);
+        let container =
+            json!({"name": "app", "env": [{"name": "A", "value": CANARY}, {"name": "B", "value": "short"}]});
+        let ended = json!({"terminated": {"reason": "Error", "exitCode": 1, "message": ""}});
+        let status = json!({"phase": "Running", "containerStatuses": [{"name": "app", "restartCount": 4,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": ""}}, "lastState": ended}]});
+        let pod = json!({"metadata": metadata("web-1-a", "p", of_replica_set),
+            "spec": {"nodeName": "node-0", "containers": [container]}, "status": status});
+        this.put(Kind::Deployment, deployment);
+        this.put(Kind::ReplicaSet, replica_set);
+        this.put(Kind::Pod, pod);
+        this.put(
+            Kind::Node,
+            json!({"metadata": {"name": "node-0", "uid": "n"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+        );
+        this
+    }
+
+    fn put(&self, kind: Kind, object: Value) {
+        self.fake.clusters.put(self.cluster, kind, object);
+    }
+
+    /// A caller of the role `none` with these rules in the namespace `shop` (`None`: in the whole cluster).
+    fn caller(&self, rules: &[(&[&str], &[&str])], namespaces: Option<&[&str]>) -> Caller {
+        let rule = |(verbs, resources): &(&[&str], &[&str])| json!({"verbs": verbs, "resources": resources});
+        let rules = Value::Array(rules.iter().map(rule).collect());
+        let grant = EffectiveGrant {
+            grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
+            rules: Arc::new(RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap()),
+            clusters: serde_json::from_value(json!({"ids": [self.cluster]})).unwrap(),
+            reach: serde_json::from_value::<Reach>(json!(namespaces)).unwrap(),
+            from: Timestamp::UNIX_EPOCH,
+            revoked: false,
+        };
+        let clusters = ClusterLabels::from([(self.cluster, Labels::new())]);
+        let rights = Rights::compile(&[grant], &clusters, Timestamp::UNIX_EPOCH);
+        Caller::system().with_rights(Role::None, Arc::new(rights))
+    }
+
+    fn diagnose(&self, caller: &Caller) -> pilothouse_core::Result<Diagnosis> {
+        let object = DiagnosedObject {
+            kind: DiagnosedKind::of(Kind::Deployment).unwrap(),
+            namespace: Some(Namespace::new("shop").unwrap()),
+            name: ObjectName::new("web").unwrap(),
+        };
+        block_on(self.app.diagnoses.diagnose(caller, self.cluster, &object))
+    }
+}
+
+const READS: (&[&str], &[&str]) = (&["get", "list"], &["workloads"]);
+
+#[test]
+fn all_sources_are_read_by_whoever_has_all_rights() {
+    let fixture = Fixture::new();
+    let Diagnosis { findings, mut checked, unreadable } = fixture.diagnose(&Caller::system()).unwrap();
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!((finding.rule, finding.severity.as_str()), (Rule::Crash, "bad"));
+    let last = finding.evidence.last().unwrap();
+    assert_eq!((&*last.source, &*last.text), ("log web-1-a/app", "a line"));
+    checked.sort_unstable();
+    let expected = [
+        "deployments",
+        "events",
+        "horizontalpodautoscalers",
+        "logs",
+        "nodes",
+        "poddisruptionbudgets",
+        "pods",
+        "replicasets",
+    ];
+    assert_eq!((checked, unreadable), (expected.to_vec(), Vec::new()));
+}
+
+#[test]
+fn sources_without_a_right_are_unreadable() {
+    let fixture = Fixture::new();
+    let cases: [(&[(&[&str], &[&str])], Option<&[&str]>, &[&str]); 4] = [
+        (&[READS], Some(&["shop"]), &["events", "logs", "nodes"]),
+        (&[READS, (&["list"], &["events"])], Some(&["shop"]), &["logs", "nodes"]),
+        (&[READS, (&["logs"], &["workloads"])], Some(&["shop"]), &["events", "nodes"]),
+        // a right to list nodes takes the reach of the whole cluster
+        (&[READS, (&["list"], &["nodes", "events"]), (&["logs"], &["workloads"])], None, &[]),
+    ];
+    for (rules, namespaces, expected) in cases {
+        let found = fixture.diagnose(&fixture.caller(rules, namespaces)).unwrap();
+        let mut unreadable = found.unreadable;
+        unreadable.sort_unstable();
+        assert_eq!(unreadable, expected, "{rules:?} {namespaces:?}");
+        assert_eq!(found.findings.len(), 1, "{rules:?}");
+        let has_log = found.findings[0].evidence.iter().any(|quote| quote.source.starts_with("log "));
+        assert_eq!(has_log, !expected.contains(&"logs"), "{rules:?}");
+    }
+}
+
+#[test]
+fn pods_that_may_not_be_listed_are_unreadable_and_not_healthy() {
+    let fixture = Fixture::new();
+    let found = fixture.diagnose(&fixture.caller(&[(&["get"], &["workloads"])], Some(&["shop"]))).unwrap();
+    assert!(found.findings.is_empty());
+    assert!(found.unreadable.contains(&"pods") && found.unreadable.contains(&"replicasets"));
+}
+
+#[test]
+fn without_the_right_to_get_the_object_nothing_is_read() {
+    let fixture = Fixture::new();
+    let caller = fixture.caller(&[(&["list", "logs"], &["workloads"])], Some(&["shop"]));
+    fixture.fake.clusters.calls();
+    assert_eq!(fixture.diagnose(&caller).unwrap_err().cause, Cause::RoleTooLow);
+    let other = fixture.caller(&[READS], Some(&["other"]));
+    assert_eq!(fixture.diagnose(&other).unwrap_err().cause, Cause::RoleTooLow);
+    assert_eq!(fixture.fake.clusters.calls(), Vec::<String>::new());
+}
+
+#[test]
+fn literal_values_of_the_environment_are_masked_for_whoever_may_not_read_them() {
+    let fixture = Fixture::new();
+    let text = format!("cannot connect with {CANARY} as short");
+    let event = json!({"metadata": {"name": "e", "namespace": "shop"}, "reason": "Failed", "message": text,
+        "involvedObject": {"kind": "Pod", "name": "web-1-a", "uid": "p"}});
+    fixture.put(Kind::Event, event);
+    let mut pod = json!({"metadata": {"name": "bare", "namespace": "shop", "uid": "b"},
+        "spec": {"containers": [{"name": "app", "env": [{"name": "A", "value": CANARY}]}]}});
+    pod["status"] = json!({"phase": "Running", "containerStatuses": [{"name": "app", "restartCount": 4,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"reason": "Error", "exitCode": 1, "message": text}}}]});
+    fixture.put(Kind::Pod, pod);
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Pod).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("bare").unwrap(),
+    };
+    let texts = |caller: &Caller| {
+        let found = block_on(fixture.app.diagnoses.diagnose(caller, fixture.cluster, &object)).unwrap();
+        let quotes = found.findings.into_iter().flat_map(|finding| finding.evidence);
+        quotes.map(|quote| quote.text).collect::<Vec<_>>().join("\n")
+    };
+    let viewer = fixture.caller(&[READS], Some(&["shop"]));
+    let masked = texts(&viewer);
+    assert!(!masked.contains(CANARY) && masked.contains("connect with *** as short"), "{masked}");
+    let editor = fixture.caller(&[READS, (&["update"], &["workloads"])], Some(&["shop"]));
+    assert!(texts(&editor).contains(CANARY));
+}
+
+#[test]
+fn object_that_does_not_exist_is_not_found() {
+    let fixture = Fixture::new();
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Deployment).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("absent").unwrap(),
+    };
+    let error =
+        block_on(fixture.app.diagnoses.diagnose(&Caller::system(), fixture.cluster, &object)).unwrap_err();
+    assert_eq!((error.cause, error.context.name.as_deref()), (Cause::NotFoundInCluster, Some("absent")));
+}
