@@ -8,6 +8,7 @@ mod cache;
 mod configuration;
 mod kinds;
 mod objects;
+mod printed;
 mod probe;
 mod rollouts;
 mod small_changes;
