@@ -139,7 +139,7 @@ async fn with_kinds(client: &ClusterClient<'_>, groups: Vec<Group>) -> Result<Ve
     let mut read = Vec::new();
     for Group { name, versions } in groups {
         let reads: Vec<_> = versions.into_iter().map(|version| version_of(client, &name, version)).collect();
-        let versions = stream::iter(reads).buffered(CONCURRENT_VERSIONS).collect().await;
+        let versions: Vec<_> = stream::iter(reads).buffered(CONCURRENT_VERSIONS).collect().await;
         read.push(Group { name, versions });
     }
     Ok(read)

@@ -166,8 +166,9 @@ fn needs_escape(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 
-/// Words that are no texts in some version of YAML, in lower case.
-const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
+/// Words that some version or reader of YAML does not take as texts, in lower case.
+const WORDS: [&str; 12] =
+    ["null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "infinity"];
 
 /// Whether every version of YAML reads a text without quotes as this text.
 fn is_plain(text: &str) -> bool {
@@ -261,6 +262,7 @@ spec:
             "yes",
             "No",
             "ON",
+            "NaN",
             "null",
             "Null",
             "~",
