@@ -1,6 +1,6 @@
 //! Collects the evidence: which objects belong to the diagnosed one, and which of them have to be read.
 //!
-//! Pods that are ready and were not restarted need no events, so that a healthy workload costs six reads. Of many pods
+//! Pods that are ready and were not restarted need no events, so that a healthy deployment costs seven reads. Of many pods
 //! that are not, the events of a few are read: they have the same cause, or the others show it once these are repaired.
 
 use futures_util::future::try_join_all;

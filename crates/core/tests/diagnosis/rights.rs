@@ -18,6 +18,9 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
+/// Verbs and resources of a rule of a role.
+type RoleRule = (&'static [&'static str], &'static [&'static str]);
+
 const CANARY: &str = "canary-of-the-environment";
 
 struct Fixture {
@@ -63,8 +66,8 @@ impl Fixture {
     }
 
     /// A caller of the role `none` with these rules in the namespace `shop` (`None`: in the whole cluster).
-    fn caller(&self, rules: &[(&[&str], &[&str])], namespaces: Option<&[&str]>) -> Caller {
-        let rule = |(verbs, resources): &(&[&str], &[&str])| json!({"verbs": verbs, "resources": resources});
+    fn caller(&self, rules: &[RoleRule], namespaces: Option<&[&str]>) -> Caller {
+        let rule = |(verbs, resources): &RoleRule| json!({"verbs": verbs, "resources": resources});
         let rules = Value::Array(rules.iter().map(rule).collect());
         let grant = EffectiveGrant {
             grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
@@ -89,7 +92,7 @@ impl Fixture {
     }
 }
 
-const READS: (&[&str], &[&str]) = (&["get", "list"], &["workloads"]);
+const READS: RoleRule = (&["get", "list"], &["workloads"]);
 
 #[test]
 fn all_sources_are_read_by_whoever_has_all_rights() {
@@ -116,7 +119,7 @@ fn all_sources_are_read_by_whoever_has_all_rights() {
 #[test]
 fn sources_without_a_right_are_unreadable() {
     let fixture = Fixture::new();
-    let cases: [(&[(&[&str], &[&str])], Option<&[&str]>, &[&str]); 4] = [
+    let cases: [(&[RoleRule], Option<&[&str]>, &[&str]); 4] = [
         (&[READS], Some(&["shop"]), &["events", "logs", "nodes"]),
         (&[READS, (&["list"], &["events"])], Some(&["shop"]), &["logs", "nodes"]),
         (&[READS, (&["logs"], &["workloads"])], Some(&["shop"]), &["events", "nodes"]),
