@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     access::Caller,
     app::{App, AppSettings},
-    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnosis, Rule},
+    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnosis, Rule, Variant},
     error::Cause,
     ids::ClusterId,
     kind::Kind,
@@ -143,6 +143,33 @@ fn pods_that_may_not_be_listed_are_unreadable_and_not_healthy() {
     let found = fixture.diagnose(&fixture.caller(&[(&["get"], &["workloads"])], Some(&["shop"]))).unwrap();
     assert!(found.findings.is_empty());
     assert!(found.unreadable.contains(&"pods") && found.unreadable.contains(&"replicasets"));
+}
+
+/// A Service whose pods may not be listed is judged by its endpoints, and not taken for one without pods.
+#[test]
+fn service_is_judged_by_its_endpoints_where_pods_are_unreadable() {
+    let fixture = Fixture::new();
+    let service = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "s"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    fixture.put(Kind::Service, service);
+    let slice = |ready: bool| {
+        let labels = json!({"kubernetes.io/service-name": "web"});
+        json!({"metadata": {"name": "web-a", "namespace": "shop", "uid": "e", "labels": labels},
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]})
+    };
+    let caller = fixture.caller(&[(&["get", "list"], &["network"])], Some(&["shop"]));
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Service).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("web").unwrap(),
+    };
+    for (ready, expected) in [(true, None), (false, Some((Rule::Service, Some(Variant::NoneReady))))] {
+        fixture.put(Kind::EndpointSlice, slice(ready));
+        let found = block_on(fixture.app.diagnoses.diagnose(&caller, fixture.cluster, &object)).unwrap();
+        assert!(found.unreadable.contains(&"pods"));
+        let rules: Vec<_> = found.findings.iter().map(|finding| (finding.rule, finding.variant)).collect();
+        assert_eq!(rules, expected.into_iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]
