@@ -213,6 +213,30 @@ fn literal_values_of_the_environment_are_masked_for_whoever_may_not_read_them() 
     assert!(texts(&editor).contains(CANARY));
 }
 
+/// More Services than are read: those that are left out are not taken for missing ones.
+#[test]
+fn backends_beyond_the_limit_are_unreadable() {
+    let fixture = Fixture::new();
+    let path = |n: usize| json!({"path": format!("/{n}"), "backend": {"service": {"name": format!("s{n:02}"), "port": {"number": 80}}}});
+    let paths: Vec<_> = (0..30).map(path).collect();
+    fixture.put(
+        Kind::Ingress,
+        json!({"metadata": {"name": "web", "namespace": "shop", "uid": "i"}, "spec": {"rules": [{"http": {"paths": paths}}]}}),
+    );
+    for n in 1..30 {
+        let metadata = json!({"name": format!("s{n:02}"), "namespace": "shop"});
+        fixture.put(Kind::Service, json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}}));
+    }
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Ingress).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("web").unwrap(),
+    };
+    let found =
+        block_on(fixture.app.diagnoses.diagnose(&Caller::system(), fixture.cluster, &object)).unwrap();
+    assert_eq!((found.unreadable, found.findings), (vec!["services"], vec![]));
+}
+
 #[test]
 fn object_that_does_not_exist_is_not_found() {
     let fixture = Fixture::new();
