@@ -197,7 +197,9 @@ fn check_effects(
 /// Texts are in the requested language, and the common headers are present, for every status.
 fn check_language(line: &Line, reply: &Reply, language: &str, label: &str) {
     let header = |name: &str| reply.header(name).unwrap_or_default();
-    let page = reply.status == 200 && line.method == "GET" && LISTS.iter().any(|info| info.path == line.path);
+    let of_objects = line.path == "/api/k8s/objects";
+    let is_list = of_objects || LISTS.iter().any(|info| info.path == line.path);
+    let page = reply.status == 200 && line.method == "GET" && is_list;
     assert_eq!(
         (header("x-content-type-options"), header("cache-control")),
         ("nosniff", if page { "private, no-cache" } else { "no-store" }),

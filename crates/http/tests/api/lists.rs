@@ -74,6 +74,22 @@ async fn every_list_is_304_for_a_matching_etag() {
 }
 
 #[actix_web::test]
+async fn page_of_objects_is_304_for_a_matching_etag() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("viewer").await;
+    let target = format!("/api/k8s/objects?cluster_id={}&resource=pods&namespace=*", api.cluster);
+    let whole = api.get_with(&signed_in, &target, &[]).await;
+    let tag = whole.header("etag").unwrap().to_owned();
+    assert_eq!(whole.header("x-as-of"), whole.data()["as_of"].as_str());
+    let again = api.get_with(&signed_in, &target, &[("if-none-match", &tag)]).await;
+    assert_eq!((again.status, again.text.as_str()), (StatusCode::NOT_MODIFIED, ""));
+    assert_eq!(again.header("cache-control"), Some("private, no-cache"));
+    api.pods(1);
+    let changed = api.get_with(&signed_in, &target, &[("if-none-match", &tag)]).await;
+    assert_eq!(changed.status, StatusCode::OK);
+}
+
+#[actix_web::test]
 async fn changed_page_is_sent_and_page_with_only_a_later_as_of_is_304() {
     let api = TestApp::new().await;
     let signed_in = api.login("viewer").await;

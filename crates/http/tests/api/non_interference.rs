@@ -13,7 +13,7 @@ use pilothouse_core::{
     grant::GrantRecord,
     ids::{ClusterId, UserId},
     inventory::{LISTS, List, ListEvent},
-    kind::Kind,
+    kind::{self, Kind},
     name::{Namespace, ObjectName},
     object::Labels,
     rights::{RoleName, Subject},
@@ -229,6 +229,13 @@ pub(crate) fn targets() -> Vec<String> {
         if info.usage.is_some() {
             let scope = if info.scope == ListScope::Cluster { "" } else { "&namespace=*" };
             targets.push(format!("{}?cluster_id={{cluster}}{scope}&sort=-usage_cpu", info.path));
+        }
+    }
+    for kind in kind::KINDS.iter().filter(|kind| **kind != Kind::Secret) {
+        let resource = kind.resource_name();
+        let scope = if kind.info().namespaced { "&namespace=*" } else { "" };
+        for path in ["/api/k8s/objects", "/api/k8s/watch"] {
+            targets.push(format!("{path}?cluster_id={{cluster}}&resource={resource}{scope}"));
         }
     }
     targets
