@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 27] = [
+    const VERBS: [Verb; 31] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
