@@ -24,7 +24,7 @@ pub use usecase::Users;
 
 /// A user's name: of a local user trimmed, NFKC, case-folded, then 3 to 64 characters of `[a-z0-9._-]`; of a user of an
 /// identity provider `<provider>:<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
 

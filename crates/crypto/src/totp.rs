@@ -9,7 +9,7 @@ use totp_rs::Builder;
 /// Length of a time step in seconds.
 const STEP: u64 = 30;
 /// Number of steps before and after the current one whose codes are accepted.
-const SKEW: u8 = 1;
+const SKEW: u16 = 1;
 
 /// Codec of one-time codes.
 #[derive(Clone, Copy, Debug, Default)]

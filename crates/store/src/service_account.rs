@@ -24,7 +24,7 @@ use crate::{
     error::{StoreError, corrupt},
     grant::{revoke_grants, username},
     rights_stamp::StampedRights as _,
-    schema::{At, api_tokens, service_accounts, users},
+    schema::{At, service_accounts, users},
     token::revoke_tokens,
 };
 

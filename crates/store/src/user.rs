@@ -22,7 +22,7 @@ use crate::{
     error::{StoreError, corrupt},
     grant::end_rights_of_user,
     rights_stamp::StampedRights as _,
-    schema::{At, api_tokens, install, sessions, users},
+    schema::{At, install, sessions, users},
     token::revoke_tokens,
 };
 
