@@ -198,10 +198,9 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             for (name, values) in &filter.fields {
                 matching = match *name {
                     "cluster_id" => {
-                        let ids: Vec<i64> = values
-                            .iter()
-                            .map(|value| value.parse())
-                            .collect::<Result<_, _>>()
+                        let ids = values.iter().map(|value| value.parse::<i64>());
+                        let ids = ids
+                            .collect::<Result<Vec<_>, _>>()
                             .map_err(|_| Error::internal("a cluster id is not a number"))?;
                         if let [id] = ids[..] {
                             matching.filter(operations::cluster_id.eq(id))
