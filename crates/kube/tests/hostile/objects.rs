@@ -330,7 +330,7 @@ async fn kind_that_cannot_be_watched_is_read_directly() {
     let served = ServedKind { verbs: vec!["list".to_owned()], ..boats() };
     for _ in 0..2 {
         let found = page(&cluster.adapter, &served).await.unwrap();
-        assert_eq!((names(&found.listing), found.listing.warnings), (vec!["ship"], vec![]));
+        assert_eq!((names(&found.listing), &found.listing.warnings[..]), (vec!["ship"], &[][..]));
     }
     assert_eq!((cluster.watch_targets().len(), cluster.other_requests()), (0, 2));
 }
