@@ -33,7 +33,7 @@ pub struct Fault {
 }
 
 /// Separator of the parts of a stored fault. No name contains it; the message is the last part.
-const SEPARATOR: char = '|';
+const SEPARATOR: &str = "|";
 
 impl Fault {
     /// Sets the message, shortened.
@@ -58,7 +58,7 @@ impl Fault {
         let second = |time: &Option<Timestamp>| time.map(|at| at.as_second().to_string()).unwrap_or_default();
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let parts = [flags, second(since), second(started_at), name(container), name(owner), message.clone()];
-        let text = parts.join(&SEPARATOR.to_string());
+        let text = parts.join(SEPARATOR);
         if message.is_empty() { text.trim_end_matches(SEPARATOR).to_owned() } else { text }
     }
 
