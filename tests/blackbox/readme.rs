@@ -223,7 +223,7 @@ fn before(command: &str) -> &'static str {
     if command.contains("k8s/overview?kind=nodes") {
         "get 'k8s/nodes?cluster_id=1' >/dev/null\n"
     } else if command.contains("k8s/problems?") {
-        "for _ in $(seq 120); do get 'k8s/problems?namespace=demo&rule=image_pull' | \
+        "for _ in $(seq 120); do get 'k8s/problems?namespace=demo&rule=image_pull&level=bad' | \
          jq -e '.data.problems | length > 0' >/dev/null && break; sleep 1; done\n"
     } else {
         ""

@@ -1,8 +1,7 @@
 //! Faults: what the row of an object that is not as wanted keeps for the rules of problems, besides its fields. A fault is
-//! stored with the row and is no part of its JSON. The row of an object that is as wanted has none.
+//! stored with the row, in few bytes, and is no part of its JSON. The row of an object that is as wanted has none.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::rows::{Cell, Row};
 
@@ -13,38 +12,28 @@ pub(crate) const FAULT: &str = "fault";
 const MAX_MESSAGE_CHARS: usize = 512;
 
 /// Facts about an object that is not as wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
     /// The container of a pod that causes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// Whether that is an init container.
-    #[serde(skip_serializing_if = "is_false")]
     pub is_init: bool,
     /// What Kubernetes says about it, shortened.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Time since which it holds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Time since which it holds, if that is not the creation of the object.
     pub since: Option<Timestamp>,
     /// Time since which the container runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Whether the pod has ended with a failure.
-    #[serde(skip_serializing_if = "is_false")]
     pub has_failed: bool,
     /// Whether finalizers keep the object.
-    #[serde(skip_serializing_if = "is_false")]
     pub has_finalizers: bool,
     /// The cron job that controls a job, as `cronjob/name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
-}
+/// Separator of the parts of a stored fault. No name contains it; the message is the last part.
+const SEPARATOR: &str = "|";
 
 impl Fault {
     /// Sets the message, shortened.
@@ -54,13 +43,41 @@ impl Fault {
 
     /// The value of the field of a row.
     pub(crate) fn cell(fault: Option<&Self>) -> Cell {
-        let json = fault.and_then(|fault| serde_json::to_string(fault).ok());
-        json.map_or(Cell::Null, Cell::text)
+        fault.map_or(Cell::Null, |fault| Cell::text(fault.to_text()))
     }
 
     /// The fault of a row, whose field has this index.
     pub(crate) fn of(row: &Row, field: usize) -> Option<Self> {
-        serde_json::from_str(row.text(field)?).ok()
+        row.text(field).map(Self::from_text)
+    }
+
+    fn to_text(&self) -> String {
+        let Self { container, is_init, message, since, started_at, has_failed, has_finalizers, owner } = self;
+        let flags = [(is_init, 'i'), (has_failed, 'f'), (has_finalizers, 'z')];
+        let flags: String = flags.into_iter().filter(|(is_set, _)| **is_set).map(|(_, flag)| flag).collect();
+        let second = |time: &Option<Timestamp>| time.map(|at| at.as_second().to_string()).unwrap_or_default();
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        let parts = [flags, second(since), second(started_at), name(container), name(owner), message.clone()];
+        let text = parts.join(SEPARATOR);
+        if message.is_empty() { text.trim_end_matches(SEPARATOR).to_owned() } else { text }
+    }
+
+    fn from_text(text: &str) -> Self {
+        let mut parts = text.splitn(6, SEPARATOR);
+        let mut next = || parts.next().unwrap_or_default();
+        let time = |text: &str| text.parse().ok().and_then(|second| Timestamp::from_second(second).ok());
+        let name = |text: &str| Some(text.to_owned()).filter(|name| !name.is_empty());
+        let flags = next();
+        Self {
+            is_init: flags.contains('i'),
+            has_failed: flags.contains('f'),
+            has_finalizers: flags.contains('z'),
+            since: time(next()),
+            started_at: time(next()),
+            container: name(next()),
+            owner: name(next()),
+            message: next().to_owned(),
+        }
     }
 }
 
@@ -70,15 +87,27 @@ mod tests {
 
     #[test]
     fn only_known_facts_are_stored() {
-        let text = |fault: &Fault| match Fault::cell(Some(fault)) {
-            Cell::Text(text) => text.into_string(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(text(&Fault::default()), "{}");
-        let fault = Fault { is_init: true, container: Some("app".to_owned()), ..Fault::default() };
-        let fault = fault.with_message(&"ä".repeat(600));
-        assert_eq!(fault.message.chars().count(), 512);
-        assert_eq!(serde_json::from_str::<Fault>(&text(&fault)).unwrap(), fault);
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let faults = [
+            (Fault::default(), ""),
+            (
+                Fault { container: Some("app".to_owned()), since: at(1_767_225_600), ..Fault::default() },
+                "|1767225600||app",
+            ),
+            (Fault { is_init: true, has_failed: true, has_finalizers: true, ..Fault::default() }, "ifz"),
+            (
+                Fault { owner: Some("cronjob/report".to_owned()), started_at: at(7), ..Fault::default() },
+                "||7||cronjob/report",
+            ),
+            (Fault { message: "a|b|".to_owned(), ..Fault::default() }, "|||||a|b|"),
+            (Fault { message: "äöü".to_owned(), since: at(-1), ..Fault::default() }, "|-1||||äöü"),
+        ];
+        for (fault, text) in faults {
+            assert_eq!(fault.to_text(), text);
+            assert_eq!(Fault::from_text(text), fault, "{text}");
+        }
         assert_eq!(Fault::cell(None), Cell::Null);
+        let long = Fault::default().with_message(&"ä".repeat(600));
+        assert_eq!(long.message.chars().count(), 512);
     }
 }

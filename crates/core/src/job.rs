@@ -190,15 +190,25 @@ fn access(
 /// The name of the Job that an operation creates from the CronJob or Job of this name: the name and the last 12 digits of
 /// the operation's id. A name that ends in such digits, as that of a Job that was run again, is not lengthened.
 fn derived_name(name: &ObjectName, operation: OperationId) -> Result<ObjectName> {
-    let name = name.as_str();
-    let is_suffix = |text: &str| {
-        text.len() == SUFFIX && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let stem = name.rsplit_once('-').filter(|(_, suffix)| is_suffix(suffix)).map_or(name, |(stem, _)| stem);
-    let stem = stem[..stem.len().min(MAX_NAME - SUFFIX - 1)].trim_end_matches(['-', '.']);
+    let stem = stem(name.as_str());
     let id = operation.0.simple().to_string();
     ObjectName::new(format!("{stem}-{}", &id[id.len() - SUFFIX..]))
         .map_err(|_| Error::internal("the derived name of a job is not valid"))
+}
+
+/// Whether the name of a Job is one that an operation derives from the name of this CronJob or Job.
+pub(crate) fn is_derived_name(job: &str, name: &str) -> bool {
+    job.rsplit_once('-').is_some_and(|(of, suffix)| is_suffix(suffix) && of == stem(name))
+}
+
+/// The part of a name that a derived name begins with.
+fn stem(name: &str) -> &str {
+    let stem = name.rsplit_once('-').filter(|(_, suffix)| is_suffix(suffix)).map_or(name, |(stem, _)| stem);
+    stem[..stem.len().min(MAX_NAME - SUFFIX - 1)].trim_end_matches(['-', '.'])
+}
+
+fn is_suffix(text: &str) -> bool {
+    text.len() == SUFFIX && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]
@@ -225,9 +235,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn derived_names_are_valid_for_labels(name in "[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?") {
+        fn derived_names_are_valid_for_labels_and_recognised(name in "[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?") {
             let Ok(name) = ObjectName::new(name) else { return Ok(()) };
-            prop_assert!(derived(name.as_str()).len() <= MAX_NAME);
+            let derived = derived(name.as_str());
+            prop_assert!(derived.len() <= MAX_NAME);
+            prop_assert!(is_derived_name(&derived, name.as_str()));
         }
     }
 

@@ -107,7 +107,7 @@ impl Fixture {
 
     fn pairs(&self, resource: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let id = self.cluster.to_string();
-        let pairs = [&[("cluster_id", &*id), ("resource", resource)], more].concat();
+        let pairs = [&[("cluster_id", &*id), ("resource", resource)][..], more].concat();
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 

@@ -25,6 +25,7 @@ mod namespaces;
 mod nodes;
 mod object_changes;
 mod objects;
+mod parameters;
 mod params;
 mod pod_changes;
 mod pods;

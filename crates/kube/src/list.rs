@@ -336,6 +336,20 @@ pub(crate) async fn version(
     Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
+/// Declares the columns that the server prints for a kind now.
+///
+/// # Errors
+/// As every call to a cluster; `UnexpectedAnswer` when earlier rows have other columns.
+pub(crate) async fn declare_columns(
+    client: &ClusterClient<'_>,
+    kind: Kind,
+    printed: &Arc<Printed>,
+) -> Result<(), Failure> {
+    let one = ListParams::default().limit(1);
+    let call = Call::list(kind, &NamespaceScope::All, &one)?.in_format(Format::Table);
+    read_chunk(client, &call, Some(printed), discard).await.map(drop)
+}
+
 /// Number of objects of a kind, from a list with `limit=1` and its `remainingItemCount`.
 ///
 /// # Errors

@@ -5,7 +5,6 @@
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
-use jiff::Timestamp;
 use pilothouse_types::error::{Error, Result};
 use serde::de::DeserializeOwned;
 
@@ -19,15 +18,13 @@ use super::{
 
 mod packed;
 
-use packed::{DIGEST_BYTES, Keys, Packed, with_value};
+use packed::{DIGEST_BYTES, Keys, Packed, split, with_value};
 
 /// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Row {
-    /// The JSON, its digest, then the keys in the order in which [`Row::of`] writes them.
+    /// The JSON, its digest, then the keys in the order in which [`Row::of`] writes them (`row/packed.rs`).
     bytes: Arc<[u8]>,
-    /// Length of the JSON in bytes.
-    json: u32,
 }
 
 /// Key of a stored row.
@@ -41,10 +38,8 @@ pub(super) struct Update {
     pub(super) cleared_reason: Option<usize>,
 }
 
-/// Index of the time of the next level, in seconds since the Unix epoch.
-const NEXT_LEVEL_AT: usize = 3;
-/// Number of keys before the fields: namespace, name, search text, time of the next level, next level.
-const FIRST_FIELD: usize = 5;
+/// Number of keys before the fields: namespace, name, search text.
+const FIRST_FIELD: usize = 3;
 
 impl Row {
     /// Creates a stored row from a typed row.
@@ -69,10 +64,10 @@ impl Row {
             searched.push('\n');
             searched.push_str(&text.to_lowercase());
         }
+        packed.push_next(row.next_level());
         packed.push(row.namespace().map_or(Cell::Null, Cell::Text));
         packed.push(Cell::Text(row.name()));
         packed.push(Cell::Text(&searched));
-        packed.push_next(row.next_level());
         for field in R::FIELDS {
             let cell = field.cell(row);
             packed.push(match &cell {
@@ -97,7 +92,6 @@ impl Row {
         for (index, key) in self.keys().enumerate() {
             let field = index.checked_sub(FIRST_FIELD);
             packed.push(match key {
-                _ if field.is_none() && index >= NEXT_LEVEL_AT => Cell::Null,
                 _ if field.is_some() && field == update.cleared_reason => Cell::Null,
                 Cell::Level(_) => Cell::Level(update.level),
                 Cell::Text(text) => Cell::Text(std::str::from_utf8(text).unwrap_or_default()),
@@ -111,14 +105,7 @@ impl Row {
 
     /// The change of the level that comes with age.
     pub fn next_level(&self) -> Option<NextLevel> {
-        let mut keys = self.keys().skip(NEXT_LEVEL_AT);
-        match (keys.next()?, keys.next()?) {
-            (Cell::Number(second), Cell::Level(level)) => {
-                let at = Timestamp::from_second(second as i64).ok()?;
-                Some(NextLevel { at, level })
-            }
-            _ => None,
-        }
+        Keys::of(&self.bytes).0
     }
 
     /// The labels of the object, from the JSON.
@@ -143,7 +130,7 @@ impl Row {
 
     /// The row as JSON bytes, for the response body; not checked for UTF-8 again.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.json as usize]
+        split(&self.bytes).0
     }
 
     /// Deserialises the row into its type, or into any type with a subset of its fields.
@@ -151,14 +138,14 @@ impl Row {
     /// # Errors
     /// `Internal` if the row does not have that shape.
     pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
-        serde_json::from_slice(&self.bytes[..self.json as usize])
+        serde_json::from_slice(self.bytes())
             .map_err(|error| Error::internal(format!("deserialise a row: {error}")))
     }
 
     /// Digest of the JSON, under the key with which the row was created. Rows with equal digests have equal JSON.
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
-        digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST_BYTES]);
+        digest.copy_from_slice(&split(&self.bytes).1[..DIGEST_BYTES]);
         digest
     }
 
@@ -243,7 +230,7 @@ impl Row {
     }
 
     fn keys(&self) -> Keys<'_> {
-        Keys::of(&self.bytes, self.json)
+        Keys::of(&self.bytes).1
     }
 
     /// Key at an index: those before [`FIRST_FIELD`], then the fields.
@@ -254,14 +241,7 @@ impl Row {
 
 impl From<Packed> for Row {
     fn from(packed: Packed) -> Self {
-        let (bytes, json) = packed.finish();
-        Self { bytes, json }
-    }
-}
-
-impl PartialEq for Row {
-    fn eq(&self, other: &Self) -> bool {
-        self.json == other.json && self.bytes == other.bytes
+        Self { bytes: packed.finish() }
     }
 }
 

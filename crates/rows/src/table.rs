@@ -16,7 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{BuildHasher, RandomState},
+    hash::RandomState,
     ops::Range,
 };
 
@@ -25,18 +25,20 @@ use pilothouse_types::namespaces::{NamespaceScope, NamespaceSet};
 
 use super::{
     aging::Aging,
-    field::{Cell, FieldInfo, Filter, bool_text},
+    field::FieldInfo,
     query::{ListQuery, Sort},
-    row::{Key, Row},
+    row::Row,
     select::Pagination,
 };
 
 mod change;
+mod column;
 mod name_index;
 mod namespaces;
 mod tally;
 
 pub use change::Change;
+use column::Column;
 use name_index::NameIndex;
 use namespaces::{NamespaceId, Namespaces};
 use tally::Tally;
@@ -56,7 +58,9 @@ pub type Source = u8;
 /// The rows of one list of one cluster.
 #[derive(Debug)]
 pub struct Table {
-    slots: Vec<Option<TableRow>>,
+    slots: Vec<Option<Row>>,
+    /// The source of each row, by slot.
+    sources: Vec<Source>,
     free: Vec<Slot>,
     /// Sort orders and views. The first is by namespace and name.
     orders: Vec<Order>,
@@ -71,12 +75,6 @@ pub struct Table {
     hasher: RandomState,
     /// Memory of the rows alone, in bytes.
     row_bytes: usize,
-}
-
-#[derive(Clone, Debug)]
-struct TableRow {
-    row: Row,
-    source: Source,
 }
 
 /// Rows in a sort order.
@@ -122,30 +120,18 @@ pub struct BuiltIndexes {
     order: Option<Order>,
 }
 
-/// Filter index of one field: the hash of its value, by slot.
-#[derive(Debug)]
-struct Column {
-    field: usize,
-    number: bool,
-    hashes: Vec<u64>,
-}
-
 impl Table {
     /// Creates an empty table of rows with these fields.
     pub fn new(fields: &[FieldInfo]) -> Self {
         let aging = Aging::of(fields);
         let fields = || fields.iter().enumerate();
-        let columns = fields().filter(|(_, info)| info.filter != Filter::None).map(|(field, info)| Column {
-            field,
-            number: info.filter == Filter::Number,
-            hashes: Vec::new(),
-        });
         let tallies = fields().filter(|(_, info)| info.counted).map(|(field, info)| Tally::new(field, info));
         Self {
             slots: Vec::new(),
+            sources: Vec::new(),
             free: Vec::new(),
             orders: vec![Order::by_name()],
-            columns: columns.collect(),
+            columns: fields().filter_map(Column::of).collect(),
             namespaces: Namespaces::new(),
             names: None,
             tallies: tallies.collect(),
@@ -169,13 +155,14 @@ impl Table {
     /// Memory of the table in bytes, without allocator overhead.
     pub fn bytes(&self) -> usize {
         let slots =
-            self.slots.capacity() * size_of::<Option<TableRow>>() + self.free.capacity() * size_of::<Slot>();
+            self.slots.capacity() * size_of::<Option<Row>>() + self.free.capacity() * size_of::<Slot>();
         let orders: usize = self.orders.iter().map(|order| order.slots.capacity() * size_of::<Slot>()).sum();
-        let hashes: usize = self.columns.iter().map(|column| column.hashes.capacity()).sum();
+        let columns: usize = self.columns.iter().map(Column::bytes).sum();
         self.row_bytes
             + slots
             + orders
-            + hashes * size_of::<u64>()
+            + columns
+            + self.sources.capacity()
             + self.due.len() * 2 * size_of::<(i64, Slot)>()
             + self.namespaces.bytes()
             + self.names.as_ref().map_or(0, NameIndex::bytes)
@@ -220,9 +207,9 @@ impl Table {
             let Some(column) = self.columns.iter().find(|column| column.field == tally.field) else {
                 return 0;
             };
-            let hash = self.hash(Cell::Text(value.as_bytes()));
+            let condition = column.condition([value].into_iter(), &self.hasher);
             let slots = self.parts(&self.orders[0], members).into_iter().flatten();
-            slots.filter(|slot| column.hashes[**slot as usize] == hash).count() as u64
+            slots.filter(|slot| condition.holds(**slot)).count() as u64
         })
     }
 
@@ -255,19 +242,16 @@ impl Table {
         let parts = self.parts(order, members.as_deref());
         // only a whole order, without a view, has rows of other namespaces
         let unchecked = members.as_deref().filter(|_| order.sort.is_some() && order.view.is_none());
-        let mut conditions: Vec<(&[u64], Vec<u64>)> = Vec::new();
+        let mut conditions = Vec::new();
         for (field, values) in &query.filters {
             let column = self.columns.iter().find(|column| column.field == *field)?;
-            let hashes = values.iter().map(|value| self.hash_of_filter(column.number, value));
-            conditions.push((&column.hashes, hashes.collect()));
+            conditions.push(column.condition(values.iter().map(String::as_str), &self.hasher));
         }
         let has_labels = |slot: Slot| {
             let selector = query.labels.as_ref();
             selector.is_none_or(|selector| self.row(slot).is_some_and(|row| selector.matches(&row.labels())))
         };
-        let has_values = |slot: Slot| {
-            conditions.iter().all(|(hashes, accepted)| accepted.contains(&hashes[slot as usize]))
-        };
+        let has_values = |slot: Slot| conditions.iter().all(|condition| condition.holds(slot));
         let matches = |slot: Slot| has_values(slot) && has_labels(slot);
 
         let (page, total) = match query.search.as_deref() {
@@ -350,7 +334,7 @@ impl Table {
     }
 
     fn row(&self, slot: Slot) -> Option<&Row> {
-        self.slots.get(slot as usize)?.as_ref().map(|stored| &stored.row)
+        self.slots.get(slot as usize)?.as_ref()
     }
 
     /// Index of the first row with this key or a greater one, in the order by namespace and name.
@@ -403,24 +387,6 @@ impl Table {
             }
         }
         names
-    }
-
-    /// Hash of a key. 0 is reserved for null, which no filter matches.
-    fn hash(&self, key: Key<'_>) -> u64 {
-        match key {
-            Cell::Null => 0,
-            Cell::Bool(value) => self.hasher.hash_one(bool_text(value).as_bytes()).max(1),
-            Cell::Number(value) => self.hasher.hash_one((value + 0.0).to_bits()).max(1),
-            Cell::Text(text) => self.hasher.hash_one(text).max(1),
-            Cell::Level(level) => self.hasher.hash_one(level.as_str().as_bytes()).max(1),
-        }
-    }
-
-    fn hash_of_filter(&self, number: bool, text: &str) -> u64 {
-        match text.parse() {
-            Ok(value) if number => self.hash(Cell::Number(value)),
-            _ => self.hash(Cell::Text(text.as_bytes())),
-        }
     }
 }
 

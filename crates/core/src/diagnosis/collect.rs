@@ -100,6 +100,24 @@ impl Reader<'_> {
         Ok(record(evidence, kind, related, project))
     }
 
+    /// As [`Reader::read`], for the first [`MAX_NAMED`] of these names. With more, the kind counts as unreadable, so that
+    /// an object that was not read is not taken for one that does not exist.
+    async fn read_named<T>(
+        &self,
+        evidence: &mut Evidence,
+        kind: Kind,
+        mut names: Vec<ObjectName>,
+        project: fn(RelatedObject) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let is_complete = names.len() <= MAX_NAMED;
+        names.truncate(MAX_NAMED);
+        let objects = self.read(evidence, kind, Selection::Names(names), project).await?;
+        if !is_complete {
+            evidence.record(kind.info().plural, false);
+        }
+        Ok(objects)
+    }
+
     /// The objects of a kind; `None` without a kind or a selection.
     async fn read_if(&self, kind: Option<Kind>, selection: Option<Selection>) -> Result<Option<Related>> {
         match (kind, selection) {
@@ -206,9 +224,9 @@ impl Reader<'_> {
         if names.is_empty() {
             return Ok(());
         }
-        let texts: Vec<_> = names.iter().map(ObjectName::as_str).collect();
+        let texts: Vec<_> = names.iter().take(MAX_NAMED).map(ObjectName::as_str).collect();
         let query = format!("{SERVICE_NAME} in ({})", texts.join(","));
-        evidence.services = self.read(evidence, Kind::Service, Selection::Names(names), service).await?;
+        evidence.services = self.read_named(evidence, Kind::Service, names, service).await?;
         evidence.slices = self.read(evidence, Kind::EndpointSlice, Selection::Labels(query), slice).await?;
         Ok(())
     }
@@ -225,12 +243,15 @@ impl Reader<'_> {
         let nodes = names(unready.iter().filter_map(|pod| pod.spec.node_name.as_deref()));
         let needs_capacity = unready.iter().any(|pod| lacks_capacity(pod));
         if !claims.is_empty() && evidence.claims.is_empty() {
-            let selection = Selection::Names(claims);
-            evidence.claims = self.read(evidence, Kind::PersistentVolumeClaim, selection, claim).await?;
+            evidence.claims = self.read_named(evidence, Kind::PersistentVolumeClaim, claims, claim).await?;
         }
-        if is_covered(self.permit, Kind::Node) && (needs_capacity || !nodes.is_empty()) {
-            let selection = if needs_capacity { Selection::All } else { Selection::Names(nodes) };
-            evidence.nodes = self.read(evidence, Kind::Node, selection, node).await?;
+        if !is_covered(self.permit, Kind::Node) {
+            return Ok(());
+        }
+        if needs_capacity {
+            evidence.nodes = self.read(evidence, Kind::Node, Selection::All, node).await?;
+        } else if !nodes.is_empty() {
+            evidence.nodes = self.read_named(evidence, Kind::Node, nodes, node).await?;
         }
         Ok(())
     }
@@ -307,12 +328,11 @@ projections! {
     event: Event -> EventObject;
 }
 
-/// Valid names without repetitions, at most [`MAX_NAMED`].
+/// Valid names without repetitions.
 fn names<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<ObjectName> {
     let mut names: Vec<_> = texts.filter_map(|text| ObjectName::new(text).ok()).collect();
     names.sort_unstable();
     names.dedup();
-    names.truncate(MAX_NAMED);
     names
 }
 

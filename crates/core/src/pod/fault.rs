@@ -41,7 +41,7 @@ pub(super) fn of_pod(pod: &PodObject, status: &str) -> Fault {
     let fault = Fault {
         container: culprit.map(|container| container.name.clone()),
         is_init,
-        since: since.or(metadata.creation_timestamp),
+        since,
         started_at: culprit.and_then(ContainerStatus::started_at),
         has_failed: facts.phase == "Failed",
         has_finalizers: !metadata.finalizers.is_empty(),
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!((init.is_init, init.container.as_deref()), (true, Some("b")));
         let pulling = json!({"name": "b", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}});
         let pulling = fault("ImagePullBackOff", pod(json!({"containerStatuses": [pulling]})));
-        assert_eq!((pulling.message.as_str(), pulling.since), ("not found", at(created)));
+        assert_eq!((pulling.message.as_str(), pulling.since), ("not found", None), "since its creation");
         let evicted = fault("Evicted", pod(json!({"phase": "Failed", "message": "low on memory"})));
         assert_eq!(
             (evicted.message.as_str(), evicted.has_failed, evicted.container),

@@ -82,7 +82,7 @@ impl Group {
             self.sample = sample;
         }
         self.count += 1;
-        self.since = self.since.into_iter().chain(facts.fault.since).min();
+        self.since = self.since.into_iter().chain(facts.since).min();
     }
 
     /// The workload whose row is to be read: the owner of pods whose own row is as wanted.

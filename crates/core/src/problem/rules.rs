@@ -54,6 +54,7 @@ pub(super) struct ListFields {
     level: Option<usize>,
     reason: Option<usize>,
     fault: Option<usize>,
+    created_at: Option<usize>,
     /// Fields that only some lists have.
     pub(super) restarts: Option<usize>,
     pub(super) node: Option<usize>,
@@ -72,6 +73,7 @@ impl ListFields {
             level: index(LEVEL),
             reason: index("reason"),
             fault: index(FAULT),
+            created_at: index("created_at"),
             restarts: index("restarts"),
             node: index("node"),
             workload: index("workload"),
@@ -109,17 +111,23 @@ pub(super) struct Facts<'a> {
     pub(super) level: Level,
     pub(super) reason: Option<&'a str>,
     pub(super) fault: Fault,
+    /// Time since which it holds.
+    pub(super) since: Option<Timestamp>,
 }
 
 impl<'a> Facts<'a> {
     pub(super) fn of(row: &'a Row, fields: &ListFields) -> Self {
         let text = |field: Option<usize>| field.and_then(|field| row.text(field));
+        let created_at = fields.created_at.and_then(|field| row.number(field));
+        let created_at = created_at.and_then(|micros| Timestamp::from_microsecond(micros as i64).ok());
+        let fault = fields.fault.and_then(|field| Fault::of(row, field)).unwrap_or_default();
         Self {
             row,
             status: text(fields.status).unwrap_or_default(),
             level: fields.level.and_then(|field| row.level(field)).unwrap_or(Level::Warn),
             reason: text(fields.reason),
-            fault: fields.fault.and_then(|field| Fault::of(row, field)).unwrap_or_default(),
+            since: fault.since.or(created_at),
+            fault,
         }
     }
 

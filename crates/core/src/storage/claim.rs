@@ -97,7 +97,7 @@ impl ClaimRow {
         let AgingLevel { level, next } = level::of_phase(status_text.as_deref(), created_at, deleted_at);
         let fault = has_reason(level).then(|| {
             let has_finalizers = !metadata.finalizers.is_empty();
-            Box::new(Fault { since: deleted_at.or(created_at), has_finalizers, ..Fault::default() })
+            Box::new(Fault { since: deleted_at, has_finalizers, ..Fault::default() })
         });
         Self {
             name: metadata.name,

@@ -151,7 +151,7 @@ fn fault(metadata: &Metadata, cause: Option<&StatusCondition>) -> Fault {
     let cron_job = metadata.controller().filter(|owner| owner.kind == Kind::CronJob.info().kind);
     let owner = cron_job.map(|owner| format!("{}/{}", Kind::CronJob, owner.name));
     let since = cause.and_then(|cause| cause.last_transition_time);
-    let fault = Fault { since: since.or(metadata.creation_timestamp), owner, ..Fault::default() };
+    let fault = Fault { since, owner, ..Fault::default() };
     fault.with_message(cause.map_or("", |cause| cause.message.as_str()))
 }
 

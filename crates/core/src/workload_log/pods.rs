@@ -12,6 +12,7 @@ use crate::{
     error::{Cause, Result},
     ids::ClusterId,
     inventory::{Inventory, List, ListEvent, Listing, WatchSnapshot},
+    job::is_derived_name,
     kind::Kind,
     name::ObjectName,
     rows::{Change, ListQuery, Row},
@@ -204,13 +205,14 @@ struct OwnerFields {
 }
 
 /// Whether a controller is a job of a cron job: the controller of cron jobs adds the scheduled time in minutes to the
-/// name, and a job that was started by hand has `manual-` there.
+/// name, other consoles add `manual-`, and [`JobRun`](crate::job::JobRun) adds digits of its operation.
 fn is_of_cron_job(owner: &OwnerFields, cron_job: &str) -> bool {
     let rest = owner.name.strip_prefix(cron_job).and_then(|rest| rest.strip_prefix('-'));
     let is_run = |rest: &str| {
         rest.starts_with("manual-") || (!rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    owner.kind == Kind::Job.info().kind && rest.is_some_and(is_run)
+    owner.kind == Kind::Job.info().kind
+        && (rest.is_some_and(is_run) || is_derived_name(&owner.name, cron_job))
 }
 
 #[cfg(test)]
@@ -222,6 +224,8 @@ mod tests {
         let cases = [
             ("Job", "backup-29412345", true),
             ("Job", "backup-manual-x7k2p", true),
+            ("Job", "backup-a6e63d9e3888", true),
+            ("Job", "backup-a6e63d9e388", false),
             ("Job", "backup-", false),
             ("Job", "backup", false),
             ("Job", "backup-check-29412345", false),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     access::Caller,
     app::{App, AppSettings},
-    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnosis, Rule},
+    diagnosis::{DiagnosedKind, DiagnosedObject, Diagnosis, Rule, Variant},
     error::Cause,
     ids::ClusterId,
     kind::Kind,
@@ -17,6 +17,9 @@ use pilothouse_core::{
     testing::{fake::Fake, new_cluster},
 };
 use serde_json::{Value, json};
+
+/// Verbs and resources of a rule of a role.
+type RoleRule = (&'static [&'static str], &'static [&'static str]);
 
 const CANARY: &str = "canary-of-the-environment";
 
@@ -63,8 +66,8 @@ impl Fixture {
     }
 
     /// A caller of the role `none` with these rules in the namespace `shop` (`None`: in the whole cluster).
-    fn caller(&self, rules: &[(&[&str], &[&str])], namespaces: Option<&[&str]>) -> Caller {
-        let rule = |(verbs, resources): &(&[&str], &[&str])| json!({"verbs": verbs, "resources": resources});
+    fn caller(&self, rules: &[RoleRule], namespaces: Option<&[&str]>) -> Caller {
+        let rule = |(verbs, resources): &RoleRule| json!({"verbs": verbs, "resources": resources});
         let rules = Value::Array(rules.iter().map(rule).collect());
         let grant = EffectiveGrant {
             grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
@@ -89,7 +92,7 @@ impl Fixture {
     }
 }
 
-const READS: (&[&str], &[&str]) = (&["get", "list"], &["workloads"]);
+const READS: RoleRule = (&["get", "list"], &["workloads"]);
 
 #[test]
 fn all_sources_are_read_by_whoever_has_all_rights() {
@@ -116,7 +119,7 @@ fn all_sources_are_read_by_whoever_has_all_rights() {
 #[test]
 fn sources_without_a_right_are_unreadable() {
     let fixture = Fixture::new();
-    let cases: [(&[(&[&str], &[&str])], Option<&[&str]>, &[&str]); 4] = [
+    let cases: [(&[RoleRule], Option<&[&str]>, &[&str]); 4] = [
         (&[READS], Some(&["shop"]), &["events", "logs", "nodes"]),
         (&[READS, (&["list"], &["events"])], Some(&["shop"]), &["logs", "nodes"]),
         (&[READS, (&["logs"], &["workloads"])], Some(&["shop"]), &["events", "nodes"]),
@@ -140,6 +143,33 @@ fn pods_that_may_not_be_listed_are_unreadable_and_not_healthy() {
     let found = fixture.diagnose(&fixture.caller(&[(&["get"], &["workloads"])], Some(&["shop"]))).unwrap();
     assert!(found.findings.is_empty());
     assert!(found.unreadable.contains(&"pods") && found.unreadable.contains(&"replicasets"));
+}
+
+/// A Service whose pods may not be listed is judged by its endpoints, and not taken for one without pods.
+#[test]
+fn service_is_judged_by_its_endpoints_where_pods_are_unreadable() {
+    let fixture = Fixture::new();
+    let service = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "s"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    fixture.put(Kind::Service, service);
+    let slice = |ready: bool| {
+        let labels = json!({"kubernetes.io/service-name": "web"});
+        json!({"metadata": {"name": "web-a", "namespace": "shop", "uid": "e", "labels": labels},
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]})
+    };
+    let caller = fixture.caller(&[(&["get", "list"], &["network"])], Some(&["shop"]));
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Service).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("web").unwrap(),
+    };
+    for (ready, expected) in [(true, None), (false, Some((Rule::Service, Some(Variant::NoneReady))))] {
+        fixture.put(Kind::EndpointSlice, slice(ready));
+        let found = block_on(fixture.app.diagnoses.diagnose(&caller, fixture.cluster, &object)).unwrap();
+        assert!(found.unreadable.contains(&"pods"));
+        let rules: Vec<_> = found.findings.iter().map(|finding| (finding.rule, finding.variant)).collect();
+        assert_eq!(rules, expected.into_iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -181,6 +211,30 @@ fn literal_values_of_the_environment_are_masked_for_whoever_may_not_read_them() 
     assert!(!masked.contains(CANARY) && masked.contains("connect with *** as short"), "{masked}");
     let editor = fixture.caller(&[READS, (&["update"], &["workloads"])], Some(&["shop"]));
     assert!(texts(&editor).contains(CANARY));
+}
+
+/// More Services than are read: those that are left out are not taken for missing ones.
+#[test]
+fn backends_beyond_the_limit_are_unreadable() {
+    let fixture = Fixture::new();
+    let path = |n: usize| json!({"path": format!("/{n}"), "backend": {"service": {"name": format!("s{n:02}"), "port": {"number": 80}}}});
+    let paths: Vec<_> = (0..30).map(path).collect();
+    fixture.put(
+        Kind::Ingress,
+        json!({"metadata": {"name": "web", "namespace": "shop", "uid": "i"}, "spec": {"rules": [{"http": {"paths": paths}}]}}),
+    );
+    for n in 1..30 {
+        let metadata = json!({"name": format!("s{n:02}"), "namespace": "shop"});
+        fixture.put(Kind::Service, json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}}));
+    }
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Ingress).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("web").unwrap(),
+    };
+    let found =
+        block_on(fixture.app.diagnoses.diagnose(&Caller::system(), fixture.cluster, &object)).unwrap();
+    assert_eq!((found.unreadable, found.findings), (vec!["services"], vec![]));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use pilothouse_core::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    lists::{filter, parameter},
     objects::resource,
+    parameters::{filter, label, namespace, parameter, with_example},
 };
 use crate::{
     api::Api,
@@ -283,11 +283,6 @@ fn page() -> Vec<Value> {
     ]
 }
 
-fn with_example(mut parameter: Value, example: &str) -> Value {
-    parameter["example"] = example.into();
-    parameter
-}
-
 fn kind(required: bool, lists: impl Iterator<Item = &'static ListInfo>) -> Value {
     let keys: Vec<_> = lists.map(|info| info.key).collect();
     let description = if required { "Which list" } else { "One kind only" };
@@ -303,19 +298,6 @@ fn kinds() -> Value {
         "One or several kinds, separated by commas; with several, the only filters are level and label";
     let schema = json!({"type": "string", "pattern": pattern, "maxLength": 253});
     with_example(parameter("kind", true, description, schema), "pods")
-}
-
-/// The parameter for a label selector.
-pub(super) fn label() -> Value {
-    let schema = json!({"type": "string", "minLength": 1, "maxLength": 1024});
-    let description = "A Kubernetes label selector: `app=web,tier in (a,b),!legacy`";
-    with_example(parameter("label", false, description, schema), "app=web")
-}
-
-pub(super) fn namespace(description: &str) -> Value {
-    let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
-    let schema = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
-    with_example(parameter("namespace", false, description, schema), "*")
 }
 
 /// The filter parameters of all lists, each with the kinds that support it.

@@ -11,11 +11,14 @@ use pilothouse_core::{
     inventory::{List, ListInfo, ListPage, ListedScope, Listing},
     kind::Kind,
     rights::{RightResource, RightVerb},
-    rows::{Filter, ListScope, MAX_FILTER_VALUES, Pagination, Row},
+    rows::{Filter, ListScope, Pagination, Row},
 };
 use serde_json::{Value, json};
 
-use super::{CLUSTER, QUESTION, Route, fleet::label};
+use super::{
+    CLUSTER, QUESTION, Route,
+    parameters::{filter, label, parameter},
+};
 use crate::{
     api::Api,
     docs::Docs,
@@ -152,20 +155,6 @@ pub(super) fn page_schema(docs: &mut Docs, key: &str, row: Value, is_of_cluster:
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
     }
     json!({"type": "object", "required": required, "properties": properties})
-}
-
-/// A query parameter.
-pub(super) fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Value {
-    json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
-}
-
-/// A filter: a query parameter with one or several values of this schema, separated by commas.
-pub(super) fn filter(name: &str, description: &str, schema: Value) -> Value {
-    let values = json!({"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_FILTER_VALUES});
-    let mut parameter = parameter(name, false, description, values);
-    parameter["style"] = "form".into();
-    parameter["explode"] = false.into();
-    parameter
 }
 
 fn parameters(info: &ListInfo) -> Vec<Value> {

@@ -16,7 +16,8 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    lists::{if_none_match, page_schema, parameter},
+    lists::{if_none_match, page_schema},
+    parameters::{label, namespace, parameter, with_example},
     params::Id,
 };
 use crate::{
@@ -124,29 +125,14 @@ pub(crate) async fn detail(
 impl Documented for ObjectsInput {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
-        let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
-        let namespace = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
         let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
         let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
         let text = json!({"type": "string", "maxLength": 253});
         let sort = json!({"type": "string", "pattern": "^-?(name|namespace|created_at|cell\\.[0-9]{1,2})$"});
-        let label = json!({"type": "string", "minLength": 1, "maxLength": 1024});
-        let with_example = |mut parameter: serde_json::Value, example: &str| {
-            parameter["example"] = example.into();
-            parameter
-        };
         docs.parameters.extend([
             parameter("cluster_id", true, "The id of the cluster", id),
             resource(true, "The kind, by its plural and group; of its versions the one that the cluster prefers"),
-            with_example(
-                parameter(
-                    "namespace",
-                    false,
-                    "A namespace, or `*` for all; required for namespaced kinds, unknown for others",
-                    namespace,
-                ),
-                "*",
-            ),
+            namespace("A namespace, or `*` for all; required for namespaced kinds, unknown for others"),
             parameter("page", false, "From 1", page),
             parameter("per_page", false, "Rows per page", per_page),
             parameter("search", false, "A part of the name, ignoring case", text),
@@ -159,7 +145,7 @@ impl Documented for ObjectsInput {
                 ),
                 "-cell.1",
             ),
-            with_example(parameter("label", false, "A Kubernetes label selector", label), "app=web,tier in (a,b)"),
+            label(),
             if_none_match(),
         ]);
     }
@@ -169,9 +155,7 @@ impl Documented for ObjectsInput {
 pub(super) fn resource(required: bool, description: &str) -> serde_json::Value {
     let name = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
     let schema = json!({"type": "string", "minLength": 1, "maxLength": 317, "pattern": name});
-    let mut parameter = parameter("resource", required, description, schema);
-    parameter["example"] = "deployments.apps".into();
-    parameter
+    with_example(parameter("resource", required, description, schema), "deployments.apps")
 }
 
 impl Documented for ObjectsResponse {

@@ -4,10 +4,7 @@ use actix_web::{HttpRequest, dev::Payload, web::Data};
 use pilothouse_core::problem::{ProblemPage, ProblemQuery};
 use serde_json::json;
 
-use super::{
-    fleet::namespace,
-    lists::{filter, parameter},
-};
+use super::parameters::{filter, namespace, parameter};
 use crate::{
     api::Api,
     docs::{Docs, Documented},

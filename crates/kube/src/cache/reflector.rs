@@ -37,6 +37,7 @@ use crate::{
     transport::ExchangeError, uncached,
 };
 
+mod columns;
 mod fill;
 
 /// Watch timeout while rows are stale: the bookmark arrives 2 s before the end.
@@ -103,6 +104,12 @@ impl Reflector {
             match self.watch(&mut position).await {
                 Ok(WatchEnd::Ended { any_line, full_duration }) => {
                     pause = INITIAL_BACKOFF;
+                    if !full_duration {
+                        self.declare_columns().await;
+                        if self.forget_if_changed() {
+                            return;
+                        }
+                    }
                     match if any_line { Some(true) } else { self.server_has_version(&position).await } {
                         Some(true) if full_duration => self.mark_synced(self.now(), None),
                         Some(false) => self.require_refill(&mut position),
@@ -143,11 +150,7 @@ impl Reflector {
         tracing::debug!(kind = %self.kind, %error, "cannot synchronise a cached list");
         // the partly read rows were dropped
         self.store.set_staged_bytes(0);
-        if self.projection.printed().is_some_and(|printed| printed.is_changed()) {
-            // all rows of a list have the same columns, so the next read begins another list
-            if let Some(cache) = self.cache.upgrade() {
-                cache.forget(&self.store);
-            }
+        if self.forget_if_changed() {
             return Some(UNAVAILABLE_INTERVAL);
         }
         // a 404 for a kind that was served before does not mean that the kind is absent: a proxy may send it, too

@@ -6,6 +6,7 @@ mod common;
 
 mod cache;
 mod configuration;
+mod definitions;
 mod kinds;
 mod objects;
 mod printed;

@@ -1,7 +1,9 @@
-//! Packed form of a row: its JSON, the digest of the JSON, then the keys.
+//! Packed form of a row: its JSON, the digest of the JSON, the next level if there is one, the keys, and the length of the
+//! JSON in 4 bytes.
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use pilothouse_types::error::{Error, Result};
 
 use super::Key;
@@ -21,6 +23,9 @@ const NUMBER: u8 = 3;
 const TEXT: u8 = 4;
 const IN_JSON: u8 = 5;
 const LEVEL: u8 = 6;
+/// Tag of the next level, before the first key of a row that has one: the level's byte, and the time of the change in
+/// seconds since the Unix epoch, in 8 bytes.
+const NEXT: u8 = 7;
 
 /// Size of a row's digest in bytes.
 pub(super) const DIGEST_BYTES: usize = size_of::<Digest>();
@@ -41,6 +46,9 @@ pub(super) struct Packed {
     bytes: Vec<u8>,
     /// Length of the JSON in bytes.
     json: u32,
+    /// Number of null keys since the last other key. They are written before the next one, so that the last keys of a row
+    /// take no memory if they are null.
+    nulls: usize,
 }
 
 impl Packed {
@@ -53,28 +61,37 @@ impl Packed {
         let digest = key.digest(&json);
         let mut bytes = json;
         bytes.extend_from_slice(&digest);
-        Ok(Self { bytes, json: length })
+        Ok(Self { bytes, json: length, nulls: 0 })
     }
 
     fn json(&self) -> &[u8] {
         &self.bytes[..self.json as usize]
     }
 
-    /// The packed form, and the length of the JSON in it.
-    pub(super) fn finish(self) -> (Arc<[u8]>, u32) {
-        (self.bytes.into(), self.json)
+    /// The packed form.
+    pub(super) fn finish(mut self) -> Arc<[u8]> {
+        self.bytes.extend_from_slice(&self.json.to_le_bytes());
+        self.bytes.into()
     }
 
-    /// Appends the two keys of the next level.
+    /// Writes the next level, before the first key.
     pub(super) fn push_next(&mut self, next: Option<NextLevel>) {
-        self.push(next.map_or(Cell::Null, |next| Cell::Number(next.at.as_second() as f64)));
-        self.push(next.map_or(Cell::Null, |next| Cell::Level(next.level)));
+        if let Some(NextLevel { at, level }) = next {
+            self.bytes.extend_from_slice(&[NEXT, level as u8]);
+            self.bytes.extend_from_slice(&at.as_second().to_le_bytes());
+        }
     }
 
     /// Appends a key.
     pub(super) fn push(&mut self, key: Cell<&str>) {
+        if matches!(key, Cell::Null) {
+            self.nulls += 1;
+            return;
+        }
+        let nulls = std::mem::take(&mut self.nulls);
+        self.bytes.extend(std::iter::repeat_n(NULL, nulls));
         match key {
-            Cell::Null => self.bytes.push(NULL),
+            Cell::Null => {}
             Cell::Bool(false) => self.bytes.push(FALSE),
             Cell::Bool(true) => self.bytes.push(TRUE),
             Cell::Number(value) => {
@@ -104,6 +121,13 @@ impl Packed {
     }
 }
 
+/// Splits a packed row into its JSON and the rest without the length.
+pub(super) fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
+    // every packed row ends with its length
+    let (rest, length) = bytes.split_last_chunk::<4>().unwrap_or((&[], &[0; 4]));
+    rest.split_at(u32::from_le_bytes(*length) as usize)
+}
+
 /// Iterator over the packed keys.
 pub(super) struct Keys<'a> {
     json: &'a [u8],
@@ -111,10 +135,21 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The keys of a packed row whose JSON has this length.
-    pub(super) fn of(bytes: &'a [u8], json: u32) -> Self {
-        let (json, packed) = bytes.split_at(json as usize);
-        Self { json, packed: &packed[DIGEST_BYTES..] }
+    /// The next level and the keys of a packed row.
+    pub(super) fn of(bytes: &'a [u8]) -> (Option<NextLevel>, Self) {
+        let (json, packed) = split(bytes);
+        let mut keys = Self { json, packed: &packed[DIGEST_BYTES..] };
+        let next = (keys.packed.first() == Some(&NEXT)).then(|| keys.next_level()).flatten();
+        (next, keys)
+    }
+
+    /// Reads the next level that [`Packed::push_next`] wrote.
+    fn next_level(&mut self) -> Option<NextLevel> {
+        let level = Level::from_byte(self.take(2)[1]);
+        let mut second = [0; 8];
+        second.copy_from_slice(self.take(8));
+        let at = Timestamp::from_second(i64::from_le_bytes(second)).ok()?;
+        level.map(|level| NextLevel { at, level })
     }
 
     fn take(&mut self, count: usize) -> &'a [u8] {

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Namespaces, Order, Slot, Source, Table, TableRow, Tally, View};
+use super::{Column, Namespaces, Order, Slot, Source, Table, Tally, View};
 use crate::row::Row;
 
 /// Change of a row.
@@ -74,8 +74,7 @@ impl Table {
     pub fn replace_all(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
         rows.sort_by(|a, b| a.total_order(b, None));
         let mut changes = Vec::new();
-        let mut old_rows =
-            self.stored_rows().filter(|stored| stored.source == source).map(|stored| &stored.row).peekable();
+        let mut old_rows = self.stored_rows().filter(|(of, _)| *of == source).map(|(_, row)| row).peekable();
         for row in &mut rows {
             while let Some(removed) = old_rows.next_if(|old| old.key() < row.key()) {
                 changes.push(Change::Removed(removed.clone()));
@@ -88,23 +87,24 @@ impl Table {
         }
         changes.extend(old_rows.map(|removed| Change::Removed(removed.clone())));
 
-        let others = self.stored_rows().filter(|stored| stored.source != source).cloned();
-        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| TableRow { row, source })).collect();
-        all.sort_by(|a, b| a.row.total_order(&b.row, None));
+        let others = self.stored_rows().filter(|(of, _)| *of != source).map(|(of, row)| (of, row.clone()));
+        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| (source, row))).collect();
+        all.sort_by(|(_, a), (_, b)| a.total_order(b, None));
         (self.rebuild_with(all), changes)
     }
 
     /// Builds a table from rows sorted by namespace and name, with the indexes of this one.
-    fn rebuild_with(&self, all: Vec<TableRow>) -> Self {
+    fn rebuild_with(&self, all: Vec<(Source, Row)>) -> Self {
         let mut table = self.empty_copy();
         table.slots.reserve_exact(all.len());
+        table.sources.reserve_exact(all.len());
         for column in &mut table.columns {
-            column.hashes.reserve_exact(all.len());
+            column.reserve_exact(all.len());
         }
         table.namespaces.reserve_exact(all.len());
         table.orders[0].slots.reserve_exact(all.len());
-        for stored in all {
-            let slot = table.store(stored);
+        for (source, row) in all {
+            let slot = table.store(row, source);
             table.orders[0].slots.push(slot);
         }
         if self.names.is_some() {
@@ -117,23 +117,24 @@ impl Table {
         table
     }
 
-    fn stored_rows(&self) -> impl Iterator<Item = &TableRow> {
-        self.orders[0].slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref())
+    /// All rows with their sources, by namespace and name.
+    fn stored_rows(&self) -> impl Iterator<Item = (Source, &Row)> {
+        let slots = self.orders[0].slots.iter();
+        slots.filter_map(|slot| Some((self.sources[*slot as usize], self.row(*slot)?)))
     }
 
     /// The slots of the rows of one object of a source.
     fn slots_of(&self, source: Source, key: (Option<&[u8]>, &[u8])) -> Vec<Slot> {
         let candidates = self.orders[0].slots[self.lower_bound(key)..].iter();
         candidates
-            .map(|slot| (*slot, self.slots[*slot as usize].as_ref()))
-            .take_while(|(_, stored)| stored.is_some_and(|stored| stored.row.key() == key))
-            .filter(|(_, stored)| stored.is_some_and(|stored| stored.source == source))
-            .map(|(slot, _)| slot)
+            .copied()
+            .take_while(|slot| self.row(*slot).is_some_and(|row| row.key() == key))
+            .filter(|slot| self.sources[*slot as usize] == source)
             .collect()
     }
 
     fn insert(&mut self, row: Row, source: Source) {
-        let slot = self.store(TableRow { row: row.clone(), source });
+        let slot = self.store(row.clone(), source);
         let namespace = self.namespaces.of(slot);
         for order in 0..self.orders.len() {
             if !self.orders[order].has(namespace) {
@@ -153,7 +154,7 @@ impl Table {
                 self.orders[order].slots.remove(at);
             }
         }
-        let TableRow { row, .. } = self.slots[slot as usize].take()?;
+        let row = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.row_bytes -= row.size();
         self.forget_next_level(slot, &row);
@@ -173,13 +174,13 @@ impl Table {
         }
         // the indices are looked up before the row is overwritten, because the lookup compares the old row
         let indices: Vec<_> = (0..self.orders.len()).map(|order| self.index_of(order, slot)).collect();
-        self.write_hashes(slot, &row);
+        self.index(slot, &row);
         self.row_bytes = self.row_bytes + row.size() - old.size();
         self.forget_next_level(slot, &old);
         self.await_next_level(slot, &row);
         self.count(slot, &old, false);
         self.count(slot, &row, true);
-        self.slots[slot as usize].as_mut()?.row = row.clone();
+        self.slots[slot as usize] = Some(row.clone());
         for (order, at) in indices.into_iter().enumerate() {
             let Some(at) = at else { continue };
             if !self.fits(order, at, &row) {
@@ -199,20 +200,20 @@ impl Table {
 
     /// Stores a row in a slot and updates everything except the slots of orders and the search text.
     #[allow(clippy::cast_possible_truncation, reason = "2^32 rows do not fit into memory")]
-    fn store(&mut self, stored: TableRow) -> Slot {
+    fn store(&mut self, row: Row, source: Source) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            for column in &mut self.columns {
-                column.hashes.push(0);
-            }
+            self.sources.push(source);
+            self.columns.iter_mut().for_each(Column::add_slot);
             self.slots.len() as Slot - 1
         });
-        self.write_hashes(slot, &stored.row);
-        self.row_bytes += stored.row.size();
-        self.await_next_level(slot, &stored.row);
-        self.add_to_namespace(slot, stored.row.namespace());
-        self.count(slot, &stored.row, true);
-        self.slots[slot as usize] = Some(stored);
+        self.index(slot, &row);
+        self.row_bytes += row.size();
+        self.await_next_level(slot, &row);
+        self.add_to_namespace(slot, row.namespace());
+        self.count(slot, &row, true);
+        self.slots[slot as usize] = Some(row);
+        self.sources[slot as usize] = source;
         slot
     }
 
@@ -237,11 +238,10 @@ impl Table {
         }
     }
 
-    /// Writes the hashes that filters compare.
-    fn write_hashes(&mut self, slot: Slot, row: &Row) {
-        for column in 0..self.columns.len() {
-            let hash = self.hash(row.cell(self.columns[column].field));
-            self.columns[column].hashes[slot as usize] = hash;
+    /// Writes the values that filters compare.
+    fn index(&mut self, slot: Slot, row: &Row) {
+        for column in &mut self.columns {
+            column.set(slot, row.cell(column.field), &self.hasher);
         }
     }
 
@@ -294,13 +294,10 @@ impl Table {
     fn empty_copy(&self) -> Self {
         Self {
             slots: Vec::new(),
+            sources: Vec::new(),
             free: Vec::new(),
             orders: vec![Order::by_name()],
-            columns: self
-                .columns
-                .iter()
-                .map(|column| super::Column { hashes: Vec::new(), ..*column })
-                .collect(),
+            columns: self.columns.iter().map(Column::empty_copy).collect(),
             namespaces: Namespaces::new(),
             names: None,
             tallies: self.tallies.iter().map(Tally::empty_copy).collect(),

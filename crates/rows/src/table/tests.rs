@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 
 use super::*;
-use crate::{AgingLevel, Field, LabelSelector, Level, ListRow, NextLevel, fields_of, select};
+use crate::{AgingLevel, Cell, Field, Filter, LabelSelector, Level, ListRow, NextLevel, fields_of, select};
 
 /// Row type with few distinct names and values, so that collisions and ties are frequent.
 #[derive(Clone, Debug, Serialize)]

@@ -26,6 +26,10 @@ impl<'a> Context<'a> {
         if service.spec.kind == "ExternalName" || service.spec.selector.is_empty() {
             return None;
         }
+        // pods that could not be read may exist
+        if !self.evidence.checked.contains(&"pods") {
+            return self.of_endpoints(service);
+        }
         let pods: Vec<_> = self.evidence.pods.iter().filter(|pod| is_running(pod)).collect();
         let finding = Finding::new(Rule::Service, Level::Warn, service.metadata.reference("Service"));
         let selector: Vec<_> =
@@ -98,8 +102,15 @@ impl<'a> Context<'a> {
         if !service.spec.ports.iter().any(is_wanted) {
             return missing(format!("service {name} has no port {wanted}"));
         }
-        let is_known = self.evidence.checked.contains(&"endpointslices") && !service.spec.selector.is_empty();
-        if !is_known || service.spec.kind == "ExternalName" || self.has_ready_endpoint(name) {
+        self.of_endpoints(service)
+    }
+
+    /// A Service with a selector that has no ready endpoint, by its slices alone.
+    fn of_endpoints(&self, service: &ServiceObject) -> Option<Finding> {
+        let name = &service.metadata.name;
+        let is_selecting = service.spec.kind != "ExternalName" && !service.spec.selector.is_empty();
+        let is_read = self.evidence.checked.contains(&"endpointslices");
+        if !is_selecting || !is_read || self.has_ready_endpoint(name) {
             return None;
         }
         let finding = Finding::new(Rule::Service, Level::Warn, service.metadata.reference("Service"));

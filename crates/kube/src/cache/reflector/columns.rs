@@ -1,0 +1,29 @@
+//! Columns of a printed list. All rows of a list have the same ones, so a list whose columns change begins anew.
+
+use super::Reflector;
+use crate::{error::Failure, list};
+
+impl Reflector {
+    /// Reads the columns again after a watch that the server ended early, as it does when a definition is changed: the
+    /// next watch may have no event that would declare them. If they cannot be read, they count as unchanged.
+    pub(super) async fn declare_columns(&self) {
+        let Some(printed) = self.projection.printed() else { return };
+        let declared = async {
+            let client = self.client(self.deadline)?;
+            list::declare_columns(&client, self.kind, printed).await
+        };
+        if let Err(Failure { error, .. }) = declared.await {
+            tracing::debug!(kind = %self.kind, %error, "cannot read the columns of a cached list");
+        }
+    }
+
+    /// Removes the list from the cache if its columns have changed: the next read begins another list. Returns whether
+    /// they have.
+    pub(super) fn forget_if_changed(&self) -> bool {
+        let is_changed = self.projection.printed().is_some_and(|printed| printed.is_changed());
+        if is_changed && let Some(cache) = self.cache.upgrade() {
+            cache.forget(&self.store);
+        }
+        is_changed
+    }
+}
