@@ -230,6 +230,7 @@ fn operation(i: usize, now: Timestamp) -> Operation {
         token_id: None,
         source_ip: None,
         request_id: Some(format!("request-{i}")),
+        reason: None,
         params: BTreeMap::from([("replicas".to_owned(), 3.into())]),
         created_at: now,
     }
