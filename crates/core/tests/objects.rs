@@ -10,7 +10,7 @@ use pilothouse_core::{
     Cause, Result,
     access::Caller,
     app::{App, AppSettings},
-    dynamic_kind::{DynamicKind, KindNames},
+    dynamic_kind::DynamicKind,
     error::Reason,
     ids::ClusterId,
     inventory::{

@@ -13,7 +13,7 @@ use pilothouse_core::{
     pod_change::{Amounts, PodChangeApi, PodIdentity, Resize},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, json};
 
 use crate::{KubeClusters, object_client::ObjectClient, request::Call};
 
