@@ -26,7 +26,7 @@ use crate::{
     mask::{MaskedFields, sees_masked_values},
     name::ObjectName,
     spawn::Spawner,
-    streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
+    streams::{EventStream, Reader, StreamEnd, StreamGuard, Streams},
     workload::{
         FieldChange, History, Images, Progress, Reference, RevisionRow, WorkloadRef, WorkloadRow,
         WorkloadType,
@@ -94,8 +94,6 @@ pub struct RevisionList {
     pub warnings: Vec<Warning>,
 }
 
-/// Item of a stream of a rollout.
-pub type RolloutEvent = StreamEvent<Rollout>;
 /// Event stream of a watched rollout: its progress now, and after each change of it.
 pub type RolloutStream = EventStream<Rollout>;
 

@@ -44,7 +44,6 @@ pub struct ContainerSpec {
     pub ports: Vec<ContainerPort>,
     #[serde(deserialize_with = "or_default")]
     pub env: Vec<EnvironmentVariable>,
-    pub readiness_probe: Option<IgnoredAny>,
 }
 
 /// Requests and limits of a container: resource to quantity.

@@ -34,11 +34,6 @@ impl FakeClusters {
         lock(&self.served).push(kind);
     }
 
-    /// Serves only the kinds of the table again.
-    pub fn serve_no_other_kinds(&self) {
-        lock(&self.served).clear();
-    }
-
     pub(super) fn stored_objects(&self, cluster: ClusterId, kinds: &[Kind]) -> Result<Vec<Row>> {
         let objects = lock(&self.objects);
         let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
