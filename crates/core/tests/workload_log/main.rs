@@ -25,16 +25,17 @@ use pilothouse_core::{
     spawn::{Computation, Spawner},
     streams::{StreamEnd, StreamEvent, StreamLimits},
     testing::{
-        fake::{Condition, Fake, ThreadSpawner},
+        fake::{Fake, ThreadSpawner},
         new_cluster,
     },
     workload::{WorkloadRef, WorkloadType},
     workload_log::{
-        ContainerChoice, LineFilter, MAX_SOURCES, SourceState, WorkloadLogEvent, WorkloadLogQuery,
-        WorkloadLogStart, WorkloadLogStream,
+        ContainerChoice, LineFilter, WorkloadLogEvent, WorkloadLogQuery, WorkloadLogStart, WorkloadLogStream,
     },
 };
 use serde_json::{Value, json, value::to_raw_value};
+
+mod limits;
 
 type Log = UnboundedSender<Result<Vec<u8>>>;
 
@@ -364,132 +365,4 @@ fn previous_logs_are_read_once() {
     let mut followed = fixture.follow(WorkloadLogQuery { previous: true, ..fixture.query() });
     assert_eq!(followed.lines(2), ["web-b crashed first", "web-a crashed"]);
     assert_eq!(followed.end(), StreamEnd::Completed);
-}
-
-#[test]
-fn at_most_fifty_containers_are_followed_and_the_rest_is_told() {
-    let fixture = Fixture::new();
-    for n in 0..60 {
-        fixture.put(&pod("web", &format!("web-{n}"), n));
-    }
-    let events = fixture.fake.clusters.next_watch();
-    let logs: Vec<_> = (0..60).map(|_| fixture.fake.clusters.next_log()).collect();
-    let mut followed = fixture.follow(fixture.query());
-    followed.until("left_out: too_many_sources 10");
-    followed.until("web-10 app following");
-    assert_eq!(followed.told.len(), MAX_SOURCES - 1, "the newest ones: {:?}", followed.told);
-    // a place becomes free
-    change(&events, Change::Removed(row(&pod("web", "web-59", 59))));
-    drop(logs);
-    followed.until("left_out: too_many_sources 9");
-    followed.until("web-9 app following");
-}
-
-#[test]
-fn connections_are_limited_and_what_cannot_be_followed_is_told() {
-    let limits = StreamLimits { log_connections: 1, ..StreamLimits::default() };
-    let fixture = Fixture::with(limits, Arc::new(PatientSpawner));
-    for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2)] {
-        fixture.put(&pod);
-    }
-    let _events = fixture.fake.clusters.next_watch();
-    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
-    let mut followed = fixture.follow(fixture.query());
-    followed.until("web-a app following");
-    followed.until("web-b app failed: overloaded");
-    drop(a);
-    // the other one takes the connection as soon as it is free
-    followed.until("web-b app following");
-    write(&b, 1, "at last");
-    assert_eq!(followed.lines(1), ["web-b at last"]);
-}
-
-#[test]
-fn cluster_that_cannot_be_read_is_told_and_the_other_goes_on() {
-    let fixture = Fixture::new();
-    let [first, second] = fixture.clusters;
-    fixture.fake.clusters.put(second, Kind::Pod, pod("web", "web-z", 1));
-    fixture.fake.clusters.set(first, Condition::Failing(Cause::Unreachable));
-    let _events = fixture.fake.clusters.next_watch();
-    let log = fixture.fake.clusters.next_log();
-    write(&log, 1, "one");
-    let mut followed = fixture.follow(WorkloadLogQuery { clusters: vec![first, second], ..fixture.query() });
-    assert_eq!(followed.lines(1), ["web-z one"]);
-    assert!(followed.told.contains(&"failed: unreachable".to_owned()), "{:?}", followed.told);
-}
-
-#[test]
-fn workload_without_pods_is_told_and_waited_for() {
-    let fixture = Fixture::new();
-    let events = fixture.fake.clusters.next_watch();
-    let log = fixture.fake.clusters.next_log();
-    let mut followed = fixture.follow(fixture.query());
-    followed.until("waiting: no_pods");
-    let pod = pod("web", "web-a", 1);
-    fixture.put(&pod);
-    write(&log, 1, "one");
-    change(&events, Change::Added(row(&pod)));
-    assert_eq!(followed.lines(1), ["web-a one"]);
-}
-
-#[test]
-fn stream_ends_with_its_cluster_its_connection_and_the_server() {
-    for (end, reason) in [(0, "not_found"), (1, "connection_changed"), (2, "server_stopping")] {
-        let fixture = Fixture::new();
-        fixture.put(&pod("web", "web-a", 1));
-        let events = fixture.fake.clusters.next_watch();
-        let log = fixture.fake.clusters.next_log();
-        let mut followed = fixture.follow(fixture.query());
-        followed.until("web-a app following");
-        match end {
-            0 => {
-                block_on(fixture.app.clusters.delete(&Caller::system(), fixture.clusters[0])).unwrap();
-            }
-            1 => events.unbounded_send(ListEvent::ConnectionChanged).unwrap(),
-            _ => fixture.app.streams.close(),
-        }
-        assert_eq!(followed.end().reason(), reason);
-        eventually("the log is closed", || log.is_closed());
-    }
-}
-
-#[test]
-fn stalled_reader_is_ended_with_few_lines_buffered() {
-    let fixture = Fixture::with(StreamLimits::default(), Arc::new(ThreadSpawner));
-    for n in 0..10 {
-        fixture.put(&pod("web", &format!("web-{n}"), n));
-    }
-    let _events = fixture.fake.clusters.next_watch();
-    let logs: Vec<_> = (0..10).map(|_| fixture.fake.clusters.next_log()).collect();
-    for log in &logs {
-        for n in 0..1000 {
-            write(log, n, &"x".repeat(1000));
-        }
-    }
-    let mut followed = fixture.follow(fixture.query());
-    eventually("the logs are closed", || logs.iter().all(UnboundedSender::is_closed));
-    let mut read = 0;
-    let end = loop {
-        match followed.next() {
-            StreamEvent::Next(WorkloadLogEvent::Lines(lines)) => read += lines.len(),
-            StreamEvent::Next(WorkloadLogEvent::Source(_)) => {}
-            StreamEvent::End(end) => break end,
-        }
-    };
-    assert_eq!(end, StreamEnd::TooSlow);
-    assert!(read < 200, "{read}");
-}
-
-#[test]
-fn states_have_the_names_of_the_contract() {
-    let names = [
-        (SourceState::Following, "following"),
-        (SourceState::Waiting, "waiting"),
-        (SourceState::Ended, "ended"),
-        (SourceState::Failed, "failed"),
-        (SourceState::LeftOut, "left_out"),
-    ];
-    for (state, name) in names {
-        assert_eq!(serde_json::to_value(state).unwrap(), name);
-    }
 }
