@@ -81,7 +81,7 @@ async fn unreachable_cluster_is_a_problem_itself() {
     let admin = server.admin().await;
     let unreachable = json!({"name": "nowhere", "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1", "skip_test": true});
     admin.post("/api/k8s/clusters", unreachable).await.data();
-    let data = eventually("the cluster is told", async || {
+    let data = eventually("the cluster is reported", async || {
         let data = admin.get("/api/k8s/problems").await.data();
         (data["problems"].as_array().is_some_and(|problems| !problems.is_empty())).then_some(data)
     })

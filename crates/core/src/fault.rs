@@ -18,7 +18,7 @@ pub struct Fault {
     pub container: Option<String>,
     /// Whether that is an init container.
     pub is_init: bool,
-    /// What Kubernetes says about it, shortened.
+    /// The message of Kubernetes about it, shortened.
     pub message: String,
     /// Time since which it holds, if that is not the creation of the object.
     pub since: Option<Timestamp>,

@@ -185,7 +185,7 @@ pub struct WorkloadLogs {
 }
 
 impl WorkloadLogs {
-    /// Follows the logs of a workload. A cluster, pod or container that cannot be read is told by an event, and the
+    /// Follows the logs of a workload. A cluster, pod or container that cannot be read is reported by an event, and the
     /// others go on. The stream ends when the caller's right in one of the clusters ends or changes.
     ///
     /// # Errors

@@ -145,7 +145,7 @@ async fn with_kinds(client: &ClusterClient<'_>, groups: Vec<Group>) -> Result<Ve
     Ok(read)
 }
 
-/// A version with its kinds. A group whose server fails is not a reason to know no kind at all.
+/// A version with its kinds. A group whose server fails does not hide the kinds of the others.
 async fn version_of(client: &ClusterClient<'_>, group: &str, version: Version) -> Version {
     let resources = async {
         let Some(call) = Call::discover_version(group, &version.name)? else { return Ok(Vec::new()) };

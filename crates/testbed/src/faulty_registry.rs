@@ -19,7 +19,7 @@ use crate::{
 pub enum RegistryFault {
     /// 401 that asks for a password, of which the node has none.
     Unauthorized,
-    /// 401 although the node presents the token that it was told to get: a private image.
+    /// 401 although the node presents the token that the registry asks for: a private image.
     Denied,
     /// 404: no such image or tag.
     NotFound,

@@ -1,4 +1,4 @@
-//! What is read of objects to know what belongs to them.
+//! Fields of objects that show what belongs to them.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -122,7 +122,7 @@ names! {
 names! {
     /// What kind of a [`Rule`] it is. Each rule has its own set: [`Rule::variants`].
     Variant {
-        /// The registry refuses the credential, or wants one.
+        /// The registry refuses the credential, or requires one.
         Auth = "auth";
         /// The registry has no such image or tag.
         NotFound = "not_found";
@@ -174,7 +174,7 @@ names! {
         BackendMissing = "backend_missing";
         /// The autoscaler gets no metrics.
         NoMetrics = "no_metrics";
-        /// The autoscaler wants more replicas than its maximum.
+        /// The autoscaler computes more replicas than its maximum.
         AtMax = "at_max";
         /// An init container used more memory than its limit.
         Oom = "oom";

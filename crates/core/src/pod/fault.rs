@@ -1,4 +1,4 @@
-//! Fault of a pod: the container that causes its status, what the kubelet or the scheduler says, and since when.
+//! Fault of a pod: the container that causes its status, the message of the kubelet or the scheduler, and since when.
 
 use super::object::{ContainerStatus, PodObject};
 use crate::fault::Fault;

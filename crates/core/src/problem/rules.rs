@@ -36,8 +36,8 @@ const START_REASONS: [&str; 7] = [
     "PostStartHookError",
     "PreCreateHookError",
 ];
-/// Kinds of workloads that replace a failed pod: one that is left is of the past, and of a job the job's own status says
-/// whether it failed.
+/// Kinds of workloads that replace a failed pod. A failed pod that is left is no problem; whether a job failed is the job's
+/// own status.
 const REPLACING: [&str; 5] = ["deployment", "replicaset", "statefulset", "daemonset", "job"];
 /// Time that a container has to become ready.
 const START_TIME: SignedDuration = SignedDuration::from_secs(60);
@@ -207,7 +207,7 @@ fn of_end(reason: &str, fault: &Fault) -> Cause {
     if fault.is_init { (Rule::Init, Some(variant)) } else { (rule, None) }
 }
 
-/// The rule of a pod that is not scheduled, by what the scheduler says.
+/// The rule of a pod that is not scheduled, by the message of the scheduler.
 fn of_pending(message: &str) -> Cause {
     let parsed = parse::unschedulable(message);
     match parsed.as_ref().and_then(Unschedulable::variant) {

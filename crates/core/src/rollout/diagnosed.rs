@@ -14,7 +14,7 @@ use crate::{
 pub struct Rollout {
     /// The cluster of the workload.
     pub cluster: ClusterId,
-    /// Progress. Its state is `stuck` also if the reasons say so.
+    /// Progress. Its state is `stuck` also if one of the reasons keeps pods from running.
     pub progress: Progress,
     /// The findings, also of a rollout that is complete.
     pub reasons: Vec<Finding>,

@@ -41,7 +41,7 @@ impl LineFilter {
     pub fn regex(pattern: &str) -> Result<Self, Reason> {
         check(pattern)?;
         let bounded = RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build();
-        // the library's error does not tell which it is
+        // the library's error does not report which it is
         let reason = |_| if Regex::new(pattern).is_ok() { Reason::TooLong } else { Reason::Malformed };
         Ok(Self(Matcher::Regex(bounded.map_err(reason)?)))
     }

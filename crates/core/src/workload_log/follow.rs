@@ -62,7 +62,7 @@ pub(super) struct Follower {
     merger: Merger<Arc<LogSource>>,
     /// The logs that are behind, and until when they count as such.
     behind: HashMap<Arc<LogSource>, Duration>,
-    /// Number of pods that are left out, as told last.
+    /// Number of pods that are left out, as reported last.
     left_out: usize,
     /// Whether pods or places for sources were added.
     may_admit: bool,
@@ -169,7 +169,7 @@ impl Follower {
                 (cluster.behind_until, cluster.failure) = (None, None);
                 if is_first && seen.is_empty() {
                     let id = cluster.id;
-                    self.tell(id, None, None, SourceState::Waiting, Some("no_pods".to_owned()));
+                    self.report(id, None, None, SourceState::Waiting, Some("no_pods".to_owned()));
                 }
                 let listed: BTreeSet<_> = seen.iter().map(|pod| &pod.name).collect();
                 self.pods.retain(|(of, name), _| *of != at || listed.contains(name));
@@ -194,7 +194,7 @@ impl Follower {
                 cluster.behind_until.get_or_insert(until);
                 if cluster.failure.replace(cause) != Some(cause) {
                     let id = cluster.id;
-                    self.tell(id, None, None, SourceState::Failed, Some(cause.as_str().to_owned()));
+                    self.report(id, None, None, SourceState::Failed, Some(cause.as_str().to_owned()));
                 }
             }
             PodsEvent::ConnectionChanged => self.end = Some(StreamEnd::ConnectionChanged),
@@ -243,7 +243,7 @@ impl Follower {
             }
             self.resolve(key, Duration::ZERO);
         }
-        self.tell_left_out();
+        self.report_left_out();
         has_started
     }
 
@@ -279,7 +279,7 @@ impl Follower {
             Err(error) => {
                 if !std::mem::replace(&mut pod.has_failed, true) {
                     let reason = error.cause.as_str().to_owned();
-                    self.tell(id, Some(name), None, SourceState::Failed, Some(reason));
+                    self.report(id, Some(name), None, SourceState::Failed, Some(reason));
                 }
                 self.resolve(key, RETRY_INTERVAL);
                 return;
@@ -296,7 +296,7 @@ impl Follower {
             && let ContainerChoice::Named(wanted) = &self.containers
         {
             let (container, reason) = (wanted.to_string(), Cause::NotFoundInCluster.as_str().to_owned());
-            self.tell(id, Some(name), Some(container), SourceState::Failed, Some(reason));
+            self.report(id, Some(name), Some(container), SourceState::Failed, Some(reason));
             return;
         }
         for container in chosen.into_iter().take(places) {
@@ -351,7 +351,7 @@ impl Follower {
                     None => self.behind.remove(&source),
                 };
                 let LogSource { cluster_id, pod, container } = &*source;
-                self.tell(*cluster_id, Some(pod.clone()), Some(container.clone()), state, reason);
+                self.report(*cluster_id, Some(pod.clone()), Some(container.clone()), state, reason);
             }
             Merged::Over(source) => {
                 self.behind.remove(&source);
@@ -369,7 +369,7 @@ impl Follower {
         !self.behind.is_empty() || !self.resolving.is_empty() || self.clusters.iter().any(is_cluster_behind)
     }
 
-    fn tell(
+    fn report(
         &mut self,
         cluster: ClusterId,
         pod: Option<String>,
@@ -382,8 +382,8 @@ impl Follower {
         self.pending.push_back(WorkloadLogEvent::Source(event));
     }
 
-    /// Tells how many pods are left out, if their number has changed.
-    fn tell_left_out(&mut self) {
+    /// Reports how many pods are left out, if their number has changed.
+    fn report_left_out(&mut self) {
         let is_left_out =
             |pod: &&Pod| matches!(pod.stage, PodStage::LeftOut | PodStage::Followed { is_partial: true });
         let left_out = self.pods.values().filter(is_left_out).count();

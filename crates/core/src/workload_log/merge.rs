@@ -263,7 +263,7 @@ mod tests {
             let [a, other] = [0, 1].map(|key| add(&mut merger, key));
             other.unbounded_send(SourceItem::State(state, None)).unwrap();
             a.unbounded_send(lines(&[1])).unwrap();
-            assert!(matches!(next(&mut merger), Merged::State(1, told, None) if told == state));
+            assert!(matches!(next(&mut merger), Merged::State(1, reported, None) if reported == state));
             let lines = poll_fn(|cx| merger.poll_next(cx)).now_or_never();
             assert!(matches!(lines, Some(Merged::Lines(_))), "{state:?}: {lines:?}");
         }

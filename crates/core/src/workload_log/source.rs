@@ -70,14 +70,14 @@ pub(super) struct Source {
     stage: Stage,
     /// The last line that was read.
     last: Option<LineId>,
-    /// The state that was told last.
-    told: Option<Told>,
-    /// The state to tell after the lines that were read.
-    next: Option<Told>,
+    /// The state that was reported last.
+    reported: Option<Reported>,
+    /// The state to report after the lines that were read.
+    next: Option<Reported>,
 }
 
 /// A state, and its reason.
-type Told = (SourceState, Option<String>);
+type Reported = (SourceState, Option<String>);
 
 enum Stage {
     /// The log is opened next.
@@ -112,7 +112,7 @@ impl Source {
             changed,
             stage: Stage::Connect,
             last: None,
-            told: None,
+            reported: None,
             next: None,
         }
     }
@@ -129,9 +129,9 @@ impl Source {
     async fn next(&mut self) -> Option<SourceItem> {
         loop {
             if let Some(state) = self.next.take()
-                && self.told.as_ref() != Some(&state)
+                && self.reported.as_ref() != Some(&state)
             {
-                self.told = Some(state.clone());
+                self.reported = Some(state.clone());
                 return Some(SourceItem::State(state.0, state.1));
             }
             let state = match &mut self.stage {
@@ -157,7 +157,7 @@ impl Source {
     }
 
     /// Opens the log. Returns the new state.
-    async fn connect(&mut self) -> Told {
+    async fn connect(&mut self) -> Reported {
         let Some(connection) = self.access.streams.connect(self.access.user) else {
             return self.ended(SourceState::Failed, Some(Cause::Overloaded.as_str().to_owned()));
         };
@@ -172,7 +172,7 @@ impl Source {
                 let reason = error.context.message.clone();
                 self.ended(SourceState::Waiting, reason)
             }
-            // the pod was removed; the list of pods tells it, too
+            // the pod was removed; the list of pods reports it, too
             Err(error) if error.cause == Cause::NotFoundInCluster && !self.is_previous() => {
                 self.stage = Stage::Wait { retry: false };
                 (SourceState::Ended, None)
@@ -201,7 +201,7 @@ impl Source {
     }
 
     /// The state of a log that is not read any more.
-    fn ended(&mut self, state: SourceState, reason: Option<String>) -> Told {
+    fn ended(&mut self, state: SourceState, reason: Option<String>) -> Reported {
         self.stage =
             if self.is_previous() { Stage::Over } else { Stage::Wait { retry: state != SourceState::Ended } };
         (state, reason)

@@ -8,7 +8,7 @@ use pilothouse_core::{
 use super::*;
 
 #[test]
-fn at_most_fifty_containers_are_followed_and_the_rest_is_told() {
+fn at_most_fifty_containers_are_followed_and_the_rest_is_reported() {
     let fixture = Fixture::new();
     for n in 0..60 {
         fixture.put(&pod("web", &format!("web-{n}"), n));
@@ -18,7 +18,7 @@ fn at_most_fifty_containers_are_followed_and_the_rest_is_told() {
     let mut followed = fixture.follow(fixture.query());
     followed.until("left_out: too_many_sources 10");
     followed.until("web-10 app following");
-    assert_eq!(followed.told.len(), MAX_SOURCES - 1, "the newest ones: {:?}", followed.told);
+    assert_eq!(followed.reported.len(), MAX_SOURCES - 1, "the newest ones: {:?}", followed.reported);
     // a place becomes free
     change(&events, Change::Removed(row(&pod("web", "web-59", 59))));
     drop(logs);
@@ -27,7 +27,7 @@ fn at_most_fifty_containers_are_followed_and_the_rest_is_told() {
 }
 
 #[test]
-fn connections_are_limited_and_what_cannot_be_followed_is_told() {
+fn connections_are_limited_and_what_cannot_be_followed_is_reported() {
     let limits = StreamLimits { log_connections: 1, ..StreamLimits::default() };
     let fixture = Fixture::with(limits, Arc::new(PatientSpawner));
     for pod in [pod("web", "web-b", 1), pod("web", "web-a", 2)] {
@@ -46,7 +46,7 @@ fn connections_are_limited_and_what_cannot_be_followed_is_told() {
 }
 
 #[test]
-fn cluster_that_cannot_be_read_is_told_and_the_other_goes_on() {
+fn cluster_that_cannot_be_read_is_reported_and_the_other_goes_on() {
     let fixture = Fixture::new();
     let [first, second] = fixture.clusters;
     fixture.fake.clusters.put(second, Kind::Pod, pod("web", "web-z", 1));
@@ -56,11 +56,11 @@ fn cluster_that_cannot_be_read_is_told_and_the_other_goes_on() {
     write(&log, 1, "one");
     let mut followed = fixture.follow(WorkloadLogQuery { clusters: vec![first, second], ..fixture.query() });
     assert_eq!(followed.lines(1), ["web-z one"]);
-    assert!(followed.told.contains(&"failed: unreachable".to_owned()), "{:?}", followed.told);
+    assert!(followed.reported.contains(&"failed: unreachable".to_owned()), "{:?}", followed.reported);
 }
 
 #[test]
-fn workload_without_pods_is_told_and_waited_for() {
+fn workload_without_pods_is_reported_and_waited_for() {
     let fixture = Fixture::new();
     let events = fixture.fake.clusters.next_watch();
     let log = fixture.fake.clusters.next_log();

@@ -1,4 +1,4 @@
-//! Following the logs of a workload on the in-memory ports: the lines of its pods, what is told of them, and the end of
+//! Following the logs of a workload on the in-memory ports: the lines of its pods, what is reported of them, and the end of
 //! the stream.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -84,7 +84,7 @@ impl Fixture {
 
     fn follow(&self, query: WorkloadLogQuery) -> Followed {
         let stream = block_on(self.app.workload_logs.follow(&Caller::system(), query)).unwrap();
-        Followed { stream, told: Vec::new() }
+        Followed { stream, reported: Vec::new() }
     }
 }
 
@@ -145,10 +145,10 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// The stream, and what it told of its sources.
+/// The stream, and what it reported of its sources.
 struct Followed {
     stream: WorkloadLogStream,
-    told: Vec<String>,
+    reported: Vec<String>,
 }
 
 impl Followed {
@@ -167,14 +167,14 @@ impl Followed {
         found
     }
 
-    /// Reads until this was told of a source.
-    fn until(&mut self, told: &str) {
-        while !self.told.iter().any(|one| one == told) {
+    /// Reads until this was reported of a source.
+    fn until(&mut self, reported: &str) {
+        while !self.reported.iter().any(|one| one == reported) {
             if let StreamEvent::End(end) = self.next() {
-                panic!("{}: {:?}", end.reason(), self.told);
+                panic!("{}: {:?}", end.reason(), self.reported);
             }
         }
-        self.told.retain(|one| one != told);
+        self.reported.retain(|one| one != reported);
     }
 
     fn end(&mut self) -> StreamEnd {
@@ -193,7 +193,7 @@ impl Followed {
             let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
             text.extend(source.reason.iter().map(|reason| format!(": {reason}")));
             text.extend(source.pods.map(|pods| format!(" {pods}")));
-            self.told.push(text);
+            self.reported.push(text);
         }
         event
     }
@@ -213,7 +213,7 @@ fn lines_of_all_pods_are_merged_by_time() {
     write(&b, 3, "three");
     let mut followed = fixture.follow(fixture.query());
     assert_eq!(followed.lines(4), ["web-b one", "web-a two", "web-b three", "web-a four"]);
-    assert_eq!(followed.told, ["web-a app following", "web-b app following"]);
+    assert_eq!(followed.reported, ["web-a app following", "web-b app following"]);
     write(&b, 5, "five");
     assert_eq!(followed.lines(1), ["web-b five"]);
     drop(followed);
@@ -269,7 +269,7 @@ fn restarted_container_goes_on_after_its_last_line() {
 }
 
 #[test]
-fn broken_log_is_told_and_tried_again() {
+fn broken_log_is_reported_and_tried_again() {
     let fixture = Fixture::new();
     fixture.put(&pod("web", "web-a", 1));
     let _events = fixture.fake.clusters.next_watch();
@@ -281,7 +281,7 @@ fn broken_log_is_told_and_tried_again() {
     write(&next, 2, "two");
     assert_eq!(followed.lines(2), ["web-a one", "web-a two"]);
     assert_eq!(
-        followed.told,
+        followed.reported,
         ["web-a app following", "web-a app failed: connection_lost", "web-a app following"]
     );
 }
@@ -332,22 +332,22 @@ fn containers_are_chosen_in_each_pod() {
     one["spec"]["initContainers"] = json!([{"name": "migrate"}]);
     fixture.put(&one);
     fixture.put(&pod("web", "web-b", 1));
-    let told = |containers: ContainerChoice, last: &str| {
+    let reported = |containers: ContainerChoice, last: &str| {
         let _events = fixture.fake.clusters.next_watch();
         let _logs: Vec<_> = (0..4).map(|_| fixture.fake.clusters.next_log()).collect();
         let mut followed = fixture.follow(WorkloadLogQuery { containers, ..fixture.query() });
-        while followed.told.last().is_none_or(|told| told != last) {
+        while followed.reported.last().is_none_or(|reported| reported != last) {
             followed.next();
         }
-        followed.told
+        followed.reported
     };
     let named = ContainerChoice::Named("proxy".to_owned().try_into().unwrap());
     assert_eq!(
-        told(ContainerChoice::All, "web-b app following"),
+        reported(ContainerChoice::All, "web-b app following"),
         ["web-a migrate following", "web-a app following", "web-a proxy following", "web-b app following"]
     );
     assert!(
-        told(named, "web-a proxy following").contains(&"web-b proxy failed: not_found_in_cluster".to_owned())
+        reported(named, "web-a proxy following").contains(&"web-b proxy failed: not_found_in_cluster".to_owned())
     );
 }
 

@@ -147,7 +147,7 @@ async fn references_are_checked_by_their_metadata() {
     }
 }
 
-/// What the caller may not list is not read: the answer would tell whether it exists.
+/// What the caller may not list is not read: the answer would reveal whether it exists.
 #[tokio::test]
 async fn references_that_the_caller_may_not_list_are_not_read() {
     let server = FakeServer::start(|_, _| Reply::Body(500, vec![], String::new())).await;

@@ -3,8 +3,8 @@
 use crate::diagnosis::Variant;
 
 /// Phrases of container runtimes (containerd, CRI-O, dockerd) and registries by variant, in lower case. The first variant
-/// with a phrase in the text applies: a registry that limits pulls says so in an answer 401 or 403, too, and one that
-/// refuses access says that the image may not exist.
+/// with a phrase in the text applies: a registry that limits pulls may answer 401 or 403, too, and one that
+/// refuses access may answer that the image does not exist.
 const PHRASES: [(Variant, &[&str]); 4] = [
     (Variant::Rate, &["429 too many requests", "toomanyrequests", "too many requests", "rate limit"]),
     (

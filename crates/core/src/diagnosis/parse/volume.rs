@@ -28,7 +28,7 @@ pub fn claim_trouble(reason: &str, message: &str) -> Option<ClaimTrouble> {
     Some(ClaimTrouble { variant, class: String::new() })
 }
 
-/// Whether an event about a pod says that a volume cannot be attached or mounted. A missing Secret or ConfigMap is none:
+/// Whether an event about a pod is about a volume that cannot be attached or mounted. A missing Secret or ConfigMap is none:
 /// [`super::missing`].
 pub fn attach_trouble(reason: &str, message: &str) -> bool {
     match reason {

@@ -36,7 +36,7 @@ impl<'a> Context<'a> {
         findings
     }
 
-    /// The node of a pod does not answer: what the pod's status says is of the past.
+    /// The node of a pod does not answer, so the status of the pod is out of date.
     pub(super) fn lost_node(&self, pod: &PodObject) -> Option<Finding> {
         of_unready_node(self.node(pod.spec.node_name.as_deref()?)?)
     }

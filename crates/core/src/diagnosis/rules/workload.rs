@@ -72,7 +72,7 @@ impl<'a> Context<'a> {
         finding.fact("by", by).quotes([Quote::new(source, at, message)])
     }
 
-    /// Whether the workload has fewer pods than it wants.
+    /// Whether the workload has fewer pods than wanted.
     fn lacks_pods(&self, workload: &WorkloadObject) -> bool {
         let (spec, status) = (&workload.spec, &workload.status);
         match self.kind() {

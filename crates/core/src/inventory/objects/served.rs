@@ -95,7 +95,7 @@ impl ServedKind {
     }
 
     /// The kind: that of the table with these names, or a dynamic one. `None` if a name is not valid, the kind has another
-    /// scope than that of the table, or the process knows too many kinds. Dynamic kinds are kept for the life of the
+    /// scope than that of the table, or the process has too many kinds. Dynamic kinds are kept for the life of the
     /// process, so this is called for kinds that a caller requests and for a limited number of others, not for all that a
     /// cluster serves.
     pub fn to_kind(&self) -> Option<Kind> {

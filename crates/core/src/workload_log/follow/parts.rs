@@ -27,7 +27,7 @@ pub(super) struct Cluster {
     pub(super) was_read: bool,
     /// Until when it counts as behind.
     pub(super) behind_until: Option<Duration>,
-    /// The cause that was told last.
+    /// The cause that was reported last.
     pub(super) failure: Option<Cause>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Pod {
     /// Whether it existed when the stream began.
     pub(super) is_first: bool,
     pub(super) stage: PodStage,
-    /// Whether the failure to read its containers was told.
+    /// Whether the failure to read its containers was reported.
     pub(super) has_failed: bool,
     /// Signals of its changes, one for each source. Dropped with the pod.
     pub(super) signals: Vec<mpsc::Sender<()>>,
