@@ -347,7 +347,8 @@ fn containers_are_chosen_in_each_pod() {
         ["web-a migrate following", "web-a app following", "web-a proxy following", "web-b app following"]
     );
     assert!(
-        reported(named, "web-a proxy following").contains(&"web-b proxy failed: not_found_in_cluster".to_owned())
+        reported(named, "web-a proxy following")
+            .contains(&"web-b proxy failed: not_found_in_cluster".to_owned())
     );
 }
 
