@@ -2,7 +2,7 @@
 
 use futures_executor::block_on;
 use pilothouse_core::{
-    access::{AccessRequest, Caller, Resource, Verb},
+    access::{AccessRequest, Caller, Verb},
     grant::{RolePatch, RoleRecord},
     ids::{ClusterId, GrantId, SessionId},
     kind::Kind,
