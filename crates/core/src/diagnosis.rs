@@ -1,7 +1,7 @@
 //! Diagnosis of an object: why it does not work, by rules over its status, its events and the objects that belong to it
 //! (contract-next.md, section 10; day2.md, section 9).
 //!
-//! [`collect`] reads the [`Evidence`] through the port [`DiagnosisSource`]. [`examine`] is pure: it takes the evidence and
+//! [`collect()`] reads the [`Evidence`] through the port [`DiagnosisSource`]. [`examine`] is pure: it takes the evidence and
 //! returns [`Finding`]s. The use case [`Diagnoses`] adds the last lines of logs, which take a right of their own.
 
 use std::sync::Arc;

@@ -81,8 +81,8 @@ struct WithMetadata {
 }
 
 impl ObjectDetail {
-    /// Assembles the details of an object of this kind and name at `now`. The object is not masked yet, and has no YAML:
-    /// [`ObjectDetail::finish`].
+    /// Assembles the details of an object of this kind and name at `now`. The use case masks the
+    /// object and adds its YAML.
     ///
     /// # Errors
     /// `UnexpectedAnswer` if the object is another one; `SecretRefused` if it is a Secret, whatever its kind was called.
