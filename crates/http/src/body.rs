@@ -67,8 +67,8 @@ impl<T: utoipa::ToSchema, const LIMIT: usize> Documented for Body<T, LIMIT> {
     }
 }
 
-/// The value of the field `logout_token` of a form, and no other field: the body of a back-channel logout (OpenID Connect
-/// Back-Channel Logout 1.0, section 2.5).
+/// The value of the field `logout_token` of a form: the body of a back-channel logout (OpenID Connect Back-Channel Logout
+/// 1.0, section 2.5). Other fields are ignored.
 ///
 /// # Errors
 /// As [`Body`].
@@ -93,7 +93,8 @@ impl Input for LogoutToken {
 
 impl Documented for LogoutToken {
     fn describe(docs: &mut Docs) {
-        docs.form_field("logout_token", "The logout token of the provider, a JWT.");
+        let example = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL3Nzby5leGFtcGxlLmNvbSJ9.c2lnbmF0dXJl";
+        docs.form_field("logout_token", "The logout token of the provider, a JWT.", example);
     }
 }
 

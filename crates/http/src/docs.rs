@@ -24,7 +24,7 @@ pub(crate) struct Docs {
     pub(crate) parameters: Vec<Value>,
     /// The schema of the request body, JSON.
     pub(crate) body: Option<Value>,
-    /// The schema of the request body, a form.
+    /// The schema and the example of the request body, a form.
     pub(crate) form: Option<Value>,
     /// The schema of `data` in the response; null for a response without the envelope.
     pub(crate) data: Value,
@@ -66,11 +66,14 @@ impl Docs {
     }
 
     /// Sets the request body to a form with one required field.
-    pub(crate) fn form_field(&mut self, name: &str, description: &str) {
+    pub(crate) fn form_field(&mut self, name: &str, description: &str, example: &str) {
         self.form = Some(json!({
-            "type": "object",
-            "required": [name],
-            "properties": {name: {"type": "string", "description": description}},
+            "schema": {
+                "type": "object",
+                "required": [name],
+                "properties": {name: {"type": "string", "description": description}},
+            },
+            "example": {name: example},
         }));
     }
 

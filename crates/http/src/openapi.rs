@@ -153,7 +153,7 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
     if let Some(form) = &docs.form {
         operation["requestBody"] = json!({
             "required": true,
-            "content": {"application/x-www-form-urlencoded": {"schema": form}},
+            "content": {"application/x-www-form-urlencoded": form},
         });
     }
     operation

@@ -56,7 +56,7 @@ mod tests {
         access::Origin,
         app::{App, AppSettings},
         name::ProviderId,
-        provider::{LdapLogin, MockDirectory, Person, Provider, ProviderPort},
+        provider::{Binding, LdapLogin, MockDirectory, Person, Provider, ProviderKind, ProviderPort},
         testing::fake::Fake,
     };
 
@@ -78,8 +78,11 @@ mod tests {
             trusts_second_factor: false,
             port: ProviderPort::Ldap(Arc::new(directory)),
         };
-        let fake = Fake { providers: [(id, provider)].into(), ..Fake::default() };
+        let fake = Fake { providers: [(id.clone(), provider)].into(), ..Fake::default() };
         let app = App::new(fake.ports(), AppSettings::default());
+        let binding =
+            Binding { provider: id, kind: ProviderKind::Ldap, authority: "ou=people,dc=corp".to_owned() };
+        app.federation.bind(&binding).await.unwrap();
         for n in 0..USERS {
             let login = LdapLogin {
                 provider: "corp".to_owned(),

@@ -34,13 +34,15 @@ impl BreakGlass {
     /// `TooMany` after the second use within 24 hours; `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
     pub async fn open(&self, caller: &Caller, cluster: ClusterId, reason: String) -> Result<BreakGlassRow> {
         let given = check_reason(Some(&reason))?;
-        let user_id = caller.user_id.ok_or_else(|| Error::new(Cause::NotSignedIn))?;
         // the caller may have no right in the cluster, so the request names it only as a parameter
         let access = AccessRequest::to(Verb::BreakGlass, Resource::Grant)
             .named(&caller.username)
             .with("cluster_id", cluster.0)
             .because(given);
         let granted = self.gate.grant(caller, access).await?;
+        let Some(user_id) = caller.user_id else {
+            return self.gate.refuse_granted(&granted, Error::new(Cause::NotSignedIn)).await;
+        };
         let now = self.clock.now();
         if !self.settings.allows(&caller.username, caller.origin.source_ip) {
             return self.gate.refuse_granted(&granted, Error::new(Cause::NotAllowedBySettings)).await;

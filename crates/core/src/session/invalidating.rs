@@ -135,8 +135,9 @@ impl RoleRegistry for Invalidating<dyn RoleRegistry> {
     }
 
     async fn delete(&self, permit: &Permit, name: &RoleName) -> Result<()> {
-        // nothing to invalidate: no live grant names the role
-        self.registry.delete(permit, name).await
+        // no live grant names the role, but the ceiling of a token may
+        let (registry, permit, name) = (self.registry.clone(), permit.clone(), name.clone());
+        self.change(async move { registry.delete(&permit, &name).await }).await
     }
 }
 

@@ -75,7 +75,9 @@ async fn cve_2021_25320_no_input_names_a_stored_credential() {
     let named = document["components"]["schemas"].as_object().unwrap().iter().flat_map(|(schema, of)| {
         of["properties"].as_object().into_iter().flatten().map(move |(name, _)| format!("{schema}.{name}"))
     });
+    // the row of an operation names the token that was used; it is output
     let suspicious: Vec<_> = named
+        .filter(|name| name != "OperationRow.token_id")
         .filter(|name| name.contains("credential_id") || name.contains("token_id") || name.ends_with("_ref"))
         .collect();
     assert_eq!(suspicious, Vec::<String>::new());

@@ -63,6 +63,7 @@ impl RouteClient {
             "{token}",
             "{account}",
             "{enrolled}",
+            "{absent}",
         ] {
             input = input.replace(placeholder, &self.running.cluster.to_string());
         }
