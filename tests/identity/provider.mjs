@@ -41,6 +41,8 @@ const provider = new Provider(issuer, {
       },
     },
   },
+  // without the dispatcher that refuses addresses of this machine, where Pilothouse listens
+  fetch: (url, { dispatcher, ...options }) => fetch(url, options),
   cookies: { keys: ['of the tests'] },
   findAccount: (_, id) => users[id] && {
     accountId: id,

@@ -105,7 +105,7 @@ async fn break_glass_gives_an_hour_twice_a_day_to_named_users_with_a_factor() {
     let uses = admin.rows("/api/access/break-glass?reviewed=false", "break_glass").await;
     assert_eq!(uses.len(), 2);
     assert_eq!(uses[0]["username"], "glen");
-    let review = json!({"id": uses[0]["id"], "note": "seen"});
+    let review = json!({"id": uses[0]["id"], "note": "as agreed"});
     admin.post("/api/access/break-glass/review", review).await.data();
     assert_eq!(admin.rows("/api/access/break-glass?reviewed=false", "break_glass").await.len(), 1);
     let rows = admin.operations("operation_type=break_glass&status=success").await;

@@ -137,6 +137,11 @@ async fn without_the_provider_sessions_stay_and_nobody_signs_in_there() {
     let refused = mei.open_once(&start).await;
     assert_eq!((refused.status, &*refused.cause()), (503, "provider_unavailable"));
     provider.start().unwrap();
+    // a provider that did not answer is not asked for some seconds
+    within(TASK_TIMEOUT, "the next question to the provider", async || {
+        (mei.open_once(&start).await.status == 302).then_some(())
+    })
+    .await;
     sign_in_openid(&server, &site, &mut Browser::new(&[provider.ca_file()]), ID, "tom").await;
 }
 

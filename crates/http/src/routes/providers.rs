@@ -156,6 +156,7 @@ pub(crate) struct FinishResponse {
     #[serde(flatten)]
     login: LoginResponse,
     /// Path of the console to which the browser goes.
+    #[schema(example = "/clusters")]
     to: String,
 }
 
