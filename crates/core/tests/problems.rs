@@ -230,8 +230,8 @@ fn recent_changes_of_the_object_are_listed() {
     for n in 0..7_i64 {
         for name in ["web", "other"] {
             let scale = Replicas::try_from(n).unwrap();
-            let changed =
-                fixture.app.workloads.scale(&Caller::system(), fixture.clusters[0], &workload(name), scale);
+            let (system, workload) = (Caller::system(), workload(name));
+            let changed = fixture.app.workloads.scale(&system, fixture.clusters[0], &workload, scale);
             block_on(changed).unwrap();
         }
     }

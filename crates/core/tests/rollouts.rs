@@ -101,7 +101,8 @@ impl Fixture {
 
     fn undo(&self, caller: &Caller, to_revision: Option<i64>) -> Result<Vec<Warning>, Error> {
         let reason = ChangeReason::new("back to a:1").ok();
-        let undone = self.app.rollouts.undo(caller, self.cluster, &web(), to_revision, reason);
+        let web = web();
+        let undone = self.app.rollouts.undo(caller, self.cluster, &web, to_revision, reason);
         block_on(undone).map(|changed| changed.warnings)
     }
 
@@ -114,7 +115,8 @@ impl Fixture {
         let images: BTreeMap<_, _> =
             images.iter().map(|(name, image)| ((*name).to_owned(), (*image).to_owned())).collect();
         let images = Images::new(images).unwrap();
-        let set = self.app.rollouts.set_images(&Caller::system(), self.cluster, &web(), images, None);
+        let (system, web) = (Caller::system(), web());
+        let set = self.app.rollouts.set_images(&system, self.cluster, &web, images, None);
         block_on(set).map(|changed| changed.warnings)
     }
 
@@ -196,7 +198,8 @@ fn undo_that_is_not_possible_sends_nothing() {
     fixture.pause(true);
     assert_eq!(fixture.undo(&Caller::system(), Some(1)).unwrap_err().cause, Cause::RolloutPaused);
     let absent = WorkloadRef { name: ObjectName::new("absent").unwrap(), ..web() };
-    let undo = fixture.app.rollouts.undo(&Caller::system(), fixture.cluster, &absent, None, None);
+    let system = Caller::system();
+    let undo = fixture.app.rollouts.undo(&system, fixture.cluster, &absent, None, None);
     assert_eq!(block_on(undo).unwrap_err().context.name.as_deref(), Some("absent"));
 }
 
@@ -278,7 +281,8 @@ fn history_without_the_right_to_list_revisions_is_empty_with_a_warning() {
 fn differences_are_masked_for_callers_who_may_not_see_values() {
     let fixture = Fixture::new();
     let changes = |caller: &Caller, from, to| {
-        let changes = fixture.app.rollouts.changes(caller, fixture.cluster, &web(), from, to);
+        let web = web();
+        let changes = fixture.app.rollouts.changes(caller, fixture.cluster, &web, from, to);
         block_on(changes).map(|changes| {
             changes.into_iter().map(|change| (change.path, change.from, change.to)).collect::<Vec<_>>()
         })

@@ -159,7 +159,8 @@ fn series_is_of_an_existing_object_and_of_the_last_minutes() {
         name: ObjectName::new(name).unwrap(),
     };
     let read = |role, measured: &Measured, minutes| {
-        let series = fixture.app.usage.series(&caller(role), fixture.cluster, measured, minutes);
+        let caller = caller(role);
+        let series = fixture.app.usage.series(&caller, fixture.cluster, measured, minutes);
         block_on(series).map(|(series, _)| series.points.len()).map_err(|error| error.cause)
     };
     let (pod, node) = (measured(Some("shop"), "a"), measured(None, "n1"));

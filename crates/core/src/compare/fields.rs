@@ -20,8 +20,7 @@ impl Fields {
     /// The fields of a manifest: `shown` as the caller may see it, `plain` without masks.
     pub(super) fn of(r#type: WorkloadType, shown: &Value, plain: &Value) -> Self {
         let shown = flatten(r#type, shown);
-        let plain =
-            flatten(r#type, plain).into_iter().map(|(path, value)| (path, canonical(value))).collect();
+        let plain = flatten(r#type, plain).into_iter().map(canonical).collect();
         Self { shown, plain }
     }
 
