@@ -180,10 +180,13 @@ fn token_is_accepted_only_from_its_networks() {
     assert!(!listed[0].json().contains("11.0.0.1"), "a refused use is no use");
 }
 
+/// Ends a user's token.
+type Change = fn(&Fixture, UserId, TokenId);
+
 /// A change by this process holds at the next request, one by another process within a second.
 #[test]
 fn token_ends_at_every_replica_within_a_second() {
-    let changes: [(&str, fn(&Fixture, UserId, TokenId)); 4] = [
+    let changes: [(&str, Change); 4] = [
         ("revoked", |fixture, ann, token| {
             let users = block_on(fixture.app.users.all(&Caller::system())).unwrap();
             let ann = users.into_iter().find(|user| user.id == ann).unwrap();

@@ -20,7 +20,7 @@ const ACCOUNT_DISABLED: i64 = 2;
 
 /// The first value of an attribute, whose name a server may spell in any case.
 fn bytes(entry: &SearchEntry, name: &str) -> Option<Vec<u8>> {
-    let texts = entry.attrs.iter().map(|(name, values)| (name, values.first().map(|text| text.as_bytes())));
+    let texts = entry.attrs.iter().map(|(name, values)| (name, values.first().map(String::as_bytes)));
     let binary = entry.bin_attrs.iter().map(|(name, values)| (name, values.first().map(Vec::as_slice)));
     let mut found = texts.chain(binary).filter(|(found, _)| found.eq_ignore_ascii_case(name));
     found.next()?.1.map(<[u8]>::to_vec)
