@@ -286,10 +286,13 @@ async fn answer_of_another_issuer_is_rejected() {
     assert_eq!(fixture.redeem().await.unwrap_err().cause, Cause::SignInRejected, "it always names itself");
 }
 
+/// A false value of the configuration of the provider with this issuer.
+type FalseValue = fn(&str) -> Value;
+
 #[tokio::test]
 async fn false_configurations_are_refused() {
     let issuer_of = |fixture: &Fixture| fixture.provider.issuer.clone();
-    let cases: [(&str, fn(&str) -> Value); 10] = [
+    let cases: [(&str, FalseValue); 10] = [
         ("issuer", |issuer| json!(format!("{issuer}/"))),
         ("issuer", |_| json!(null)),
         ("token_endpoint", |_| json!(null)),
