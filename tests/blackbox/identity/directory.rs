@@ -156,7 +156,7 @@ async fn directory_searches_for_no_filter_that_a_username_contains() {
     });
     for (n, name) in names.enumerate() {
         let address = [127, 0, 0, 2 + u8::try_from(n / LOGINS_OF_ADDRESS).unwrap()];
-        let client = server.client().from_address(address);
+        let client = server.client().with_source_address(address);
         let response = try_sign_in(&client, &name, &password_of("mei")).await;
         let code = response.body["error_code"].as_str().unwrap_or_default();
         assert!(["AUTHENTICATION_ERROR", "VALIDATION_ERROR"].contains(&code), "{name:?}: {response}");

@@ -93,7 +93,7 @@ async fn break_glass_gives_an_hour_twice_a_day_to_named_users_with_a_factor() {
         Totp::enrol(client).await;
     }
     ann.post(path, break_glass.clone()).await.refused("PERMISSION_DENIED");
-    let elsewhere = glen.from_address([127, 0, 0, 2]);
+    let elsewhere = glen.with_source_address([127, 0, 0, 2]);
     elsewhere.post(path, break_glass.clone()).await.refused("PERMISSION_DENIED");
     glen.get(format!("/api/k8s/clusters/status?id={cluster}")).await.refused("RESOURCE_NOT_FOUND");
 

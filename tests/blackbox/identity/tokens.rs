@@ -144,7 +144,7 @@ async fn token_is_refused_from_another_network_and_without_its_owner() {
     let token = server.client().with_token(&secret);
     let elsewhere = token.get("/api/k8s/clusters").await.refused("AUTHENTICATION_ERROR");
     assert_eq!(elsewhere["context"]["cause"], "token_network");
-    let token = token.from_address([127, 0, 0, 2]);
+    let token = token.with_source_address([127, 0, 0, 2]);
     assert_eq!(clusters(&token).await, [json!(cluster)]);
     let row = &session.rows("/api/auth/tokens", "tokens").await[0];
     assert_eq!((&row["last_used_ip"], &row["networks"]), (&json!("127.0.0.2"), &json!(["127.0.0.2/32"])));

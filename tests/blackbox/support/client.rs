@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// A copy whose connections have this source address, and that has its own connections.
-    pub(crate) fn from_address(&self, address: [u8; 4]) -> Self {
+    pub(crate) fn with_source_address(&self, address: [u8; 4]) -> Self {
         let http = reqwest::Client::builder().no_proxy().local_address(IpAddr::from(address)).build();
         Self { http: http.expect("an HTTP client"), ..self.clone() }
     }
