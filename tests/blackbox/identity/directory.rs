@@ -77,8 +77,8 @@ async fn commands_find_users_of_a_directory() {
     };
     for (arguments, refusal) in [
         (&["user", "reset-password", "dir:mei"][..], "signs in through an identity provider"),
-        (&["user", "reset-second-factor", "dir:mei"], "none is set up"),
-        (&["user", "disable", "dir:nobody"], "There is no"),
+        (&["user", "reset-second-factor", "dir:mei"], "There is no second factor"),
+        (&["user", "disable", "dir:nobody"], "dir:nobody"),
     ] {
         let (code, message) = run(arguments);
         assert!(code == Some(2) && message.contains(refusal), "{arguments:?}: {message}");
