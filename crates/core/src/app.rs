@@ -286,6 +286,7 @@ impl App {
                 providers: Arc::new(federation.providers),
                 store: federation_store,
                 sessions: sessions.clone(),
+                spawner: spawner.clone(),
             },
             sessions,
             tokens: Tokens {

@@ -3,12 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
+    future::{pending, poll_fn},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_executor::block_on;
+use futures_util::future::select;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Caller, Origin, Resource, Verb},
@@ -27,7 +34,7 @@ use pilothouse_core::{
     role::Role,
     session::{Activity, Login, PasswordChange, SignedIn, Tokens},
     testing::{fake::Fake, new_cluster, permit},
-    user::{NewPassword, UserPatch},
+    user::{NewPassword, UserPatch, Username},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -38,6 +45,8 @@ struct Scripted {
     person: Mutex<Result<Option<Person>, Cause>>,
     /// Whether sign-ins get a refresh token.
     refreshes: bool,
+    /// Whether the page of the logout is asked for in vain.
+    hangs: AtomicBool,
     /// What was asked of the provider.
     asked: Mutex<Vec<String>>,
 }
@@ -45,7 +54,7 @@ struct Scripted {
 impl Scripted {
     fn new(refreshes: bool) -> Arc<Self> {
         let person = Mutex::new(Ok(Some(mei(&["ops"]))));
-        Arc::new(Self { person, refreshes, asked: Mutex::default() })
+        Arc::new(Self { person, refreshes, hangs: AtomicBool::default(), asked: Mutex::default() })
     }
 
     fn set(&self, person: Result<Option<Person>, Cause>) {
@@ -117,6 +126,9 @@ impl OpenIdProvider for Scripted {
 
     async fn end_session_url(&self) -> Result<Option<String>> {
         self.answer("end".to_owned())?;
+        if self.hangs.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
         Ok(Some("https://id.example.com/end".to_owned()))
     }
 
@@ -468,6 +480,75 @@ fn sign_out_leads_to_the_provider() {
 }
 
 #[test]
+fn sign_out_waits_for_no_provider() {
+    let fixture = Fixture::new();
+    let tokens = [(); 2].map(|()| fixture.sign_in());
+    fixture.oidc.hangs.store(true, Ordering::Relaxed);
+    let [logout, abandoned] = tokens.each_ref().map(|tokens| {
+        let cookie = tokens.session_id.expose_secret();
+        Box::pin(fixture.app.federation.logout(cookie, Origin::default()))
+    });
+    assert_eq!(block_on(logout).unwrap(), None);
+    assert!(!fixture.is_live(&tokens[0]));
+
+    // a client that disconnects while the provider is asked
+    fixture.oidc.asked();
+    let is_asked = poll_fn(|context| {
+        if fixture.oidc.asked().is_empty() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    });
+    drop(block_on(select(abandoned, is_asked)));
+    assert!(!fixture.is_live(&tokens[1]));
+}
+
+#[test]
+fn name_that_somebody_chose_keeps_nobody_out() {
+    let fixture = Fixture::new();
+    let long = "m".repeat(200);
+    let people = [
+        ("1", "mei"),
+        // with the digest of the next subject
+        ("2", "mei-4e074085"),
+        ("3", "mei"),
+        ("4", &*long),
+        ("5", &*long),
+    ];
+    let names: BTreeSet<_> = people
+        .map(|(subject, name)| {
+            fixture.oidc.set(Ok(Some(Person::new(subject, name, None, []).unwrap())));
+            fixture.signed_in(&fixture.sign_in()).unwrap().user.username
+        })
+        .into();
+    assert_eq!(names.len(), people.len(), "{names:?}");
+}
+
+#[test]
+fn full_disk_allows_only_sign_ins_of_super_admins() {
+    let fixture = Fixture::new();
+    let tokens = [fixture.sign_in(), fixture.ldap_login("mei", PASSWORD).unwrap()];
+    fixture.fake.store.fill(true);
+    assert_eq!(cause(fixture.finish(&fixture.start())), Cause::AuditUnavailable);
+    assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::AuditUnavailable);
+
+    let root = Caller::command_line("root");
+    for tokens in &tokens {
+        let id = fixture.signed_in(tokens).unwrap().user.id;
+        let patch = UserPatch { role: Some(Role::SuperAdmin), ..UserPatch::default() };
+        block_on(fixture.app.users.update(&root, id, patch)).unwrap();
+    }
+    fixture.sign_in();
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+
+    fixture.oidc.set(Ok(Some(Person::new("subject-2", "tom", None, []).unwrap())));
+    assert_eq!(cause(fixture.finish(&fixture.start())), Cause::AuditUnavailable);
+    let tom = block_on(fixture.app.users.find(&Username::stored("corp:tom").unwrap()));
+    assert_eq!(cause(tom), Cause::NotFound, "nothing is stored");
+}
+
+#[test]
 fn federated_user_has_no_password() {
     let fixture = Fixture::new();
     let signed_in = fixture.signed_in(&fixture.sign_in()).unwrap();
@@ -487,6 +568,18 @@ fn federated_user_has_no_password() {
     for password in ["", PASSWORD] {
         let login = block_on(fixture.app.sessions.login(local("corp:mei", password)));
         assert_eq!(cause(login), Cause::BadCredentials);
+    }
+}
+
+#[test]
+fn command_line_finds_federated_users() {
+    let fixture = Fixture::new();
+    let user = fixture.signed_in(&fixture.sign_in()).unwrap().user;
+    let find = |name: &str| block_on(fixture.app.users.find(&Username::stored(name).unwrap()));
+    assert_eq!(find("corp:mei").unwrap().id, user.id);
+    assert_eq!(find("admin").unwrap().username, Username::first_admin());
+    for name in ["corp:nobody", "dir:mei", "mei"] {
+        assert_eq!(cause(find(name)), Cause::NotFound, "{name}");
     }
 }
 

@@ -187,6 +187,10 @@ impl FederationStore for Store {
         self.admit_person(permit, admission).await
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        self.user_of_person(provider, subject).await
+    }
+
     async fn open(
         &self,
         permit: &Permit,

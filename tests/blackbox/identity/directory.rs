@@ -67,6 +67,34 @@ async fn directory_users_have_the_rights_of_their_groups_by_ldap_starttls_and_ld
 }
 
 #[tokio::test]
+async fn commands_find_users_of_a_directory() {
+    let Some(slapd) = Slapd::start_or_skip(false).unwrap() else { return };
+    let server = start(&slapd, &slapd.url(), false).await;
+    let mei = sign_in(&server, "mei").await;
+    let run = |arguments: &[&str]| {
+        let output = server.install.run(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (arguments, refusal) in [
+        (&["user", "reset-password", "dir:mei"][..], "signs in through an identity provider"),
+        (&["user", "reset-second-factor", "dir:mei"], "There is no second factor"),
+        (&["user", "disable", "dir:nobody"], "dir:nobody"),
+    ] {
+        let (code, message) = run(arguments);
+        assert!(code == Some(2) && message.contains(refusal), "{arguments:?}: {message}");
+    }
+    for arguments in [
+        &["token", "create", "of mei", "--user", "dir:mei"][..],
+        &["grant", "add", "dir:mei", "--role", "viewer", "--clusters", "all", "--namespaces", "shop"],
+        &["user", "disable", "dir:mei"],
+    ] {
+        let (code, message) = run(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {message}");
+    }
+    until_signed_out(TASK_TIMEOUT, &mei).await;
+}
+
+#[tokio::test]
 async fn group_and_user_removed_in_the_directory_end_rights_and_tokens_within_ten_minutes() {
     let Some(slapd) = Slapd::start_or_skip(false).unwrap() else { return };
     let Some(clock) = FakeClock::start() else { return };

@@ -42,6 +42,10 @@ impl FederationStore for Invalidating<dyn FederationStore> {
         self.change(async move { registry.admit(&permit, admission).await }).await
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        self.registry.user_of(provider, subject).await
+    }
+
     async fn open(
         &self,
         permit: &Permit,

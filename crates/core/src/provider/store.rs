@@ -145,6 +145,9 @@ pub trait FederationStore: Send + Sync {
     /// records that they are confirmed. Safe to call from several replicas concurrently.
     async fn admit(&self, permit: &Permit, admission: Admission) -> Result<User>;
 
+    /// The user of a person; `None` if provider and subject are new.
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>>;
+
     /// Opens a session, as [`crate::session::SessionStore::open`], for a user of a provider.
     ///
     /// # Errors

@@ -163,12 +163,13 @@ impl Users {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// A user by name, for the command line.
+    /// A user by name, local or of an identity provider, for the command line.
     ///
     /// # Errors
     /// `NotFound`, `StoreUnavailable`.
     pub async fn find(&self, username: &Username) -> Result<User> {
-        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| not_found(username))
+        let users = self.registry.list().await?;
+        users.into_iter().find(|user| user.username == *username).ok_or_else(|| not_found(username))
     }
 
     /// Grants a change of a user. The audit row contains the username if the user exists. The row of a refusal

@@ -86,6 +86,15 @@ async fn token_is_cut_to_its_ceiling_and_its_networks() {
     let (row, here) = make(&api, &ops, json!({"name": "here", "networks": ["192.0.2.7"]})).await;
     assert_eq!(row["networks"], json!(["192.0.2.7/32"]));
     assert_eq!(api.call(&here, "GET", "/api/auth/me", "").await.status, StatusCode::OK);
+
+    let nothing = json!({
+        "name": "whole", "expires_in_days": null, "role": null, "clusters": null, "namespaces": null, "networks": null,
+        "service_account_id": null,
+    });
+    let (row, whole) = make(&api, &ops, nothing).await;
+    assert_eq!(row["networks"], json!([]));
+    assert_eq!(row["ceiling"], json!({"role": null, "clusters": {"all": true}, "namespaces": null}));
+    assert_eq!(api.call(&whole, "GET", "/api/auth/me", "").await.status, StatusCode::OK);
 }
 
 #[actix_web::test]

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Result,
     access::Permit,
+    name::ProviderId,
     provider::{Admission, DueConfirmation, Person},
     role::Role,
     seal::SealedFor,
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     Store,
     audit::Trail as _,
-    db::{transact, transact_retried},
+    db::{read, transact, transact_retried},
     error::corrupt,
     grant::to_json,
     rekey::ActiveKey as _,
@@ -93,6 +94,20 @@ impl Store {
             let user = confirm_user!(conn, id, person, &groups, stamp, at);
             conn.record_success(entry).await?;
             Ok(user)
+        })
+    }
+
+    pub(super) async fn user_of_person(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        let (provider, subject) = (provider.to_string(), subject.to_owned());
+        read!(self.db, |conn| {
+            let found: Option<UserRow> = users::table
+                .filter(users::provider.eq(provider))
+                .filter(users::subject.eq(subject))
+                .select(UserRow::as_select())
+                .first(conn)
+                .await
+                .optional()?;
+            Ok(found.map(User::try_from).transpose()?)
         })
     }
 

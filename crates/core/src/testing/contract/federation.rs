@@ -159,6 +159,10 @@ pub(super) async fn person_is_one_user_by_provider_and_subject(ports: &StorePort
     let mei = ports.admit(person("1", "Mei", &["ops"])).await;
     assert_eq!((mei.username.as_str(), mei.role, mei.disabled), ("corp:mei", Role::None, false));
     assert_eq!(ports.operations().await.len(), rows + 1);
+    assert!(ports.users.list().await.unwrap().contains(&mei));
+    let user_of = async |subject: &str| ports.federation.user_of(&corp(), subject).await.unwrap();
+    assert_eq!((user_of("1").await, user_of("2").await), (Some(mei.clone()), None));
+    assert!(ports.users.credentials(&mei.username).await.unwrap().is_none(), "without a password");
 
     let renamed = ports.admit(person("1", "mei2", &["ops"])).await;
     assert_eq!((renamed.id, renamed.username.as_str()), (mei.id, "corp:mei"));

@@ -123,6 +123,14 @@ impl FederationStore for MemoryStore {
         Ok(user)
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        let state = self.lock();
+        let person =
+            state.people.iter().find(|person| person.provider == *provider && person.subject == subject);
+        let of_person = |user: &&User| person.is_some_and(|person| person.user == user.id);
+        Ok(state.users.iter().map(|(user, _)| user).find(of_person).cloned())
+    }
+
     async fn open(&self, permit: &Permit, record: SessionRecord, origin: ProviderSession) -> Result<Session> {
         let mut state = self.write()?;
         let is_enabled = state.users.iter().any(|(user, _)| user.id == record.user_id && !user.disabled);
