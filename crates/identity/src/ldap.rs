@@ -29,8 +29,9 @@ mod entry;
 
 /// Timeout of a sign-in or a look-up, with all its connections and requests.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of sign-ins and look-ups at once. Each has up to two connections, and anybody can begin one: more would
-/// let strangers open any number of connections to the directory. At 100 ms each, 32 answer 320 sign-ins per second.
+/// Maximum number of sign-ins and look-ups at once. Anybody can begin a sign-in, and each has up to two connections:
+/// without a maximum, strangers could use up the connections of the directory. At 100 ms each, 32 at once are 320 per
+/// second.
 const MAX_CONCURRENT: usize = 32;
 /// Maximum number of groups of a person, nested ones included.
 const MAX_GROUPS: usize = 500;

@@ -35,8 +35,8 @@ pub struct LdapLogin {
 
 impl Federation {
     /// Opens a session for a person of a directory. Failures count as those of local users, under the name that was
-    /// entered and that of the person; wrong codes under that of the person alone. While the person's logins are paused,
-    /// a login with another of the person's names is refused as one with a wrong password.
+    /// entered and that of the person; wrong codes under that of the person alone. While the person's logins are
+    /// paused, a login with another of the person's names is refused as one with a wrong password.
     ///
     /// # Errors
     /// `NotFound` for an unknown provider; `BadCredentials` for an unknown or disabled person or a wrong or empty
