@@ -108,6 +108,7 @@ impl Federation {
             opened => opened,
         }
     }
+
     /// The key under which failures of a name at this address count.
     async fn account_of(&self, name: &Username, address: Option<&ClientAddress>) -> Result<ThrottleKey> {
         account_key(&*self.sessions.ports.throttle, name, address, self.sessions.clock.now()).await
