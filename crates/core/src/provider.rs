@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Cause, Error, Result},
-    name::ProviderId,
+    name::{ProviderId, is_invisible},
     rights::Subject,
 };
 
@@ -21,6 +21,7 @@ mod confirm;
 mod invalidating;
 mod ldap_login;
 mod oidc_login;
+mod refusal;
 mod store;
 mod usecase;
 
@@ -111,10 +112,14 @@ impl Person {
         {
             return Err(Error::new(Cause::GroupsMissing));
         }
+        // as the display names of local users, which must not look like another one
+        let shown = |name: &str| {
+            name.chars().filter(|c| !c.is_control() && !is_invisible(*c)).take(128).collect::<String>()
+        };
         let display_name = display_name
-            .map(|name| name.chars().filter(|c| !c.is_control()).take(128).collect::<String>())
+            .map(|name| shown(&name))
             .filter(|name| !name.trim().is_empty())
-            .unwrap_or_else(|| name.clone());
+            .unwrap_or_else(|| shown(&name));
         Ok(Self { subject, name, display_name, groups })
     }
 
@@ -139,6 +144,19 @@ impl Person {
     }
 }
 
+/// What a directory says of a name and a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordCheck {
+    /// Whose they are.
+    Right(Person),
+    /// There is no such person, or several, or the person is disabled, or the password is wrong or empty. A client is
+    /// not told which.
+    Wrong {
+        /// What the only entry that was found is called there, for the count of wrong passwords.
+        name: Option<String>,
+    },
+}
+
 /// Port to one LDAP directory.
 ///
 /// Every method: `ProviderUnavailable` if the directory does not answer, refuses the search account, or answers other
@@ -146,13 +164,13 @@ impl Person {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Directory: Send + Sync {
-    /// The person with this name and password: a search, then one bind as the entry that was found. `None`, without
-    /// distinction, if there is no such person, or several, or the person is disabled, or the password is wrong or
-    /// empty. An empty password is never sent.
+    /// The person with this name and password: a search, then one bind as the entry that was found. An empty password
+    /// is never sent.
     ///
     /// # Errors
-    /// As every method; `GroupsMissing` if the groups cannot be read as a whole.
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>>;
+    /// As every method; `GroupsMissing` if the groups cannot be read as a whole; `Overloaded` if too many requests to
+    /// the directory wait for an answer.
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck>;
 
     /// The person with this subject, as of now. `None` if the directory has no such person any more, or the person is
     /// disabled there.
@@ -352,5 +370,7 @@ mod tests {
         assert_eq!(shown(None), "mei");
         assert_eq!(shown(Some(" \n ")), "mei");
         assert_eq!(shown(Some("Mei\u{1b} 梅")), "Mei 梅");
+        assert_eq!(shown(Some("\u{202e}M\u{200b}ei\u{feff}")), "Mei");
+        assert_eq!(shown(Some("\u{200b}\u{2066}")), "mei");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     future::{pending, poll_fn},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_executor::block_on;
-use futures_util::future::select;
+use futures_util::future::{join_all, select};
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Caller, Origin, Resource, Verb},
@@ -27,8 +27,8 @@ use pilothouse_core::{
     operation::Status,
     provider::{
         AuthorizationAnswer, AuthorizationRequest, Binding, Directory, LdapLogin, LogoutNotice, OidcFinish,
-        OidcFinished, OidcRenewal, OidcSignIn, OidcStarted, OpenIdProvider, Person, Provider, ProviderKind,
-        ProviderPort,
+        OidcFinished, OidcRenewal, OidcSignIn, OidcStarted, OpenIdProvider, PasswordCheck, Person, Provider,
+        ProviderKind, ProviderPort,
     },
     rights::{ClusterScope, Reach, RoleName, Subject},
     role::Role,
@@ -49,12 +49,20 @@ struct Scripted {
     hangs: AtomicBool,
     /// What was asked of the provider.
     asked: Mutex<Vec<String>>,
+    /// Number of binds before the first one is answered.
+    wait_for: AtomicUsize,
 }
 
 impl Scripted {
     fn new(refreshes: bool) -> Arc<Self> {
         let person = Mutex::new(Ok(Some(mei(&["ops"]))));
-        Arc::new(Self { person, refreshes, hangs: AtomicBool::default(), asked: Mutex::default() })
+        Arc::new(Self {
+            person,
+            refreshes,
+            hangs: AtomicBool::default(),
+            asked: Mutex::default(),
+            wait_for: AtomicUsize::new(0),
+        })
     }
 
     fn set(&self, person: Result<Option<Person>, Cause>) {
@@ -73,9 +81,18 @@ impl Scripted {
 
 #[async_trait]
 impl Directory for Scripted {
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>> {
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck> {
         let found = self.answer(format!("bind {username}"))?;
-        Ok(found.filter(|_| password.expose_secret() == PASSWORD))
+        poll_fn(|context| {
+            context.waker().wake_by_ref();
+            let asked = self.asked.lock().unwrap().len();
+            if asked < self.wait_for.load(Ordering::SeqCst) { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        Ok(match found {
+            Some(person) if password.expose_secret() == PASSWORD => PasswordCheck::Right(person),
+            found => PasswordCheck::Wrong { name: found.map(|person| person.name().to_owned()) },
+        })
     }
 
     async fn find(&self, subject: &str) -> Result<Option<Person>> {
@@ -208,6 +225,10 @@ impl Fixture {
     }
 
     fn finish_with(&self, state: &str, browser: SecretString) -> Result<OidcFinished> {
+        self.finish_from(&Origin::default(), state, browser)
+    }
+
+    fn finish_from(&self, origin: &Origin, state: &str, browser: SecretString) -> Result<OidcFinished> {
         let finish = OidcFinish {
             provider: "corp".to_owned(),
             code: "canary-code".into(),
@@ -215,9 +236,17 @@ impl Fixture {
             issuer: None,
             browser,
             user_agent: None,
-            origin: Origin::default(),
+            origin: origin.clone(),
         };
         block_on(self.app.federation.oidc_finish(finish))
+    }
+
+    /// A whole sign-in at the OpenID provider from an address.
+    fn sign_in_from(&self, ip: [u8; 4]) -> Result<OidcFinished> {
+        let origin = origin(ip);
+        let started = block_on(self.app.federation.oidc_start("corp", None, &origin))?;
+        let state = started.location.split(['=', '&']).nth(1).unwrap();
+        self.finish_from(&origin, state, started.browser.clone())
     }
 
     fn sign_in(&self) -> Tokens {
@@ -231,7 +260,7 @@ impl Fixture {
             password: password.into(),
             code: None,
             user_agent: None,
-            origin: Origin { source_ip: Some([10, 0, 0, 1].into()), request_id: None },
+            origin: origin([10, 0, 0, 1]),
         };
         block_on(self.app.federation.ldap_login(login)).map(|(tokens, _)| tokens)
     }
@@ -260,11 +289,20 @@ impl Fixture {
         block_on(self.app.federation.confirm_due(10)).unwrap()
     }
 
+    /// Number of audit rows.
+    fn rows(&self) -> usize {
+        self.fake.store.all_operations().len()
+    }
+
     /// The newest operation: type, name, status.
     fn last(&self) -> (String, Option<String>, Status) {
         let row = self.fake.store.all_operations().pop().unwrap();
         (row.operation_type, row.resource_name, row.status)
     }
+}
+
+fn origin(ip: [u8; 4]) -> Origin {
+    Origin { source_ip: Some(ip.into()), request_id: None }
 }
 
 fn cause<T>(result: Result<T>) -> Cause {
@@ -328,6 +366,71 @@ fn refused_answer_is_recorded_and_opens_no_session() {
     }
     let unknown = block_on(fixture.app.federation.oidc_start("dir", None, &Origin::default()));
     assert_eq!(cause(unknown), Cause::NotFound, "of another kind");
+}
+
+#[test]
+fn refused_openid_sign_ins_of_an_address_write_100_rows_then_one_per_minute() {
+    for refusal in [Cause::SignInRejected, Cause::GroupsMissing] {
+        let fixture = Fixture::new();
+        let (attacker, office) = ([203, 0, 113, 9], [192, 0, 2, 1]);
+        // successes do not count
+        for _ in 0..150 {
+            fixture.sign_in_from(office).unwrap();
+        }
+        let begun = block_on(fixture.app.federation.oidc_start("corp", None, &origin(attacker))).unwrap();
+        let before = fixture.rows();
+        for n in 0..1000 {
+            fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+            let started = block_on(fixture.app.federation.oidc_start("corp", None, &origin(attacker)));
+            fixture.oidc.set(Err(refusal));
+            let refused = started.and_then(|started| {
+                let state = started.location.split(['=', '&']).nth(1).unwrap();
+                fixture.finish_from(&origin(attacker), state, started.browser.clone())
+            });
+            let expected = if n < 100 { refusal } else { Cause::TooManyLogins };
+            assert_eq!(cause(refused), expected, "{n}");
+        }
+        assert_eq!(fixture.rows() - before, 101, "{refusal:?}");
+        // also the end of a sign-in that began before, which the provider does not see
+        fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+        fixture.oidc.asked();
+        let state = begun.location.split(['=', '&']).nth(1).unwrap();
+        let finished = fixture.finish_from(&origin(attacker), state, begun.browser.clone());
+        assert_eq!(cause(finished), Cause::TooManyLogins);
+        assert!(fixture.oidc.asked().is_empty());
+        assert_eq!(fixture.rows() - before, 101);
+        // another address signs in meanwhile, and this one after the pause
+        fixture.sign_in_from(office).unwrap();
+        fixture.advance(31);
+        fixture.sign_in_from(attacker).unwrap();
+    }
+}
+
+#[test]
+fn outage_of_a_provider_writes_one_row_per_minute_and_blocks_nobody() {
+    let fixture = Fixture::new();
+    let address = [10, 0, 0, 1];
+    let before = fixture.rows();
+    fixture.ldap.set(Err(Cause::ProviderUnavailable));
+    for n in 0..200 {
+        assert_eq!(cause(fixture.ldap_login(&format!("user-{n}"), PASSWORD)), Cause::ProviderUnavailable);
+        assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::ProviderUnavailable);
+        fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+        let started = block_on(fixture.app.federation.oidc_start("corp", None, &origin(address))).unwrap();
+        fixture.oidc.set(Err(Cause::ProviderUnavailable));
+        let state = started.location.split(['=', '&']).nth(1).unwrap();
+        let failed = fixture.finish_from(&origin(address), state, started.browser.clone());
+        assert_eq!(cause(failed), Cause::ProviderUnavailable);
+    }
+    assert_eq!(fixture.rows() - before, 2, "one for each provider");
+    assert_eq!(fixture.last(), ("login".to_owned(), Some("corp:-".to_owned()), Status::Failed));
+    fixture.advance(60);
+    cause(fixture.ldap_login("mei", PASSWORD));
+    assert_eq!(fixture.rows() - before, 3, "the next minute");
+    fixture.ldap.set(Ok(Some(mei(&["ops"]))));
+    fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+    fixture.sign_in_from(address).unwrap();
 }
 
 #[test]
@@ -422,6 +525,47 @@ fn wrong_passwords_of_a_directory_are_throttled_in_every_spelling() {
     assert!(fixture.ldap.asked().is_empty(), "nothing is sent to the directory");
     fixture.advance(31);
     fixture.ldap_login("mei", PASSWORD).unwrap();
+}
+
+#[test]
+fn wrong_passwords_count_for_the_person_whatever_name_is_typed() {
+    let fixture = Fixture::new();
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+    // the directory finds her by other names too
+    for n in 0..5 {
+        let refused = fixture.ldap_login(&format!("mei@{n}.example.com"), "wrong");
+        assert_eq!(cause(refused), Cause::BadCredentials);
+    }
+    assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::TooManyLogins);
+    // a right password under another name is not told apart from a wrong one
+    for password in [PASSWORD, "wrong"] {
+        assert_eq!(cause(fixture.ldap_login("mei@corp.example.com", password)), Cause::BadCredentials);
+    }
+    fixture.advance(900);
+    fixture.ldap_login("mei@corp.example.com", PASSWORD).unwrap();
+}
+
+#[test]
+fn concurrent_guesses_at_a_directory_get_no_more_results_than_sequential_ones() {
+    let fixture = Fixture::new();
+    // all have passed the first check of the throttle before the directory answers one
+    fixture.ldap.wait_for.store(60, Ordering::SeqCst);
+    let guess = |n: usize| {
+        let login = LdapLogin {
+            provider: "dir".to_owned(),
+            username: "mei".to_owned(),
+            password: format!("guess {n}").into(),
+            code: None,
+            user_agent: None,
+            origin: origin([10, 0, 0, 1]),
+        };
+        let federation = fixture.app.federation.clone();
+        async move { cause(federation.ldap_login(login).await) }
+    };
+    let causes = block_on(join_all((0..60).map(guess)));
+    assert_eq!(fixture.ldap.asked().len(), 60);
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
 }
 
 #[test]

@@ -56,7 +56,9 @@ mod tests {
         access::Origin,
         app::{App, AppSettings},
         name::ProviderId,
-        provider::{Binding, LdapLogin, MockDirectory, Person, Provider, ProviderKind, ProviderPort},
+        provider::{
+            Binding, LdapLogin, MockDirectory, PasswordCheck, Person, Provider, ProviderKind, ProviderPort,
+        },
         testing::fake::Fake,
     };
 
@@ -67,9 +69,10 @@ mod tests {
         // more than one batch
         const USERS: usize = BATCH + 1;
         let mut directory = MockDirectory::new();
-        directory
-            .expect_sign_in()
-            .returning(|name, _| Ok(Some(Person::new(name, name, None, ["shop-dev".to_owned()]).unwrap())));
+        directory.expect_sign_in().returning(|name, _| {
+            let person = Person::new(name, name, None, ["shop-dev".to_owned()]).unwrap();
+            Ok(PasswordCheck::Right(person))
+        });
         directory.expect_find().times(USERS).returning(|_| Ok(None));
         let id = ProviderId::new("corp").unwrap();
         let provider = Provider {

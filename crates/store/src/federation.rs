@@ -6,7 +6,7 @@ use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Error, Result,
+    Result,
     access::Permit,
     ids::{SessionId, UserId},
     name::ProviderId,
@@ -64,7 +64,8 @@ impl Store {
 
     async fn begin_login(&self, login: PendingLogin) -> Result<()> {
         // with the new one, at most the maximum
-        let kept = i64::try_from(MAX_PENDING_LOGINS_OF_ADDRESS - 1).unwrap_or(i64::MAX);
+        let [kept, kept_of_all] = [MAX_PENDING_LOGINS_OF_ADDRESS, MAX_PENDING_LOGINS]
+            .map(|maximum| i64::try_from(maximum - 1).unwrap_or(i64::MAX));
         transact_retried!(self.db, |conn| {
             let expired = oidc_logins::table.filter(oidc_logins::expires_at.le(At(login.at)));
             diesel::delete(expired).execute(conn).await?;
@@ -80,8 +81,16 @@ impl Store {
                 diesel::delete(older).execute(conn).await?;
             }
             let pending: i64 = oidc_logins::table.count().get_result(conn).await?;
-            if pending.unsigned_abs() >= MAX_PENDING_LOGINS as u64 {
-                return Err(Error::new(Cause::Overloaded).into());
+            if pending > kept_of_all {
+                // all live equally long, so the oldest expire first
+                let oldest: Vec<Vec<u8>> = oidc_logins::table
+                    .select(oidc_logins::state)
+                    .order_by(oidc_logins::expires_at)
+                    .limit(pending - kept_of_all)
+                    .load(conn)
+                    .await?;
+                let oldest = oidc_logins::table.filter(oidc_logins::state.eq_any(oldest));
+                diesel::delete(oldest).execute(conn).await?;
             }
             let values = (
                 oidc_logins::state.eq(login.state.0.to_vec()),

@@ -12,7 +12,7 @@ use pilothouse_core::{
     Cause, Result,
     access::{AccessRequest, Permit, Principal, Resource, Verb},
     name::ProviderId,
-    provider::EndedSessions,
+    provider::{EndedSessions, MAX_PENDING_LOGINS, PendingLogin},
     rights::Ceiling,
     second_factor::{Confirmation, FactorUse},
     service_account::{
@@ -261,4 +261,48 @@ async fn secrets_of_a_person_are_sealed_and_removed() {
     assert!(ports.federation.confirmed_at(mei.id).await.unwrap().is_none());
     assert!(replicas.stores[0].scrub().await.unwrap());
     assert!(sealed.iter().all(|bytes| !is_in_files(bytes)));
+}
+
+/// Clients at many addresses cannot keep others from signing in.
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_login_beyond_the_maximum_replaces_the_oldest() {
+    for db in TestDatabase::all() {
+        let ports = StorePorts::over(Arc::new(db.open().await));
+        let (corp, browser) = (ProviderId::new("corp").unwrap(), secret(&*db.deps.rng));
+        let [first, second, third] = [(); 3].map(|()| secret(&*db.deps.rng));
+        let pending = |state, to: &str, seconds| {
+            let at = ports.now() + Duration::from_secs(seconds);
+            PendingLogin {
+                provider: corp.clone(),
+                state,
+                browser,
+                to: to.to_owned(),
+                address: None,
+                at,
+                expires_at: at + Duration::from_secs(600),
+            }
+        };
+        ports.federation.begin(pending(first, "/first", 0)).await.unwrap();
+        ports.federation.begin(pending(second, "/second", 1)).await.unwrap();
+        let another = match &db.url {
+            Some(_) => "decode(md5(i::text) || md5(i::text), 'hex')",
+            None => "randomblob(32)",
+        };
+        let others = MAX_PENDING_LOGINS - 2;
+        let fill = format!(
+            "WITH RECURSIVE numbers(i) AS \
+             (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {others}) \
+             INSERT INTO oidc_logins (state, provider, browser, target, created_at, expires_at) \
+             SELECT {another}, provider, browser, target, created_at, expires_at \
+             FROM numbers, oidc_logins WHERE target = '/second'"
+        );
+        db.execute(&fill).await.unwrap();
+        ports.federation.begin(pending(third, "/third", 2)).await.unwrap();
+        let count = db.count("SELECT count(*) AS n FROM oidc_logins").await;
+        assert_eq!(count.unsigned_abs(), MAX_PENDING_LOGINS as u64);
+        let take = async |state| ports.federation.take(&corp, state, browser, ports.now()).await.unwrap();
+        assert_eq!(take(first).await, None, "the oldest");
+        assert_eq!(take(second).await.as_deref(), Some("/second"));
+        assert_eq!(take(third).await.as_deref(), Some("/third"));
+    }
 }

@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 use super::{
     AuthorizationAnswer, AuthorizationRequest, EndedSessions, Federation, OpenIdProvider, PendingLogin,
     Provider, ProviderKind, ProviderPort, ProviderSession,
+    refusal::Attempt,
     usecase::{Renewal, SignInClient},
 };
 use crate::{
-    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    access::{Origin, Verb},
     error::{Cause, Error, Reason, Result},
     session::{ClientAddress, Identity, SecretHash, ThrottleKey, Tokens},
 };
@@ -67,10 +68,11 @@ impl Federation {
     /// Begins a sign-in. `to` is the path of the console to which the browser returns; anything else counts as `/`.
     ///
     /// # Errors
-    /// `NotFound` for an unknown provider; `ProviderUnavailable`; `Overloaded` if too many have begun and not ended;
-    /// `StoreUnavailable`.
+    /// `NotFound` for an unknown provider; `TooManyLogins`; `ProviderUnavailable`; `StoreUnavailable`;
+    /// `AuditUnavailable`.
     pub async fn oidc_start(&self, provider: &str, to: Option<&str>, origin: &Origin) -> Result<OidcStarted> {
         let (provider, port) = self.open_id(provider)?;
+        self.require_unblocked(&Attempt::nameless(&provider.id, origin.clone())).await?;
         let sessions = &self.sessions;
         let [browser, state] = [sessions.secret(), sessions.secret()];
         let location = port
@@ -95,15 +97,16 @@ impl Federation {
     }
 
     /// Ends a sign-in: exchanges the code, and opens a session for the person. A state is accepted once, from the
-    /// browser that began, within ten minutes.
+    /// browser that began, within ten minutes. A refused one counts as a failed login of its address.
     ///
     /// # Errors
     /// `NotFound` for an unknown provider; `SignInExpired`, `SignInRejected`, `GroupsMissing`; `BadCredentials` if the
-    /// user is disabled here; `ProviderUnavailable`; `StoreUnavailable`; `AuditUnavailable`.
+    /// user is disabled here; `TooManyLogins`; `ProviderUnavailable`; `StoreUnavailable`; `AuditUnavailable`.
     pub async fn oidc_finish(&self, finish: OidcFinish) -> Result<OidcFinished> {
         let (provider, port) = self.open_id(&finish.provider)?;
-        let (sessions, gate) = (&self.sessions, &self.sessions.gate);
-        let at = sessions.clock.now();
+        let attempt = Attempt::nameless(&provider.id, finish.origin.clone());
+        self.require_unblocked(&attempt).await?;
+        let at = self.sessions.clock.now();
         let [state, browser] =
             [&finish.state, &finish.browser].map(|secret| SecretHash::of(secret.expose_secret()));
         // without a row of the trail: nothing was begun, and anybody can send this
@@ -111,13 +114,17 @@ impl Federation {
         let to = to.ok_or_else(|| Error::new(Cause::SignInExpired))?;
         match self.signed_in(provider, port, &finish, at).await {
             Ok((tokens, identity)) => Ok(OidcFinished { tokens, identity, to }),
-            Err(refusal) => {
-                let shown = format!("{}:-", provider.id);
-                let access = AccessRequest::to(Verb::Login, Resource::Session).named(&*shown);
-                let anonymous = Caller::anonymous(shown, finish.origin);
-                gate.record_refused_login(&anonymous, &access, &refusal).await?;
-                Err(refusal)
+            Err(refusal)
+                if matches!(
+                    refusal.cause,
+                    Cause::SignInRejected | Cause::GroupsMissing | Cause::BadCredentials
+                ) =>
+            {
+                // concurrent attempts can pass the first check together; this check limits their audit rows
+                self.require_unblocked(&attempt).await?;
+                self.refuse(&attempt, refusal).await
             }
+            Err(failure) => self.undecided(&provider.id, attempt, failure).await,
         }
     }
 

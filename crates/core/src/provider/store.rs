@@ -14,7 +14,8 @@ use crate::{
     user::{User, Username},
 };
 
-/// Maximum number of sign-ins at all OpenID providers that have begun and not ended.
+/// Maximum number of sign-ins at all OpenID providers that have begun and not ended. A further one replaces the oldest:
+/// if it were refused, clients at a few hundred addresses could keep everybody from signing in.
 pub const MAX_PENDING_LOGINS: usize = 10_000;
 
 /// Maximum number of such sign-ins from one address. A further one replaces the oldest.
@@ -123,10 +124,8 @@ pub trait FederationStore: Send + Sync {
     /// `StoreUnavailable`, as for every method of this port.
     async fn bind(&self, binding: &Binding) -> Result<bool>;
 
-    /// Stores the beginning of a sign-in, and removes those that have expired.
-    ///
-    /// # Errors
-    /// `Overloaded` if there are [`MAX_PENDING_LOGINS`].
+    /// Stores the beginning of a sign-in, and removes those that have expired, and the oldest ones beyond
+    /// [`MAX_PENDING_LOGINS`] and [`MAX_PENDING_LOGINS_OF_ADDRESS`].
     async fn begin(&self, login: PendingLogin) -> Result<()>;
 
     /// Ends a sign-in that has begun: removes it and returns its path of the console. `None` if there is none with this
