@@ -31,8 +31,8 @@ pub use oidc_login::{OidcFinish, OidcFinished, OidcStarted};
 #[cfg(any(test, feature = "testing"))]
 pub use store::MockFederationStore;
 pub use store::{
-    Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
-    MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, ProviderSession,
+    Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+    LogoutToken, MAX_PENDING_LOGINS, MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, ProviderSession,
 };
 pub use usecase::{Federation, SESSION_WITHOUT_REFRESH};
 
@@ -265,7 +265,8 @@ pub trait OpenIdProvider: Send + Sync {
     /// `GroupsMissing` if the answer does not have all groups of the person.
     async fn redeem(&self, answer: &AuthorizationAnswer) -> Result<OidcSignIn>;
 
-    /// Reads a person again. `None` if the provider refuses the refresh token, or answers with another person.
+    /// Reads a person again. `None` if the provider refuses the person or the refresh token, or answers with another
+    /// person.
     ///
     /// # Errors
     /// As [`OpenIdProvider::redeem`].

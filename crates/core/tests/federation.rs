@@ -285,8 +285,13 @@ impl Fixture {
         self.signed_in(tokens).unwrap().caller.rights.sees(self.cluster)
     }
 
+    /// Reads the people of all providers again.
     fn confirm(&self) -> usize {
-        block_on(self.app.federation.confirm_due(10)).unwrap()
+        ["corp", "dir"].map(|provider| self.confirm_at(provider)).into_iter().sum()
+    }
+
+    fn confirm_at(&self, provider: &str) -> usize {
+        block_on(self.app.federation.confirm_due(&ProviderId::new(provider).unwrap(), 10)).unwrap()
     }
 
     /// Number of audit rows.
@@ -488,6 +493,49 @@ fn provider_that_does_not_answer_changes_nothing() {
 }
 
 #[test]
+fn provider_that_did_not_answer_is_asked_again_after_a_minute() {
+    let fixture = Fixture::new();
+    fixture.sign_in();
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+    fixture.oidc.set(Err(Cause::ProviderUnavailable));
+    fixture.advance(541);
+    assert_eq!(fixture.confirm(), 2);
+    fixture.advance(60);
+    assert_eq!(fixture.confirm(), 0);
+    fixture.advance(1);
+    fixture.oidc.set(Ok(Some(mei(&["ops"]))));
+    assert_eq!(fixture.confirm(), 1);
+    fixture.advance(61);
+    assert_eq!(fixture.confirm(), 0, "it has answered");
+}
+
+#[test]
+fn people_of_one_provider_are_read_apart_from_others() {
+    let fixture = Fixture::new();
+    fixture.sign_in();
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+    fixture.advance(541);
+    for port in [&fixture.oidc, &fixture.ldap] {
+        port.asked();
+    }
+    assert_eq!(fixture.confirm_at("dir"), 1);
+    assert_eq!(fixture.ldap.asked(), ["find subject-1"]);
+    assert!(fixture.oidc.asked().is_empty());
+    assert_eq!(fixture.confirm_at("corp"), 1);
+    let unknown = ProviderId::new("other").unwrap();
+    assert_eq!(cause(block_on(fixture.app.federation.confirm_due(&unknown, 10))), Cause::NotFound);
+}
+
+#[test]
+fn person_who_does_not_use_a_session_is_not_read_again() {
+    let fixture = Fixture::new();
+    fixture.sign_in();
+    fixture.ldap_login("mei", PASSWORD).unwrap();
+    fixture.advance(1800);
+    assert_eq!(fixture.confirm(), 0, "the sessions have ended");
+}
+
+#[test]
 fn session_without_a_refresh_token_lasts_an_hour() {
     let fixture = Fixture::with(false);
     let mut tokens = fixture.sign_in();
@@ -597,6 +645,20 @@ fn backchannel_logout_ends_the_session_at_once_and_is_used_once() {
     assert_eq!(cause(logout("end sid-1")), Cause::InvalidInput, "used before");
     let refused = block_on(federation.backchannel_logout("dir", "end sid-1", &Origin::default()));
     assert_eq!(cause(refused), Cause::NotFound);
+}
+
+#[test]
+fn logout_token_is_not_used_up_when_the_sessions_do_not_end() {
+    let fixture = Fixture::new();
+    let federation = &fixture.app.federation;
+    let logout = || block_on(federation.backchannel_logout("corp", "end sid-1", &Origin::default()));
+    let tokens = fixture.sign_in();
+    fixture.fake.store.fail_audit_writes(true);
+    assert_eq!(cause(logout()), Cause::AuditUnavailable);
+    assert!(fixture.is_live(&tokens));
+    fixture.fake.store.fail_audit_writes(false);
+    logout().unwrap();
+    assert!(!fixture.is_live(&tokens));
 }
 
 #[test]

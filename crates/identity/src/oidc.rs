@@ -41,6 +41,15 @@ mod logout;
 /// Age of a sign-in at the provider above which it asks for the password again. A year changes nothing for people, but a
 /// provider that is sent an age tells the time of the sign-in (`auth_time`).
 const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Errors of the token endpoint by which a provider refuses the person, besides `invalid_grant`. Other errors are about
+/// the provider or the client, and end no session.
+const REFUSALS: [&str; 5] = [
+    "access_denied",
+    "account_selection_required",
+    "consent_required",
+    "interaction_required",
+    "login_required",
+];
 /// How much the clocks of a provider and of this machine may differ.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 
@@ -297,12 +306,13 @@ fn rejected() -> Error {
     Error::new(Cause::SignInRejected)
 }
 
-/// The error of a request to the token endpoint: `SignInRejected` only if the provider refused the code or the refresh
-/// token itself.
+/// The error of a request to the token endpoint: `SignInRejected` only if the provider refused the person, the code or
+/// the refresh token.
 fn refusal(error: &TokenError) -> Error {
     match error {
         RequestTokenError::ServerResponse(response) => match response.error() {
             CoreErrorResponseType::InvalidGrant => rejected(),
+            CoreErrorResponseType::Extension(code) if REFUSALS.contains(&code.as_str()) => rejected(),
             CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => {
                 unavailable("the provider refuses client_id or client_secret")
             }

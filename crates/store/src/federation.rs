@@ -1,5 +1,5 @@
-//! Storage of identity providers: bindings, logins that have begun, and logout tokens. People and the end of their
-//! sessions are in submodules.
+//! Storage of identity providers: bindings, and logins that have begun. People and the end of their sessions are in
+//! submodules.
 
 use async_trait::async_trait;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
@@ -11,8 +11,8 @@ use pilothouse_core::{
     ids::{SessionId, UserId},
     name::ProviderId,
     provider::{
-        Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
-        MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderSession,
+        Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+        MAX_PENDING_LOGINS, MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderSession,
     },
     session::{ClientAddress, SecretHash, Session, SessionRecord},
     user::User,
@@ -23,7 +23,7 @@ use crate::{
     Store,
     db::{change, read, transact, transact_retried},
     error::corrupt,
-    schema::{At, identity_providers, logout_tokens, oidc_logins, provider_sessions, users},
+    schema::{At, identity_providers, oidc_logins, provider_sessions, users},
     session::Proof,
 };
 
@@ -138,31 +138,6 @@ impl Store {
         })
     }
 
-    async fn use_logout_token(
-        &self,
-        provider: &ProviderId,
-        jti: SecretHash,
-        until: Timestamp,
-    ) -> Result<bool> {
-        let (provider, now) = (provider.to_string(), self.deps.clock.now());
-        transact_retried!(self.db, |conn| {
-            let expired = logout_tokens::table.filter(logout_tokens::expires_at.le(At(now)));
-            diesel::delete(expired).execute(conn).await?;
-            let values = (
-                logout_tokens::provider.eq(&provider),
-                logout_tokens::jti.eq(jti.0.to_vec()),
-                logout_tokens::expires_at.eq(At(until)),
-            );
-            let inserted = diesel::insert_into(logout_tokens::table)
-                .values(values)
-                .on_conflict((logout_tokens::provider, logout_tokens::jti))
-                .do_nothing()
-                .execute(conn)
-                .await?;
-            Ok(inserted == 1)
-        })
-    }
-
     async fn user_confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
         read!(self.db, |conn| {
             let confirmed: Option<Option<At>> =
@@ -213,13 +188,12 @@ impl FederationStore for Store {
         self.provider_of_session(session).await
     }
 
-    async fn claim_due(
-        &self,
-        before: Timestamp,
-        at: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DueConfirmation>> {
-        self.claim_confirmations(before, at, limit).await
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>> {
+        self.claim_confirmations(&claim).await
+    }
+
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()> {
+        self.release_confirmations(due, visited_at).await
     }
 
     async fn confirm(
@@ -232,12 +206,8 @@ impl FederationStore for Store {
         self.confirm_person(due, person, refresh_token, at).await
     }
 
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize> {
-        self.withdraw_sessions(permit, ended, at).await
-    }
-
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool> {
-        self.use_logout_token(provider, jti, until).await
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>> {
+        self.withdraw_sessions(permit, ended, live).await
     }
 
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {

@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::{
-    AuthorizationAnswer, AuthorizationRequest, EndedSessions, Federation, OpenIdProvider, PendingLogin,
-    Provider, ProviderKind, ProviderPort, ProviderSession,
+    AuthorizationAnswer, AuthorizationRequest, EndedSessions, Federation, LogoutToken, OpenIdProvider,
+    PendingLogin, Provider, ProviderKind, ProviderPort, ProviderSession,
     refusal::Attempt,
     usecase::{Renewal, SignInClient},
 };
@@ -195,13 +195,13 @@ impl Federation {
             Cause::SignInRejected => malformed(),
             _ => error,
         })?;
-        let jti = SecretHash::of(&notice.jti);
-        if !self.store.first_use(&provider.id, jti, notice.valid_until).await? {
-            return Err(malformed());
-        }
-        let ended =
-            EndedSessions::Named { provider: provider.id.clone(), subject: notice.subject, sid: notice.sid };
-        self.withdraw(provider.id.as_str(), ended).await.map(drop)
+        let ended = EndedSessions::Named {
+            provider: provider.id.clone(),
+            subject: notice.subject,
+            sid: notice.sid,
+            token: LogoutToken { jti: SecretHash::of(&notice.jti), valid_until: notice.valid_until },
+        };
+        self.withdraw(provider.id.as_str(), ended).await?.map(drop).ok_or_else(malformed)
     }
 
     fn open_id(&self, id: &str) -> Result<(&Provider, &dyn OpenIdProvider)> {

@@ -79,6 +79,30 @@ pub struct ProviderSession {
     pub factor_at: Option<Timestamp>,
 }
 
+/// When a session is live: it expires after `at` and was used after `used_after`.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// The current time.
+    pub at: Timestamp,
+    /// The current time minus the idle timeout.
+    pub used_after: Timestamp,
+}
+
+/// Which confirmations to claim.
+#[derive(Clone, Debug)]
+pub struct ConfirmationClaim {
+    /// The provider.
+    pub provider: ProviderId,
+    /// Its kind.
+    pub kind: ProviderKind,
+    /// The last confirmation, and the last claim, is before this time.
+    pub before: Timestamp,
+    /// Which sessions are live, and the time of the claim.
+    pub live: Liveness,
+    /// Maximum number.
+    pub limit: usize,
+}
+
 /// A person whose groups are to be read again.
 #[derive(Clone, Debug)]
 pub struct DueConfirmation {
@@ -94,6 +118,17 @@ pub struct DueConfirmation {
     pub session: Option<SessionId>,
     /// The provider's refresh token.
     pub refresh_token: Option<SecretString>,
+    /// When the user was last confirmed, as of the claim.
+    pub confirmed_at: Option<Timestamp>,
+}
+
+/// A logout token, which is used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogoutToken {
+    /// Hash of its id.
+    pub jti: SecretHash,
+    /// Time after which it would be refused in any case.
+    pub valid_until: Timestamp,
 }
 
 /// Sessions that a provider has ended. With `sid` and `subject`, those that match both.
@@ -103,7 +138,7 @@ pub enum EndedSessions {
     One(SessionId),
     /// All sessions of a user.
     OfUser(UserId),
-    /// Sessions by what the provider calls them.
+    /// Sessions by what a logout token of the provider calls them.
     Named {
         /// The provider.
         provider: ProviderId,
@@ -111,6 +146,8 @@ pub enum EndedSessions {
         subject: Option<String>,
         /// The provider's session.
         sid: Option<String>,
+        /// The logout token.
+        token: LogoutToken,
     },
 }
 
@@ -157,15 +194,18 @@ pub trait FederationStore: Send + Sync {
     /// The provider that opened a session; `None` for a local one, or one that has ended.
     async fn provider_of(&self, session: SessionId) -> Result<Option<ProviderId>>;
 
-    /// Claims up to `limit` confirmations whose last one, and last claim, is before `before`, the oldest first. For an
-    /// OpenID provider: each live session with a refresh token. For a directory: each user with a live session or a
-    /// valid API token. Each is returned to one of the replicas that call at the same time. A claim later than `at`,
-    /// made before the clock was set back, counts as old.
-    async fn claim_due(&self, before: Timestamp, at: Timestamp, limit: usize)
-    -> Result<Vec<DueConfirmation>>;
+    /// Claims confirmations of a provider, the oldest first. For an OpenID provider: each live session with a refresh
+    /// token. For a directory: each user with a live session or a valid API token. Each is returned to one of the
+    /// replicas that call at the same time. A claim later than the current time, made before the clock was set back,
+    /// counts as old.
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>>;
+
+    /// Gives claimed confirmations back, as if their last claim were at `visited_at`.
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()>;
 
     /// Stores that a person is confirmed at this time: groups, display name, and the refresh token that replaces the
-    /// session's. Nothing happens if the user was deleted meanwhile; the session may have ended.
+    /// session's. Nothing happens if, since the claim, the user was deleted, the session has ended, the person has lost
+    /// the confirmation or, without a session, was confirmed otherwise.
     async fn confirm(
         &self,
         due: &DueConfirmation,
@@ -174,14 +214,15 @@ pub trait FederationStore: Send + Sync {
         at: Timestamp,
     ) -> Result<()>;
 
-    /// Ends sessions because their provider did, and returns their number. A person who then has no live session of the
-    /// provider loses all groups and is not confirmed any more, so that API tokens stop too. The permit's audit row is
-    /// stored if a session ended or a person lost the confirmation, in the same transaction.
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize>;
-
-    /// Records the use of a logout token until a time. Returns false if it was used before. One of several concurrent
-    /// calls gets true.
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool>;
+    /// Ends sessions because their provider did, and returns their number; `None`, without a change, if the logout
+    /// token was used before. One of several concurrent calls uses it.
+    ///
+    /// A person who then has no live session loses all groups and is not confirmed any more, so that API tokens stop
+    /// too: the user of [`EndedSessions::OfUser`] or of a session that ended, and the person whom a logout token names
+    /// without `sid`. With a `sid` of which no session is stored, nobody does: the user has ended that session here.
+    ///
+    /// The permit's audit row is stored if a session ended or a person lost the confirmation, in the same transaction.
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>>;
 
     /// When a user of a provider was last confirmed; `None` for a local user, or one who is not confirmed any more.
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>>;

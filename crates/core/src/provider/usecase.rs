@@ -6,8 +6,8 @@ use futures_util::future::{Either, select};
 use secrecy::ExposeSecret;
 
 use super::{
-    Admission, Binding, EndedSessions, FederationStore, Person, Provider, ProviderKind, ProviderPort,
-    ProviderRow, ProviderSession,
+    Admission, Binding, EndedSessions, FederationStore, Liveness, Person, Provider, ProviderKind,
+    ProviderPort, ProviderRow, ProviderSession,
 };
 use crate::{
     access::{Caller, Origin, Verb},
@@ -54,6 +54,11 @@ impl Federation {
             start_url: None,
         };
         [local].into_iter().chain(self.providers.values().map(Provider::row)).collect()
+    }
+
+    /// Ids of the configured providers.
+    pub fn provider_ids(&self) -> impl Iterator<Item = &ProviderId> {
+        self.providers.keys()
     }
 
     /// Binds the id of a provider to its issuer or directory. For the start of the process, before anybody signs in.
@@ -167,13 +172,19 @@ impl Federation {
         Ok((self.sessions.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
-    /// Ends sessions because their provider did, and returns their number.
+    /// Ends sessions because their provider did, and returns their number; `None` if the logout token was used before.
     ///
     /// # Errors
     /// `StoreUnavailable`.
-    pub(super) async fn withdraw(&self, name: &str, ended: EndedSessions) -> Result<usize> {
+    pub(super) async fn withdraw(&self, name: &str, ended: EndedSessions) -> Result<Option<usize>> {
         let permit = self.sessions.gate.permit_withdrawal(name);
-        self.store.withdraw(&permit, ended, self.sessions.clock.now()).await
+        self.store.withdraw(&permit, ended, self.liveness()).await
+    }
+
+    /// Which sessions are live now.
+    pub(super) fn liveness(&self) -> Liveness {
+        let at = self.sessions.clock.now();
+        Liveness { at, used_after: at - self.sessions.lifetimes.idle }
     }
 }
 

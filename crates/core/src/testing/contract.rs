@@ -142,6 +142,8 @@ pub const STORE: &[Case] = cases! {
     federation: provider_is_bound_for_ever, pending_login_is_taken_once_by_its_browser,
         pending_logins_of_an_address_are_limited, person_is_one_user_by_provider_and_subject,
         groups_give_rights_while_confirmed, one_replica_claims_a_confirmation,
+        released_confirmation_is_due_again, confirmation_after_the_end_of_its_session_changes_nothing,
+        idle_session_is_not_live_for_its_provider, own_logout_keeps_the_confirmation,
         provider_ends_the_sessions_that_it_names, session_opens_only_for_an_enabled_user_of_the_provider,
         logout_token_is_used_once;
     monitor: stored_objects_are_counted;

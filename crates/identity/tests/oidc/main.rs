@@ -400,12 +400,37 @@ async fn person_is_read_again_with_the_refresh_token() {
     let another = with(claims.clone(), "sub", json!("2"));
     fixture.provider.issue(Some(&fixture.signed(&another)));
     assert!(renew().await.unwrap().is_none(), "another person");
-    fixture.provider.answer("/token", Answer::error(400, "invalid_grant"));
-    assert!(renew().await.unwrap().is_none(), "the provider ended it");
-    for (status, error) in [(401, "invalid_client"), (500, "server_error"), (400, "temporarily_unavailable")]
-    {
-        fixture.provider.answer("/token", Answer::error(status, error));
-        assert_eq!(renew().await.unwrap_err().cause, Cause::ProviderUnavailable, "{error} ends no session");
+    for error in [
+        "invalid_grant",
+        "access_denied",
+        "account_selection_required",
+        "consent_required",
+        "interaction_required",
+        "login_required",
+    ] {
+        for status in [400, 401] {
+            fixture.provider.answer("/token", Answer::error(status, error));
+            assert!(renew().await.unwrap().is_none(), "{status} {error}: the provider refuses the person");
+        }
+        fixture.provider.answer("/token", Answer::error(500, error));
+        assert_eq!(renew().await.unwrap_err().cause, Cause::ProviderUnavailable, "500 {error}");
+    }
+    for error in [
+        "invalid_client",
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "slow_down",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "unknown",
+    ] {
+        for status in [400, 401, 500] {
+            fixture.provider.answer("/token", Answer::error(status, error));
+            let refusal = renew().await.unwrap_err().cause;
+            assert_eq!(refusal, Cause::ProviderUnavailable, "{status} {error} ends no session");
+        }
     }
     fixture.provider.issue(Some(&fixture.signed(&with(claims, "groups", json!(null)))));
     assert_eq!(renew().await.unwrap_err().cause, Cause::GroupsMissing);

@@ -124,31 +124,38 @@ impl Store {
         transact_retried!(self.db, |conn| {
             let key = conn.active_key().await?;
             conn.lock_rights_stamp().await?;
-            let known: i64 = users::table
+            // locks the user before the session, as a sign-in does; setting a column to itself locks the row
+            let user = users::table
                 .find(due.user_id.0)
                 .filter(users::provider.eq(due.provider.as_str()))
-                .filter(users::subject.eq(&due.subject))
-                .count()
-                .get_result(conn)
-                .await?;
-            if known == 0 {
+                .filter(users::subject.eq(&due.subject));
+            let locked =
+                diesel::update(user).set(users::disabled.eq(users::disabled)).returning(users::confirmed_at);
+            let confirmed_at: Option<Option<At>> = locked.get_result(conn).await.optional()?;
+            let Some(confirmed_at) = confirmed_at else { return Ok(()) };
+            let confirmed_at = confirmed_at.map(|at| at.0);
+            // the provider has ended the person's sessions since the claim, or the person has signed in again
+            if confirmed_at != due.confirmed_at && (confirmed_at.is_none() || due.session.is_none()) {
                 return Ok(());
             }
-            confirm_user!(conn, due.user_id.0, person, &groups, stamp, at);
-            let Some(session) = due.session else { return Ok(()) };
-            let row = diesel::update(provider_sessions::table.find(session.0))
-                .set(provider_sessions::visited_at.eq(At(at)))
-                .returning(provider_sessions::uuid);
-            // the session may have ended
-            let uuid: Option<String> = row.get_result(conn).await.optional()?;
-            if let (Some(uuid), Some(token)) = (uuid, &refresh_token) {
-                let owner = refresh_token_owner(uuid.parse().map_err(|_| corrupt("provider_sessions.uuid"))?);
-                let sealed = keyring.keys(&key)?.sealer.seal(&owner, token.expose_secret().as_bytes())?;
-                diesel::update(provider_sessions::table.find(session.0))
-                    .set(provider_sessions::refresh_token.eq(sealed))
-                    .execute(conn)
-                    .await?;
+            if let Some(session) = due.session {
+                let row = diesel::update(provider_sessions::table.find(session.0))
+                    .set(provider_sessions::visited_at.eq(At(at)))
+                    .returning(provider_sessions::uuid);
+                let uuid: Option<String> = row.get_result(conn).await.optional()?;
+                // the session has ended
+                let Some(uuid) = uuid else { return Ok(()) };
+                if let Some(token) = &refresh_token {
+                    let uuid = uuid.parse().map_err(|_| corrupt("provider_sessions.uuid"))?;
+                    let sealer = keyring.keys(&key)?.sealer;
+                    let sealed = sealer.seal(&refresh_token_owner(uuid), token.expose_secret().as_bytes())?;
+                    diesel::update(provider_sessions::table.find(session.0))
+                        .set(provider_sessions::refresh_token.eq(sealed))
+                        .execute(conn)
+                        .await?;
+                }
             }
+            confirm_user!(conn, due.user_id.0, person, &groups, stamp, at);
             Ok(())
         })?;
         if replaces_token {
