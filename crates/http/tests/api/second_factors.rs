@@ -37,7 +37,7 @@ fn code(api: &TestApp, seed: &TotpSeed) -> String {
 }
 
 /// Sets up the second factor of a user. Returns the seed and the recovery codes.
-async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) {
+pub(crate) async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) {
     let data = api.post(signed_in, "/api/auth/totp/enroll", json!({})).await.data();
     let secret = data["secret"].as_str().unwrap();
     assert!(data["otpauth_uri"].as_str().unwrap().contains(secret));
@@ -45,6 +45,16 @@ async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) 
     let body = json!({"code": code(api, &seed)});
     let codes = api.post(signed_in, "/api/auth/totp/confirm", body).await.data()["recovery_codes"].take();
     (seed, serde_json::from_value(codes).unwrap())
+}
+
+/// The session with a new access token, which does not renew the second factor.
+pub(crate) async fn refreshed(api: &TestApp, signed_in: SignedIn) -> SignedIn {
+    let body = json!({"refresh_token": signed_in.refresh});
+    let data = api.post(&signed_in, "/api/auth/refresh", body).await.data();
+    let text = |key: &str| data[key].as_str().unwrap().to_owned();
+    let bearer = Some(text("access_token"));
+    let credentials = Credentials { bearer, ..signed_in.credentials };
+    SignedIn { credentials, refresh: text("refresh_token"), data: signed_in.data }
 }
 
 /// A login as `viewer`.
@@ -82,10 +92,7 @@ async fn reveal_wants_a_fresh_factor() {
         async |signed_in: &SignedIn| api.post(signed_in, "/api/k8s/secrets/reveal", body.clone()).await;
     reveal(&ops).await.data();
     api.advance(Duration::from_secs(9 * 60));
-    let refreshed = json!({"refresh_token": ops.refresh});
-    let data = api.post(&ops, "/api/auth/refresh", refreshed).await.data();
-    let bearer = data["access_token"].as_str().map(str::to_owned);
-    let ops = SignedIn { credentials: Credentials { bearer, ..ops.credentials.clone() }, ..ops };
+    let ops = refreshed(&api, ops).await;
     api.advance(Duration::from_secs(2 * 60));
     assert_eq!(
         reveal(&ops).await.error(),
@@ -102,10 +109,8 @@ async fn enrolment_wants_a_recent_login() {
     let api = TestApp::new().await;
     let viewer = api.login("viewer").await;
     api.advance(Duration::from_secs(11 * 60));
-    let data = api.post(&viewer, "/api/auth/refresh", json!({"refresh_token": viewer.refresh})).await.data();
-    let bearer = data["access_token"].as_str().map(str::to_owned);
-    let credentials = Credentials { bearer, ..viewer.credentials.clone() };
-    let reply = api.call(&credentials, "POST", "/api/auth/totp/enroll", "").await;
+    let viewer = refreshed(&api, viewer).await;
+    let reply = api.call(&viewer.credentials, "POST", "/api/auth/totp/enroll", "").await;
     assert_eq!(reply.error(), (401, "AUTHENTICATION_ERROR".into(), "login_stale".into()));
 }
 
