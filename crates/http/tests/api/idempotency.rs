@@ -29,8 +29,9 @@ const WITHOUT_KEY: [&str; 10] = [
 
 impl TestApp {
     /// Sends a POST with these keys.
-    async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
+    pub(crate) async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
         let request = TestRequest::post().uri(path).insert_header(("accept-language", "en"));
+        let request = request.peer_addr("192.0.2.7:4711".parse().unwrap());
         let credentials = &signed_in.credentials;
         let request = request
             .insert_header(("content-type", "application/json"))

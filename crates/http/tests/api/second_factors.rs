@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pilothouse_core::{
+    access::StepUp,
     app::AppSettings,
     break_glass::BreakGlassSettings,
     clock::Clock as _,
@@ -146,6 +147,28 @@ async fn factor_is_removed_by_its_user_or_reset_by_a_super_admin() {
     api.post(&admin, "/api/auth/users/reset-second-factor", body).await.data();
     assert_eq!(api.get(&viewer, "/api/auth/me", "").await.error().2, "session_ended");
     login(&api, Value::Null).await.data();
+}
+
+/// Also without `step_up`.
+#[actix_web::test]
+async fn repeated_break_glass_wants_a_fresh_factor() {
+    let break_glass = BreakGlassSettings {
+        users: [Username::new("viewer").unwrap()].into(),
+        networks: vec!["192.0.2.0/24".parse().unwrap()],
+    };
+    let second_factor = SecondFactorSettings { step_up: StepUp::new([]), ..SecondFactorSettings::default() };
+    let api = app(AppSettings { break_glass, second_factor, ..AppSettings::default() }).await;
+    let viewer = api.login("viewer").await;
+    enroll(&api, &viewer).await;
+    let body = json!({"cluster_id": api.cluster, "reason": "the provider does not answer"}).to_string();
+    let open =
+        async |signed_in: &SignedIn| api.keyed(signed_in, &["key"], "/api/access/break-glass", &body).await;
+    let first = open(&viewer).await;
+    first.data();
+    assert_eq!(open(&viewer).await.text, first.text);
+    api.advance(Duration::from_secs(11 * 60));
+    let viewer = refreshed(&api, viewer).await;
+    assert_eq!(open(&viewer).await.error().2, "second_factor_stale");
 }
 
 #[actix_web::test]
