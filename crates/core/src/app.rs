@@ -208,6 +208,8 @@ impl App {
             }),
             codec: second_factors.codec,
         };
+        let trusted = federation.providers.values().filter(|provider| provider.trusts_second_factor);
+        let trusted_providers = Arc::new(trusted.map(|provider| provider.id.clone()).collect());
         let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
@@ -295,6 +297,8 @@ impl App {
                 live: live_tokens,
                 accounts: service_accounts.clone(),
                 users: users.clone(),
+                require_factor: settings.second_factor.require,
+                trusted_providers,
                 clock: clock.clone(),
                 rng: rng.clone(),
             },

@@ -149,6 +149,8 @@ pub struct FoundToken {
     /// Time at which an identity provider last confirmed the user who owns the token or the service account. None for a
     /// local user, and for one whom the provider does not know any more.
     pub confirmed_at: Option<Timestamp>,
+    /// Whether the user who owns the token has a confirmed second factor. False for a service account, which needs none.
+    pub enrolled: bool,
     /// The rights stamp at the time of the read.
     pub rights: RightsStamp,
 }
@@ -178,7 +180,7 @@ pub trait TokenStore: Send + Sync {
     /// [`ApiToken::MAX_LIVE`] live tokens; `StoreUnavailable`, as for every method of this port.
     async fn create(&self, permit: &Permit, token: TokenRecord) -> Result<ApiToken>;
 
-    /// The token with this hash, its owner and the rights stamp, in one query; `None` if it is revoked. The caller checks
+    /// The token with this hash and all that [`FoundToken`] has, in one query; `None` if it is revoked. The caller checks
     /// the expiry, the owner and the networks.
     async fn find(&self, secret: SecretHash) -> Result<Option<FoundToken>>;
 

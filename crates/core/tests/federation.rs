@@ -16,24 +16,32 @@ use std::{
 use async_trait::async_trait;
 use futures_executor::block_on;
 use futures_util::future::{join_all, select};
+use jiff::{SignedDuration, Timestamp};
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    access::{AccessRequest, Caller, Factor, Origin, Principal, Resource, Verb},
     app::{App, AppSettings},
     clock::Clock as _,
     grant::{GrantRecord, GrantRegistry as _},
     ids::ClusterId,
+    kind::Kind,
     name::ProviderId,
+    namespaces::NamespaceScope,
     operation::Status,
     provider::{
         AuthorizationAnswer, AuthorizationRequest, Binding, Directory, LdapLogin, LogoutNotice, OidcFinish,
         OidcFinished, OidcRenewal, OidcSignIn, OidcStarted, OpenIdProvider, PasswordCheck, Person, Provider,
         ProviderKind, ProviderPort,
     },
-    rights::{ClusterScope, Reach, RoleName, Subject},
+    rights::{Ceiling, ClusterScope, Reach, RoleName, Subject},
     role::Role,
+    second_factor::{RequireSecondFactor, SecondFactorSettings, SecondFactorStore},
     session::{Activity, Login, PasswordChange, SignedIn, Tokens},
-    testing::{fake::Fake, new_cluster, permit},
+    testing::{
+        fake::{Fake, PlainTotp},
+        new_cluster, permit,
+    },
+    token::{Networks, NewToken},
     user::{NewPassword, UserPatch, Username},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -47,6 +55,8 @@ struct Scripted {
     refreshes: bool,
     /// Whether the page of the logout is asked for in vain.
     hangs: AtomicBool,
+    /// When the person proved the identity, as the provider says.
+    authenticated_at: Mutex<Option<Timestamp>>,
     /// What was asked of the provider.
     asked: Mutex<Vec<String>>,
     /// Number of binds before the first one is answered.
@@ -61,6 +71,7 @@ impl Scripted {
             refreshes,
             hangs: AtomicBool::default(),
             asked: Mutex::default(),
+            authenticated_at: Mutex::default(),
             wait_for: AtomicUsize::new(0),
         })
     }
@@ -117,7 +128,7 @@ impl OpenIdProvider for Scripted {
         let person = self.answer(format!("redeem {} {}", answer.code.expose_secret(), answer.nonce))?;
         Ok(OidcSignIn {
             person: person.ok_or_else(|| Error::new(Cause::SignInRejected))?,
-            authenticated_at: None,
+            authenticated_at: *self.authenticated_at.lock().unwrap(),
             sid: Some("sid-1".to_owned()),
             refresh_token: self.refreshes.then(|| "canary-refresh-1".into()),
         })
@@ -171,8 +182,12 @@ impl Fixture {
         Self::with(true)
     }
 
-    /// A fixture with the providers `corp` (OpenID) and `dir` (LDAP), of which the groups `ops` may view the cluster.
     fn with(refreshes: bool) -> Self {
+        Self::with_settings(refreshes, false, AppSettings::default())
+    }
+
+    /// A fixture with the providers `corp` (OpenID) and `dir` (LDAP), of which the groups `ops` may view the cluster.
+    fn with_settings(refreshes: bool, trusts_second_factor: bool, settings: AppSettings) -> Self {
         let (oidc, ldap) = (Scripted::new(refreshes), Scripted::new(refreshes));
         let ports = [
             ("corp", ProviderKind::Oidc, ProviderPort::Oidc(oidc.clone())),
@@ -183,11 +198,10 @@ impl Fixture {
         for (id, kind, port) in ports {
             let id = ProviderId::new(id).unwrap();
             bindings.push(Binding { provider: id.clone(), kind, authority: format!("authority of {id}") });
-            let provider =
-                Provider { id: id.clone(), label: id.to_string(), trusts_second_factor: false, port };
+            let provider = Provider { id: id.clone(), label: id.to_string(), trusts_second_factor, port };
             fake.providers.insert(id, provider);
         }
-        let app = App::new(fake.ports(), AppSettings::default());
+        let app = App::new(fake.ports(), settings);
         for binding in &bindings {
             block_on(app.federation.bind(binding)).unwrap();
         }
@@ -815,4 +829,99 @@ fn trail_and_database_rows_contain_no_secret() {
     );
     assert!(!format!("{started:?} {tokens:?}").contains(started.browser.expose_secret()));
     assert!(fixture.fake.runtime.clock.now() > "2026-01-01T00:00:00Z".parse().unwrap());
+}
+
+/// The second factor of a new session at `corp`, where the person proved the identity so many seconds ago.
+fn factor_of_a_sign_in(fixture: &Fixture, seconds_ago: Option<i64>) -> Factor {
+    let now = fixture.fake.runtime.clock.now();
+    *fixture.oidc.authenticated_at.lock().unwrap() =
+        seconds_ago.map(|seconds| now - SignedDuration::from_secs(seconds));
+    fixture.signed_in(&fixture.sign_in()).unwrap().caller.factor
+}
+
+fn reveals(fixture: &Fixture, factor: Factor) -> Result<()> {
+    let caller = Caller { factor, ..Caller::system() };
+    let secret = AccessRequest::to(Verb::Reveal, Resource::Kind(Kind::Secret)).in_cluster(fixture.cluster);
+    let access = secret.within(NamespaceScope::All);
+    block_on(fixture.app.gate.allow(&caller, access)).map(drop)
+}
+
+#[test]
+fn trusted_open_id_provider_gives_the_second_factor_as_old_as_its_authentication() {
+    let fixture = Fixture::with_settings(true, true, AppSettings::default());
+    let now = fixture.fake.runtime.clock.now();
+    // when the person proved the identity, the second factor of the session, whether a reveal takes it
+    let cases = [(Some(0), Some(0), true), (Some(600), Some(600), true), (Some(601), Some(601), false)];
+    // the clock of the provider is ahead: a factor of the future would stay fresh for longer
+    let cases = cases.into_iter().chain([(Some(-60), Some(0), true), (None, None, true)]);
+    for (authenticated, given, is_enough) in cases {
+        let factor = factor_of_a_sign_in(&fixture, authenticated);
+        let at = given.map(|seconds| now - SignedDuration::from_secs(seconds));
+        assert_eq!(factor, Factor { enrolled: false, required: false, at }, "{authenticated:?}");
+        let revealed = reveals(&fixture, factor);
+        assert_eq!(revealed.is_ok(), is_enough, "{authenticated:?}: {revealed:?}");
+    }
+}
+
+#[test]
+fn authentication_of_no_known_time_is_no_second_factor() {
+    let second_factor =
+        SecondFactorSettings { require: RequireSecondFactor::All, ..SecondFactorSettings::default() };
+    let settings = AppSettings { second_factor, ..AppSettings::default() };
+    let fixture = Fixture::with_settings(true, true, settings);
+    let factor = factor_of_a_sign_in(&fixture, None);
+    assert_eq!(cause(reveals(&fixture, factor)), Cause::SecondFactorNotEnrolled);
+    let factor = factor_of_a_sign_in(&fixture, Some(0));
+    reveals(&fixture, factor).unwrap();
+}
+
+#[test]
+fn user_enrolled_here_verifies_first_after_a_sign_in_at_an_untrusted_open_id_provider() {
+    let fixture = Fixture::new();
+    let tokens = fixture.sign_in();
+    let (app, signed_in) = (&fixture.app, fixture.signed_in(&tokens).unwrap());
+    block_on(app.second_factors.enroll(&signed_in)).unwrap();
+    let stored = block_on(SecondFactorStore::find(&*fixture.fake.store, signed_in.user.id));
+    let seed = stored.unwrap().unwrap().seed;
+    let code = || PlainTotp::code(&seed, fixture.fake.runtime.clock.now());
+    block_on(app.second_factors.confirm(&signed_in, &code())).unwrap();
+
+    fixture.advance(30);
+    *fixture.oidc.authenticated_at.lock().unwrap() = Some(fixture.fake.runtime.clock.now());
+    let tokens = fixture.sign_in();
+    let lists = || {
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(fixture.cluster);
+        let caller = fixture.signed_in(&tokens)?.caller;
+        block_on(app.gate.allow(&caller, pods.within(NamespaceScope::All))).map(drop)
+    };
+    assert_eq!(fixture.signed_in(&tokens).unwrap().caller.factor.at, None, "the provider is not trusted");
+    assert_eq!(cause(lists()), Cause::SecondFactorStale);
+    let signed_in = fixture.signed_in(&tokens).unwrap();
+    block_on(app.second_factors.verify(&signed_in, &code())).unwrap();
+    lists().unwrap();
+}
+
+#[test]
+fn token_of_a_user_who_must_have_a_factor_counts_the_one_of_a_trusted_provider() {
+    for (trusted, expected) in [(true, None), (false, Some(Cause::SecondFactorNotEnrolled))] {
+        let second_factor =
+            SecondFactorSettings { require: RequireSecondFactor::All, ..SecondFactorSettings::default() };
+        let settings = AppSettings { second_factor, ..AppSettings::default() };
+        let fixture = Fixture::with_settings(true, trusted, settings);
+        let user = fixture.signed_in(&fixture.sign_in()).unwrap().user;
+        // the session of an untrusted provider may only enrol, so that the server makes the token
+        let new = NewToken {
+            name: "CI".to_owned(),
+            expires_in_days: None,
+            ceiling: Ceiling::default(),
+            networks: Networks::default(),
+            owner: Some(Principal::User(user.id)),
+        };
+        let secret = block_on(fixture.app.tokens.create(&Caller::system(), new)).unwrap().secret;
+        let secret = secret.secret().expose_secret().to_owned();
+        let caller = block_on(fixture.app.tokens.authenticate(&secret, Origin::default())).unwrap().caller;
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(fixture.cluster);
+        let allowed = block_on(fixture.app.gate.allow(&caller, pods.within(NamespaceScope::All)));
+        assert_eq!(allowed.err().map(|error| error.cause), expected);
+    }
 }

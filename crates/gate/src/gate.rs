@@ -22,7 +22,8 @@ use pilothouse_types::{
 
 use crate::{
     access::{
-        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, Verb, cluster_not_found,
+        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, StepUpAction, Verb,
+        cluster_not_found,
     },
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
@@ -311,6 +312,28 @@ impl Gate {
         let grant = granted.allowed.grant_id();
         self.record_denied(&granted.caller, &granted.access, grant, &refusal).await?;
         Err(refusal)
+    }
+
+    /// Checks the second factor for an action that a granted request turns out to have, such as a change of a cluster
+    /// that changes what grants reach.
+    ///
+    /// # Errors
+    /// `TokenNotAllowed`, `SecondFactorNotEnrolled`, `SecondFactorStale`, recorded; `AuditUnavailable`.
+    pub async fn require_factor_for(&self, granted: &Granted, action: StepUpAction) -> Result<()> {
+        match self.step_up.check_action(&granted.caller, Some(action), self.clock.now()) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.refuse_granted(granted, refusal).await,
+        }
+    }
+
+    /// Whether the caller's second factor suffices for an action, or for a change without one. Nothing is recorded: a
+    /// repetition of a request is judged by it before it gets the stored response.
+    pub fn has_factor_for(&self, caller: &Caller, action: Option<StepUpAction>) -> bool {
+        let now = self.clock.now();
+        // the use case of break-glass requires a fresh one, whatever the setting is
+        let is_missing =
+            action == Some(StepUpAction::BreakGlass) && caller.factor.require_fresh(now).is_err();
+        !is_missing && self.step_up.check_action(caller, action, now).is_ok()
     }
 
     /// Records a refusal, subject to the rate limit of [`Refusals`]. `grant` gives the right, if another rule refuses.

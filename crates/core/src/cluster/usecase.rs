@@ -131,10 +131,12 @@ impl Clusters {
         Ok(select(rows, query))
     }
 
-    /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant.
+    /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant, and its
+    /// second factor.
     ///
     /// # Errors
-    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
+    /// `RoleTooLow`, `TokenNotAllowed`, `SecondFactorNotEnrolled`, `SecondFactorStale`, `InvalidInput`, `EgressDenied`,
+    /// `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
     /// the cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;

@@ -1,21 +1,22 @@
 //! Use cases of API tokens: create, list, rename, revoke, and the authentication of a request.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
     ApiToken, FoundOwner, FoundToken, LiveTokens, Networks, TokenKind, TokenRecord, TokenRow, TokenSecret,
     TokenStore,
 };
 use crate::{
-    access::{AccessRequest, Caller, Granted, Origin, Permit, Principal, Resource, Verb},
+    access::{AccessRequest, Caller, Factor, Granted, Origin, Permit, Principal, Resource, Verb},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::{ServiceAccountId, TokenId, UserId},
-    name::is_invisible,
+    name::{ProviderId, is_invisible},
     rights::{Ceiling, ClusterScope, Extent, Reach, RightResource, RightVerb},
     rng::Rng,
     rows::{ListQuery, Pagination, Row, select},
+    second_factor::RequireSecondFactor,
     service_account::ServiceAccountStore,
     user::{User, UserRegistry},
 };
@@ -80,6 +81,9 @@ pub struct Tokens {
     pub(crate) live: LiveTokens,
     pub(crate) accounts: Arc<dyn ServiceAccountStore>,
     pub(crate) users: Arc<dyn UserRegistry>,
+    pub(crate) require_factor: RequireSecondFactor,
+    /// The providers that give the second factor of their users.
+    pub(crate) trusted_providers: Arc<BTreeSet<ProviderId>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
 }
@@ -106,6 +110,7 @@ impl Tokens {
             (found.token.last_used_at, found.token.last_used_ip) = (Some(now), origin.source_ip);
         }
         let rights = self.live.rights_of(&found).await?;
+        let factor = self.factor_of(&found).await?;
         let (user_id, service_account) = match found.token.owner {
             Principal::User(id) => (Some(id), None),
             Principal::ServiceAccount(id) => (None, Some(id)),
@@ -115,9 +120,22 @@ impl Tokens {
             user_id,
             service_account,
             token: Some(found.token.id),
+            factor,
             ..anonymous.with_rights(found.owner.role(), rights)
         };
         Ok(TokenSignedIn { caller, found })
+    }
+
+    /// The second factor of the person whose token it is: with a token none is given. The user of a trusted provider has
+    /// the one of the provider. A service account has none, and the settings require none of it.
+    async fn factor_of(&self, found: &FoundToken) -> Result<Factor> {
+        let FoundOwner::User(user) = &found.owner else { return Ok(Factor::default()) };
+        // a ceiling does not lift what the settings require of its owner
+        let required = self.require_factor != RequireSecondFactor::None
+            && self.require_factor.of(user.role, &self.live.rights_of_owner(found).await?);
+        let provider = user.username.as_str().split_once(':').and_then(|(id, _)| ProviderId::new(id).ok());
+        let by_provider = provider.is_some_and(|id| self.trusted_providers.contains(&id));
+        Ok(Factor { enrolled: found.enrolled || by_provider, required, at: None })
     }
 
     /// Makes a token: of the caller, of a service account that the caller owns, or of any one for a super admin.

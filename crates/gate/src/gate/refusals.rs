@@ -45,8 +45,8 @@ impl RefusalKey {
     pub(super) fn of(access: &AccessRequest) -> Self {
         let (verb, resource) = (access.verb, access.resource);
         Self {
-            // an export only reads, although it is recorded
-            is_read: verb.reads() || verb == Verb::Export,
+            // an export only reads, although it is recorded; a verification of the second factor renews it
+            is_read: (verb.reads() && resource != Resource::OwnSecondFactor) || verb == Verb::Export,
             operation: match needs(verb, resource) {
                 Needs::Right(verb, resource) => RefusedOperation::Right(verb, resource),
                 Needs::SignIn | Needs::AnyRight => RefusedOperation::WithoutRight(verb, resource),

@@ -191,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn time_of_the_authentication_is_a_whole_number_of_seconds() {
+        let at = |auth_time: Value| {
+            let claims = Map::from_iter([("auth_time".to_owned(), auth_time)]);
+            Claims(claims).authenticated_at().map(Timestamp::as_second)
+        };
+        assert_eq!(at(json!(1_767_225_600)), Some(1_767_225_600));
+        for other in [json!(null), json!("1767225600"), json!(1.5), json!(i64::MAX), json!(true)] {
+            assert_eq!(at(other.clone()), None, "{other}");
+        }
+        assert_eq!(Claims::of_subject("1").authenticated_at(), None);
+    }
+
+    #[test]
     fn person_is_the_subject_and_never_the_name() {
         let claims = json!({"sub": "1", "preferred_username": "admin", "email": "a@b.c", "groups": []});
         let named = person(claims).unwrap();

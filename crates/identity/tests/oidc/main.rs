@@ -436,6 +436,21 @@ async fn person_is_read_again_with_the_refresh_token() {
     assert_eq!(renew().await.unwrap_err().cause, Cause::GroupsMissing);
 }
 
+/// A time of the future is left to the caller, who takes it for the present one.
+#[tokio::test]
+async fn time_of_the_authentication_is_that_of_the_id_token() {
+    let fixture = Fixture::with(|settings| settings.userinfo = true, lenient()).await;
+    let now = fixture.now();
+    let userinfo = json!({"sub": "1", "groups": ["ops"], "auth_time": now});
+    fixture.provider.answer("/userinfo", Answer::json(&userinfo));
+    for auth_time in [Some(now - 10), Some(now + 3600), None] {
+        let claims = with(fixture.claims(), "auth_time", json!(auth_time));
+        fixture.provider.issue(Some(&fixture.signed(&claims)));
+        let authenticated_at = fixture.redeem().await.unwrap().authenticated_at;
+        assert_eq!(authenticated_at.map(|at| at.as_second()), auth_time);
+    }
+}
+
 #[tokio::test]
 async fn userinfo_is_of_the_same_person() {
     let fixture = Fixture::with(|settings| settings.userinfo = true, lenient()).await;
