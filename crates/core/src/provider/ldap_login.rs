@@ -10,7 +10,7 @@ use super::{
     usecase::{Renewal, SignInClient},
 };
 use crate::{
-    access::{Origin, Verb},
+    access::Origin,
     error::{Cause, Error, Result},
     session::{ClientAddress, Identity, ThrottleKey, Tokens, account_key},
     user::Username,

@@ -14,7 +14,7 @@ use super::{
     usecase::{Renewal, SignInClient},
 };
 use crate::{
-    access::{Origin, Verb},
+    access::Origin,
     error::{Cause, Error, Reason, Result},
     session::{ClientAddress, Identity, SecretHash, ThrottleKey, Tokens},
 };

@@ -131,8 +131,13 @@ impl Tokens {
     async fn factor_of(&self, found: &FoundToken) -> Result<Factor> {
         let FoundOwner::User(user) = &found.owner else { return Ok(Factor::default()) };
         // a ceiling does not lift what the settings require of its owner
-        let required = self.require_factor != RequireSecondFactor::None
-            && self.require_factor.of(user.role, &self.live.rights_of_owner(found).await?);
+        let required = match &self.require_factor {
+            RequireSecondFactor::None => false,
+            setting => {
+                let rights = self.live.rights_of_owner(found).await?;
+                setting.of(user.role, &rights)
+            }
+        };
         let provider = user.username.as_str().split_once(':').and_then(|(id, _)| ProviderId::new(id).ok());
         let by_provider = provider.is_some_and(|id| self.trusted_providers.contains(&id));
         Ok(Factor { enrolled: found.enrolled || by_provider, required, at: None })
