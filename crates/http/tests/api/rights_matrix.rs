@@ -12,7 +12,7 @@ use pilothouse_core::{
     ids::{ClusterId, GrantId, UserId},
     name::ProviderId,
     object::Labels,
-    provider::{MockDirectory, Person, Provider, ProviderPort},
+    provider::{MockDirectory, PasswordCheck, Person, Provider, ProviderPort},
     rights::{RoleName, Subject},
     second_factor::{RequireSecondFactor, SecondFactorSettings},
     testing::{fake::Fake, new_cluster},
@@ -54,9 +54,10 @@ fn head() -> impl Iterator<Item = &'static str> {
 /// A provider with the person `mei` of the group `shop`.
 fn provider() -> Provider {
     let mut directory = MockDirectory::new();
-    directory
-        .expect_sign_in()
-        .returning(|_, _| Ok(Some(Person::new("subject-1", "mei", None, ["shop".to_owned()]).unwrap())));
+    directory.expect_sign_in().returning(|_, _| {
+        let person = Person::new("subject-1", "mei", None, ["shop".to_owned()]).unwrap();
+        Ok(PasswordCheck::Right(person))
+    });
     let id = ProviderId::new(PROVIDER).unwrap();
     let port = ProviderPort::Ldap(Arc::new(directory));
     Provider { id, label: "Provider".to_owned(), trusts_second_factor: false, port }
