@@ -447,7 +447,7 @@ async fn time_of_the_authentication_is_that_of_the_id_token() {
         let claims = with(fixture.claims(), "auth_time", json!(auth_time));
         fixture.provider.issue(Some(&fixture.signed(&claims)));
         let authenticated_at = fixture.redeem().await.unwrap().authenticated_at;
-        assert_eq!(authenticated_at.map(|at| at.as_second()), auth_time);
+        assert_eq!(authenticated_at.map(jiff::Timestamp::as_second), auth_time);
     }
 }
 
