@@ -48,7 +48,7 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
-    /// Identity providers, and what is stored of them.
+    /// Identity providers and the storage of their users.
     pub federation: FederationPorts,
     /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
@@ -84,12 +84,12 @@ pub struct UserPorts {
     pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
 
-/// Identity providers, and what is stored of them.
+/// Identity providers and the storage of their users.
 #[derive(Clone)]
 pub struct FederationPorts {
     /// The configured providers.
     pub providers: BTreeMap<ProviderId, Provider>,
-    /// What is stored of providers and their people.
+    /// Storage of bindings, pending sign-ins, people and their groups.
     pub store: Arc<dyn FederationStore>,
 }
 
@@ -117,9 +117,9 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
-    /// Who must have a second factor, and which operations want a fresh one.
+    /// Users that must have a second factor, and operations that require a fresh one.
     pub second_factor: SecondFactorSettings,
-    /// Who may use break-glass, and from where.
+    /// Users that may use break-glass, and their networks.
     pub break_glass: BreakGlassSettings,
 }
 

@@ -61,8 +61,8 @@ impl Username {
         Self(format!("{provider}:{}", usable_name(name, MAX_FEDERATED_CHARS)))
     }
 
-    /// Name of another person whom the provider calls the same: as [`Username::federated`], with a suffix, for which the
-    /// end of a long name is left out.
+    /// Name of a second person with the same name at the provider: as [`Username::federated`], with a suffix. The end
+    /// of a long name is cut off for the suffix.
     pub(crate) fn namesake(provider: &ProviderId, name: &str, suffix: Hex<4>) -> Self {
         let suffix = format!("-{suffix}");
         let name = usable_name(name, MAX_FEDERATED_CHARS - suffix.len());
@@ -79,7 +79,7 @@ impl Username {
         if read.0 == text { Ok(read) } else { Err(Reason::Malformed) }
     }
 
-    /// Whether a provider vouches for the user.
+    /// Whether the user is a user of an identity provider.
     pub fn is_federated(&self) -> bool {
         self.0.contains(':')
     }
@@ -98,7 +98,7 @@ impl Username {
 /// Maximum length of the part of a federated user's name that the provider gives.
 const MAX_FEDERATED_CHARS: usize = 128;
 
-/// The first `max` characters of a provider's name of a person, as a username has them.
+/// The first `max` characters of a person's name at a provider, normalised for a username.
 fn usable_name(name: &str, max: usize) -> String {
     let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._@-".contains(c);
     let folded = name.trim().nfkc().collect::<String>().to_lowercase();

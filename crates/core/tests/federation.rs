@@ -1,5 +1,5 @@
-//! Sign-in through identity providers, on the in-memory ports and scripted providers: who gets in, what their groups
-//! give, and when that ends.
+//! Sign-in through identity providers, on the in-memory ports and scripted providers: admission of users, rights of
+//! their groups, and the end of sessions and rights.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -48,16 +48,16 @@ use secrecy::{ExposeSecret, SecretString};
 
 const PASSWORD: &str = "correct horse battery";
 
-/// A provider of both kinds, with one person, or none, or out of order.
+/// A scripted provider of both kinds, with one person, with no person, or out of order.
 struct Scripted {
     person: Mutex<Result<Option<Person>, Cause>>,
     /// Whether sign-ins get a refresh token.
     refreshes: bool,
-    /// Whether the page of the logout is asked for in vain.
+    /// Whether the logout page is requested and never answered.
     hangs: AtomicBool,
-    /// When the person proved the identity, as the provider says.
+    /// Time of the authentication, as reported by the provider.
     authenticated_at: Mutex<Option<Timestamp>>,
-    /// What was asked of the provider.
+    /// Requests to the provider.
     asked: Mutex<Vec<String>>,
     /// Number of binds before the first one is answered.
     wait_for: AtomicUsize,
@@ -599,7 +599,7 @@ fn wrong_passwords_count_for_the_person_whatever_name_is_typed() {
         assert_eq!(cause(refused), Cause::BadCredentials);
     }
     assert_eq!(cause(fixture.ldap_login("mei", PASSWORD)), Cause::TooManyLogins);
-    // a right password under another name is not told apart from a wrong one
+    // a right password under another name is refused like a wrong one
     for password in [PASSWORD, "wrong"] {
         assert_eq!(cause(fixture.ldap_login("mei@corp.example.com", password)), Cause::BadCredentials);
     }
@@ -850,7 +850,7 @@ fn reveals(fixture: &Fixture, factor: Factor) -> Result<()> {
 fn trusted_open_id_provider_gives_the_second_factor_as_old_as_its_authentication() {
     let fixture = Fixture::with_settings(true, true, AppSettings::default());
     let now = fixture.fake.runtime.clock.now();
-    // when the person proved the identity, the second factor of the session, whether a reveal takes it
+    // time of the authentication, second factor of the session, whether a reveal accepts it
     let cases = [(Some(0), Some(0), true), (Some(600), Some(600), true), (Some(601), Some(601), false)];
     // the clock of the provider is ahead: a factor of the future would stay fresh for longer
     let cases = cases.into_iter().chain([(Some(-60), Some(0), true), (None, None, true)]);

@@ -207,7 +207,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Credential> {
     check_same_origin(headers)?;
     let bearer = bearer(headers).ok_or(Cause::NotSignedIn)?;
     let credential = if TokenKind::of(bearer).is_some() {
-        // also with several cookies of the name: a browser adds its session to whatever a page sends
+        // also with several cookies of the name: a browser adds its session cookie to every request of a page
         if Cookie::Session.is_sent(headers) {
             return Err(Cause::SessionMismatch.into());
         }

@@ -89,9 +89,9 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
     }
 }
 
-/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right to the change, or
-/// without the second factor that its action wants, no key is stored or compared with an earlier request, because the
-/// handler refuses the request.
+/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right to the change,
+/// or without the second factor that its action requires, no key is stored or compared with an earlier request, because
+/// the handler refuses the request.
 pub(crate) async fn execute<T, A, H, F>(
     api: Data<Api>,
     Authenticated(signed_in, IdempotentBody { body, keyed, context }): Authenticated<IdempotentBody<T>>,

@@ -263,8 +263,8 @@ where
     )
 }
 
-/// The [`StepUpAction`] of the operation of a change, by which a repetition with the same `Idempotency-Key` is judged
-/// anew. A test compares it with the gate.
+/// The [`StepUpAction`] of the operation of a change, by which a repetition with the same `Idempotency-Key` is checked
+/// again. A test compares it with the gate.
 fn action_of(path: &str) -> Option<StepUpAction> {
     match path {
         "/api/auth/users"

@@ -29,9 +29,9 @@ mod entry;
 
 /// Timeout of a sign-in or a look-up, with all its connections and requests.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of sign-ins and look-ups at once. Anybody can begin a sign-in, and each has up to two connections:
-/// without a maximum, strangers could use up the connections of the directory. At 100 ms each, 32 at once are 320 per
-/// second.
+/// Maximum number of sign-ins and look-ups at once. Any client can begin a sign-in, and each sign-in has up to two
+/// connections: without a maximum, unauthenticated clients could use up the connections of the directory. At 100 ms
+/// each, 32 at once are 320 per second.
 const MAX_CONCURRENT: usize = 32;
 /// Maximum number of groups of a person, nested ones included.
 const MAX_GROUPS: usize = 500;
@@ -57,7 +57,7 @@ pub struct LdapSettings {
     pub user_base: String,
     /// Filter of a person, with `{username}` for the name that is entered.
     pub user_filter: String,
-    /// Entry below which groups are. Empty: nobody has groups.
+    /// Entry below which groups are. Empty: users have no groups.
     pub group_base: String,
     /// Filter of the groups of an entry, with `{dn}` for its name.
     pub group_filter: String,
@@ -113,11 +113,13 @@ impl LdapDirectory {
         Ok(Self { inner, running: Arc::new(Semaphore::new(MAX_CONCURRENT)), runtime })
     }
 
-    /// Runs an operation within the timeout, in a task of its own: the library panics on unexpected answers. The time
-    /// for which it waits for others counts. A call that is dropped while it waits leaves nothing behind.
+    /// Runs an operation within the timeout, in a separate task, because the library panics on unexpected answers. The
+    /// timeout includes the time for which the operation waits for other operations. A call that is dropped while it
+    /// waits starts no operation.
     ///
     /// # Errors
-    /// `Overloaded` if it cannot begin in time; `ProviderUnavailable` if it does not end in time; its own ones.
+    /// `Overloaded` if it cannot begin in time; `ProviderUnavailable` if it does not end in time; the errors of the
+    /// operation.
     async fn run<T, F>(&self, operation: impl FnOnce(Arc<Inner>) -> F) -> Result<T>
     where
         T: Send + 'static,
@@ -144,7 +146,7 @@ impl LdapDirectory {
 #[async_trait]
 impl Directory for LdapDirectory {
     async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck> {
-        // before any connection: a bind without a password succeeds as nobody
+        // before any connection: a bind without a password succeeds as an anonymous bind
         if password.expose_secret().is_empty() || username.is_empty() {
             return Ok(PasswordCheck::Wrong { name: None });
         }
@@ -180,9 +182,9 @@ impl Inner {
         let filter = user_filter.replace("{username}", &ldap_escape(username));
         let found = self.people(&mut search, Scope::Subtree, user_base, &filter).await?;
         let entry = only(found);
-        // an unknown name costs a bind as a known one does, so that the time does not tell them apart
-        let nobody = format!("cn=pilothouse-unknown,{user_base}");
-        let dn = entry.as_ref().map_or(&nobody, |entry| &entry.dn);
+        // an unknown name causes one bind, as a known name does, so that the time of the response is the same
+        let unknown = format!("cn=pilothouse-unknown,{user_base}");
+        let dn = entry.as_ref().map_or(&unknown, |entry| &entry.dn);
         let is_right = self.has_password(dn, password).await?;
         match entry {
             Some(entry) if is_right && !entry::is_disabled(&entry) => {
@@ -194,7 +196,7 @@ impl Inner {
 
     async fn find(&self, wanted: &Wanted) -> Result<Option<Person>> {
         let mut search = self.search_connection().await?;
-        // who does not match the filter of people may not sign in any more
+        // a person who does not match the filter of people may no longer sign in
         let anybody = self.settings.user_filter.replace("{username}", "*");
         let found = match wanted {
             Wanted::Filter(filter) => {

@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory where everybody may sign in, and that does not answer later.
+    /// A directory that accepts every sign-in and does not answer later reads.
     struct Hanging;
 
     #[async_trait]
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// A directory where everybody may sign in.
+    /// A directory that accepts every sign-in.
     fn directory() -> MockDirectory {
         let mut directory = MockDirectory::new();
         directory.expect_sign_in().returning(|name, _| {
@@ -153,7 +153,7 @@ mod tests {
         confirmer.confirm_due(&id("corp"), &stop).await;
         fake.runtime.clock.advance(Duration::from_secs(600));
         for _ in 0..2 {
-            // the directory does not know them any more, so that they have no sessions and are not due again
+            // the users no longer exist in the directory, so that they have no sessions and are not due again
             confirmer.confirm_due(&id("corp"), &stop).await;
         }
     }
@@ -162,11 +162,11 @@ mod tests {
     async fn provider_that_hangs_delays_no_other() {
         let all_read = CancellationToken::new();
         let mut directory = directory();
-        let (told, mut count) = (all_read.clone(), 0);
+        let (done, mut count) = (all_read.clone(), 0);
         directory.expect_find().returning(move |_| {
             count += 1;
             if count == BATCH {
-                told.cancel();
+                done.cancel();
             }
             Ok(None)
         });

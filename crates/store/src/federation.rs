@@ -82,7 +82,7 @@ impl Store {
             }
             let pending: i64 = oidc_logins::table.count().get_result(conn).await?;
             if pending > kept_of_all {
-                // all live equally long, so the oldest expire first
+                // all have the same lifetime, so the oldest expire first
                 let oldest: Vec<Vec<u8>> = oidc_logins::table
                     .select(oidc_logins::state)
                     .order_by(oidc_logins::expires_at)

@@ -1,4 +1,4 @@
-//! Tokens, second factors and users of identity providers at several replicas, and what the database holds of them.
+//! Tokens, second factors and users of identity providers at several replicas, and their data in the database.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -32,7 +32,7 @@ use pilothouse_core::{
 };
 use pilothouse_store::Store;
 
-/// Which sessions are live, with an idle timeout of 30 minutes.
+/// Condition for live sessions, with an idle timeout of 30 minutes.
 fn liveness(at: Timestamp) -> Liveness {
     Liveness { at, used_after: at - Duration::from_secs(1800) }
 }

@@ -193,7 +193,7 @@ async fn directory_searches_for_no_filter_that_a_username_contains() {
     let binds = slapd.binds();
     assert!(!binds.contains(&slapd.user_dn("mei")) && !binds.contains(&slapd.user_dn("tom")), "{binds:?}");
     for filter in slapd.filters() {
-        // a filter of one user has one part: (uid=…), and what was typed is escaped
+        // a filter of one user has one part: (uid=…), and the typed name is escaped
         let parts = filter.matches('(').count();
         assert!(parts == 1 && !filter.contains("=*"), "{filter}");
     }

@@ -133,7 +133,7 @@ async fn without_the_provider_sessions_stay_and_nobody_signs_in_there() {
     assert_eq!((refused.status, &*refused.cause()), (503, "provider_unavailable"));
     assert!(sees_cluster(&client, cluster).await, "her session lives");
 
-    // a server that starts without the provider serves everybody else
+    // a server that starts without the provider serves all other users
     let server = server.kill().await.start().await;
     assert!(sees_cluster(&client, cluster).await);
     server.admin().await;
@@ -141,7 +141,7 @@ async fn without_the_provider_sessions_stay_and_nobody_signs_in_there() {
     let refused = mei.open_once(&start).await;
     assert_eq!((refused.status, &*refused.cause()), (503, "provider_unavailable"));
     provider.start().unwrap();
-    // a provider that did not answer is not asked for some seconds
+    // no request is sent for some seconds to a provider that did not answer
     within(TASK_TIMEOUT, "the next question to the provider", async || {
         (mei.open_once(&start).await.status == 302).then_some(())
     })

@@ -108,7 +108,7 @@ impl Client {
         Self { http: http.expect("an HTTP client"), ..self.clone() }
     }
 
-    /// Creates an API token. `fields` are those of the request beside the name. Returns its row and its secret.
+    /// Creates an API token. `fields` are the fields of the request except the name. Returns its row and its secret.
     pub(crate) async fn create_token(&self, name: &str, fields: Value) -> (Value, String) {
         let mut body = json!({"name": name});
         body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());

@@ -16,10 +16,10 @@ use crate::{
 impl Clusters {
     /// Checks a change of a cluster's labels, from `before` to `after`, and adds the live grants whose clusters it changes
     /// to the audit row. `cluster` and `before` are `None` for a new cluster: then the caller needs rights on all clusters.
-    /// Such a change wants the second factor of a grant.
+    /// Such a change requires the same second factor as the creation of a grant.
     ///
     /// # Errors
-    /// `RoleTooLow` with the first right that the caller lacks of those that such a grant gives; `TokenNotAllowed`,
+    /// `RoleTooLow` with the first right of such a grant that the caller lacks; `TokenNotAllowed`,
     /// `SecondFactorNotEnrolled`, `SecondFactorStale`; `StoreUnavailable`.
     pub(super) async fn granted_with_labels(
         &self,

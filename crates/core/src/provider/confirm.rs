@@ -1,5 +1,5 @@
-//! Confirmations: groups are read again while a person has a session, and people whom their provider does not know any
-//! more lose their sessions.
+//! Confirmations: the groups of a person are read again while the person has a session. The sessions of a person who no
+//! longer exists at the provider end.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::{
     name::ProviderId,
 };
 
-/// Time after which a person's groups are read again. With [`Federation::confirm_due`] run every 15 s, what a provider
-/// says holds at most 10 minutes later.
+/// Time after which a person's groups are read again. With [`Federation::confirm_due`] run every 15 s, a change at a
+/// provider applies at most 10 minutes later.
 pub const CONFIRMATION_INTERVAL: Duration = Duration::from_secs(9 * 60);
 
 /// Time after which a provider that did not answer for a person is asked again.
@@ -22,7 +22,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Time after the last confirmation during which API tokens of a federated user are accepted.
 pub const CONFIRMATION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the provider says of a person.
+/// Answer of the provider about a person.
 enum Answer {
     Person(Person, Option<SecretString>),
     Gone,

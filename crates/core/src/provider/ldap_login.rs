@@ -34,9 +34,9 @@ pub struct LdapLogin {
 }
 
 impl Federation {
-    /// Opens a session for a person of a directory. Failures count as those of local users, under the name that was
-    /// entered and that of the person; wrong codes under that of the person alone. While the person's logins are
-    /// paused, a login with another of the person's names is refused as one with a wrong password.
+    /// Opens a session for a person of a directory. Failures are counted as for local users, under the entered name and
+    /// under the name of the person; wrong codes under the name of the person only. While the person's logins are
+    /// paused, a login with another name of the person is refused like a wrong password.
     ///
     /// # Errors
     /// `NotFound` for an unknown provider; `BadCredentials` for an unknown or disabled person or a wrong or empty
@@ -75,11 +75,11 @@ impl Federation {
         if user.username != typed
             && throttle.blocked_for(slice::from_ref(&own), sessions.clock.now()).await?.is_some()
         {
-            // as a wrong password: a pause that only a right one gets would confirm a guess
+            // same refusal as for a wrong password: a pause for the right password alone would confirm a guess
             return self.refuse(&attempt, Error::new(Cause::BadCredentials)).await;
         }
         let trusted = provider.trusts_second_factor;
-        // a disabled user is refused when the session opens, whatever the code
+        // a disabled user is refused when the session opens, regardless of the code
         let factor = if trusted || user.disabled {
             None
         } else {
@@ -101,7 +101,7 @@ impl Federation {
         };
         let client = SignInClient { origin, user_agent, throttle_key: Some(own), factor };
         match self.open(user, how, Renewal::Possible, client).await {
-            // disabled here
+            // the user is disabled in Pilothouse
             Err(refusal) if refusal.cause == Cause::BadCredentials => self.refuse(&attempt, refusal).await,
             opened => opened,
         }

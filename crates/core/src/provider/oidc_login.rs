@@ -1,4 +1,4 @@
-//! Sign-in at an OpenID provider: the browser goes there and comes back with a code.
+//! Sign-in at an OpenID provider: the browser is redirected to the provider and returns with a code.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     session::{ClientAddress, Identity, SecretHash, ThrottleKey, Tokens},
 };
 
-/// Time in which a sign-in must end that has begun.
+/// Maximum time between the start and the end of a sign-in.
 const PENDING: Duration = Duration::from_secs(10 * 60);
 
 /// Maximum length of a path of the console in bytes.
@@ -28,13 +28,13 @@ const MAX_PATH_BYTES: usize = 2048;
 /// A sign-in that has begun.
 #[derive(Clone, Debug)]
 pub struct OidcStarted {
-    /// Where the browser goes.
+    /// The address to which the browser is redirected.
     pub location: String,
     /// The secret that the browser keeps in a cookie until it comes back.
     pub browser: SecretString,
 }
 
-/// What a browser brings back from the provider.
+/// Data with which the browser returns from the provider.
 #[derive(Clone, Debug)]
 pub struct OidcFinish {
     /// Id of the provider.
@@ -53,7 +53,7 @@ pub struct OidcFinish {
     pub origin: Origin,
 }
 
-/// A sign-in that has ended well.
+/// A successful sign-in.
 #[derive(Clone, Debug)]
 pub struct OidcFinished {
     /// Tokens of the session.
@@ -109,7 +109,7 @@ impl Federation {
         let at = self.sessions.clock.now();
         let [state, browser] =
             [&finish.state, &finish.browser].map(|secret| SecretHash::of(secret.expose_secret()));
-        // without a row of the trail: nothing was begun, and anybody can send this
+        // no audit row: no sign-in was begun, and any client can send this request
         let to = self.store.take(&provider.id, state, browser, at).await?;
         let to = to.ok_or_else(|| Error::new(Cause::SignInExpired))?;
         match self.signed_in(provider, port, &finish, at).await {
@@ -148,7 +148,7 @@ impl Federation {
             provider: provider.id.clone(),
             sid: sign_in.sid,
             refresh_token: sign_in.refresh_token,
-            // never in future, whatever the clock of the provider says
+            // never in the future, even if the clock of the provider is ahead
             factor_at: sign_in
                 .authenticated_at
                 .filter(|_| provider.trusts_second_factor)
@@ -213,7 +213,7 @@ impl Federation {
     }
 }
 
-/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a
+/// A value of 256 bits that can be computed only from the browser's cookie, so that the database stores no secret of a
 /// sign-in.
 fn derived(browser: &SecretString, purpose: &str) -> String {
     let digest =

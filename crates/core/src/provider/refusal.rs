@@ -1,4 +1,4 @@
-//! Sign-ins without a session: which of them count as failed logins, and what is recorded.
+//! Sign-ins that opened no session: rules for the count of failed logins and for audit rows.
 
 use super::Federation;
 use crate::{
@@ -8,11 +8,11 @@ use crate::{
     session::{ClientAddress, ThrottleKey},
 };
 
-/// A sign-in of somebody who is not known yet.
+/// A sign-in before its user is identified.
 pub(super) struct Attempt {
     pub(super) caller: Caller,
     pub(super) access: AccessRequest,
-    /// Keys under which it counts if it fails.
+    /// Throttle keys under which a failure is counted.
     pub(super) keys: Vec<ThrottleKey>,
 }
 
@@ -27,14 +27,14 @@ impl Attempt {
         }
     }
 
-    /// A sign-in of which no name is known.
+    /// A sign-in without a known name.
     pub(super) fn nameless(provider: &ProviderId, origin: Origin) -> Self {
-        Self::new(&nobody(provider), None, origin)
+        Self::new(&unnamed(provider), None, origin)
     }
 }
 
-/// The name in the audit trail of a sign-in of which no name is recorded.
-fn nobody(provider: &ProviderId) -> String {
+/// The name in the audit trail for a sign-in whose name is unknown or not recorded.
+fn unnamed(provider: &ProviderId) -> String {
     format!("{provider}:-")
 }
 
@@ -65,9 +65,9 @@ impl Federation {
         Err(refusal)
     }
 
-    /// Ends an attempt that the provider has not decided, because it does not answer, for example. It is no failed
-    /// login: an outage must not block those who sign in after it. So that it writes few audit rows, each provider has
-    /// at most one per minute and address, for all names together.
+    /// Ends an attempt for which the provider made no decision, for example because the provider does not answer. The
+    /// attempt is not counted as a failed login: an outage must not block later sign-ins. At most one audit row is
+    /// written per provider, address and minute, for all names together.
     ///
     /// # Errors
     /// `failure`; `StoreUnavailable`; `AuditUnavailable`.
@@ -82,8 +82,8 @@ impl Federation {
         let address = caller.origin.source_ip.map(ClientAddress::of);
         let key = ThrottleKey::undecided(provider, address.as_ref());
         if let Some(count) = sessions.ports.throttle.refused(&key, sessions.clock.now()).await? {
-            let caller = Caller::anonymous(nobody(provider), caller.origin);
-            let access = access.named(nobody(provider)).with("refused_before", count);
+            let caller = Caller::anonymous(unnamed(provider), caller.origin);
+            let access = access.named(unnamed(provider)).with("refused_before", count);
             sessions.gate.record_refused_login(&caller, &access, &failure).await?;
         }
         Err(failure)

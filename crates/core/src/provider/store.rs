@@ -1,4 +1,4 @@
-//! Port for what is stored of identity providers: bindings, sign-ins that have begun, people and their groups.
+//! Storage port of identity providers: bindings, pending sign-ins, people and their groups.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,14 +14,14 @@ use crate::{
     user::{User, Username},
 };
 
-/// Maximum number of sign-ins at all OpenID providers that have begun and not ended. A further one replaces the oldest:
-/// if it were refused, clients at a few hundred addresses could keep everybody from signing in.
+/// Maximum number of pending sign-ins at all OpenID providers. A further sign-in replaces the oldest: if it were
+/// refused, clients at a few hundred addresses could block all sign-ins.
 pub const MAX_PENDING_LOGINS: usize = 10_000;
 
-/// Maximum number of such sign-ins from one address. A further one replaces the oldest.
+/// Maximum number of pending sign-ins from one address. A further sign-in replaces the oldest.
 pub const MAX_PENDING_LOGINS_OF_ADDRESS: usize = 64;
 
-/// What the id of a provider stands for.
+/// Binding of the id of a provider to its issuer or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The id.
@@ -32,7 +32,7 @@ pub struct Binding {
     pub authority: String,
 }
 
-/// A sign-in at an OpenID provider that has begun.
+/// A pending sign-in at an OpenID provider: begun and not ended.
 #[derive(Clone, Debug)]
 pub struct PendingLogin {
     /// The provider.
@@ -66,7 +66,7 @@ pub struct Admission {
     pub at: Timestamp,
 }
 
-/// What a session has besides, if a provider has opened it.
+/// Additional data of a session that was opened through a provider.
 #[derive(Clone, Debug)]
 pub struct ProviderSession {
     /// The provider.
@@ -75,11 +75,11 @@ pub struct ProviderSession {
     pub sid: Option<String>,
     /// The provider's refresh token. Sealed by the adapter.
     pub refresh_token: Option<SecretString>,
-    /// When the person gave a second factor at a provider that is trusted with it.
+    /// Time of the second factor at the provider, if the provider is trusted for second factors.
     pub factor_at: Option<Timestamp>,
 }
 
-/// When a session is live: it expires after `at` and was used after `used_after`.
+/// Condition for a live session: it expires after `at` and was used after `used_after`.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
     /// The current time.
@@ -88,7 +88,7 @@ pub struct Liveness {
     pub used_after: Timestamp,
 }
 
-/// Which confirmations to claim.
+/// Selection of the confirmations to claim.
 #[derive(Clone, Debug)]
 pub struct ConfirmationClaim {
     /// The provider.
@@ -97,7 +97,7 @@ pub struct ConfirmationClaim {
     pub kind: ProviderKind,
     /// The last confirmation, and the last claim, is before this time.
     pub before: Timestamp,
-    /// Which sessions are live, and the time of the claim.
+    /// Condition for live sessions, and the time of the claim.
     pub live: Liveness,
     /// Maximum number.
     pub limit: usize,
@@ -118,7 +118,7 @@ pub struct DueConfirmation {
     pub session: Option<SessionId>,
     /// The provider's refresh token.
     pub refresh_token: Option<SecretString>,
-    /// When the user was last confirmed, as of the claim.
+    /// Time of the last confirmation of the user, read with the claim.
     pub confirmed_at: Option<Timestamp>,
 }
 
@@ -138,7 +138,7 @@ pub enum EndedSessions {
     One(SessionId),
     /// All sessions of a user.
     OfUser(UserId),
-    /// Sessions by what a logout token of the provider calls them.
+    /// Sessions that a logout token of the provider names.
     Named {
         /// The provider.
         provider: ProviderId,
@@ -166,8 +166,8 @@ pub trait FederationStore: Send + Sync {
     async fn begin(&self, login: PendingLogin) -> Result<()>;
 
     /// Ends a sign-in that has begun: removes it and returns its path of the console. `None` if there is none with this
-    /// provider, state and browser, or it has expired. One of several concurrent calls gets it. A wrong browser removes
-    /// nothing.
+    /// provider, state and browser, or it has expired. One of several concurrent calls returns it. A wrong browser
+    /// removes nothing.
     async fn take(
         &self,
         provider: &ProviderId,
@@ -200,12 +200,12 @@ pub trait FederationStore: Send + Sync {
     /// counts as old.
     async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>>;
 
-    /// Gives claimed confirmations back, as if their last claim were at `visited_at`.
+    /// Releases claimed confirmations, and sets the time of their last claim to `visited_at`.
     async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()>;
 
     /// Stores that a person is confirmed at this time: groups, display name, and the refresh token that replaces the
     /// session's. Nothing happens if, since the claim, the user was deleted, the session has ended, the person has lost
-    /// the confirmation or, without a session, was confirmed otherwise.
+    /// the confirmation or, without a session, was confirmed by another sign-in or claim.
     async fn confirm(
         &self,
         due: &DueConfirmation,
@@ -214,16 +214,18 @@ pub trait FederationStore: Send + Sync {
         at: Timestamp,
     ) -> Result<()>;
 
-    /// Ends sessions because their provider did, and returns their number; `None`, without a change, if the logout
+    /// Ends sessions that their provider has ended, and returns their number; `None`, without a change, if the logout
     /// token was used before. One of several concurrent calls uses it.
     ///
-    /// A person who then has no live session loses all groups and is not confirmed any more, so that API tokens stop
-    /// too: the user of [`EndedSessions::OfUser`] or of a session that ended, and the person whom a logout token names
-    /// without `sid`. With a `sid` of which no session is stored, nobody does: the user has ended that session here.
+    /// A person without a live session afterwards loses all groups and the confirmation, so that API tokens stop too.
+    /// This applies to the user of [`EndedSessions::OfUser`], to the user of a session that ended, and to the person
+    /// whom a logout token names without `sid`. It does not apply if no session with the `sid` is stored: then the user
+    /// has ended that session in Pilothouse.
     ///
     /// The permit's audit row is stored if a session ended or a person lost the confirmation, in the same transaction.
     async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>>;
 
-    /// When a user of a provider was last confirmed; `None` for a local user, or one who is not confirmed any more.
+    /// Time of the last confirmation of a user of a provider; `None` for a local user, and for a user who has lost the
+    /// confirmation.
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>>;
 }

@@ -20,22 +20,22 @@ use crate::{
     user::{User, Username},
 };
 
-/// Lifetime of a session whose provider gave no refresh token: without one the person's groups cannot be read again.
+/// Lifetime of a session whose provider issued no refresh token: the person's groups cannot be read again.
 pub const SESSION_WITHOUT_REFRESH: Duration = Duration::from_secs(60 * 60);
 
-/// Maximum time for which the answer to a logout waits for the provider's page of the logout.
+/// Maximum time for which the response to a logout waits for the address of the provider's logout page.
 const END_SESSION_URL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Lifetime of a session from its login, by how the person's groups are read again.
+/// Whether the person's groups can be read again during a session. Decides the lifetime of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Renewal {
-    /// They can be read again.
+    /// The groups can be read again.
     Possible,
-    /// They cannot.
+    /// The groups cannot be read again.
     Impossible,
 }
 
-/// Sign-in through identity providers, and what they say later of who signed in.
+/// Use cases of identity providers: sign-in, and later confirmations and logouts by the provider.
 #[derive(Clone)]
 pub struct Federation {
     pub(crate) providers: Arc<BTreeMap<ProviderId, Provider>>,
@@ -61,7 +61,7 @@ impl Federation {
         self.providers.keys()
     }
 
-    /// Binds the id of a provider to its issuer or directory. For the start of the process, before anybody signs in.
+    /// Binds the id of a provider to its issuer or directory. Called at the start of the process, before any sign-in.
     ///
     /// # Errors
     /// `ProviderRebound` if the id is bound to another issuer, directory or kind; `StoreUnavailable`.
@@ -91,9 +91,9 @@ impl Federation {
     /// As [`Sessions::logout`].
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<Option<String>> {
         let session = self.sessions.live.by_cookie(cookie).await?.session.id;
-        // an ended session has no provider
+        // the provider is read first, because an ended session has none
         let provider = self.store.provider_of(session).await?;
-        // before the provider is asked, because the client may disconnect meanwhile
+        // the session ends before the request to the provider, because the client may disconnect meanwhile
         self.sessions.logout(cookie, origin).await?;
         Ok(self.end_session_url(provider.as_ref()).await)
     }
@@ -116,7 +116,7 @@ impl Federation {
             let user = self.store.user_of(provider, person.subject()).await?;
             user.filter(|user| user.role == Role::SuperAdmin && !user.disabled).ok_or(no_capacity)?;
         }
-        // a name that another person could foresee, that person could have taken
+        // the suffix is random, because another person could have taken a predictable name
         let mut suffix = [0; 4];
         self.sessions.rng.fill(&mut suffix);
         let admission = Admission {
@@ -172,7 +172,8 @@ impl Federation {
         Ok((self.sessions.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
-    /// Ends sessions because their provider did, and returns their number; `None` if the logout token was used before.
+    /// Ends sessions that their provider has ended, and returns their number; `None` if the logout token was used
+    /// before.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -181,7 +182,7 @@ impl Federation {
         self.store.withdraw(&permit, ended, self.liveness()).await
     }
 
-    /// Which sessions are live now.
+    /// Condition for sessions that are live now.
     pub(super) fn liveness(&self) -> Liveness {
         let at = self.sessions.clock.now();
         Liveness { at, used_after: at - self.sessions.lifetimes.idle }
@@ -193,6 +194,6 @@ pub(super) struct SignInClient {
     pub(super) origin: Origin,
     pub(super) user_agent: Option<String>,
     pub(super) throttle_key: Option<ThrottleKey>,
-    /// The kind of code that was given here. `None` without one.
+    /// The kind of code that was given to Pilothouse. `None` without one.
     pub(super) factor: Option<&'static str>,
 }

@@ -20,7 +20,7 @@ use crate::{
 pub struct StreamLimits {
     /// Maximum number of streams of one user or service account.
     pub per_user: usize,
-    /// Maximum number of streams of all of them.
+    /// Maximum number of streams of all users and service accounts.
     pub total: usize,
     /// Maximum time that a reader may stall before its stream ends.
     pub stall_timeout: Duration,

@@ -16,8 +16,8 @@ use crate::{
     ttl_cache::TtlCache,
 };
 
-/// Cache of tokens by the hash of the secret. It has unknown secrets too, so that a client that repeats a revoked token
-/// causes no query for each request.
+/// Cache of tokens by the hash of the secret. Unknown secrets are cached too, so that a client that repeats a revoked
+/// token causes no query for each request.
 pub(crate) type TokenCache = Arc<TtlCache<SecretHash, Option<FoundToken>>>;
 
 /// A [`TokenStore`] that caches tokens by secret and invalidates the cache with each change through it. All changes of a

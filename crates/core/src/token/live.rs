@@ -40,7 +40,7 @@ impl LiveTokens {
         self.rights_within(found, Some((found.token.id, &found.token.ceiling))).await
     }
 
-    /// The rights of the owner, which the ceiling does not cut.
+    /// The rights of the owner, without the ceiling.
     ///
     /// # Errors
     /// `StoreUnavailable`.

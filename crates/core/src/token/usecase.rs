@@ -33,7 +33,7 @@ pub struct NewToken {
     pub name: String,
     /// Days until it expires; [`NewToken::DEFAULT_DAYS`] if `None`.
     pub expires_in_days: Option<u32>,
-    /// What the rights of its owner are cut to.
+    /// Ceiling to which the rights of its owner are cut.
     pub ceiling: Ceiling,
     /// Networks from which it is accepted.
     pub networks: Networks,
@@ -42,7 +42,7 @@ pub struct NewToken {
 }
 
 impl NewToken {
-    /// Days until a token expires, unless it is said.
+    /// Default number of days until a token expires.
     pub const DEFAULT_DAYS: u32 = 90;
     /// Allowed numbers of days.
     pub const DAYS: RangeInclusive<u32> = 1..=365;
@@ -82,7 +82,7 @@ pub struct Tokens {
     pub(crate) accounts: Arc<dyn ServiceAccountStore>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) require_factor: RequireSecondFactor,
-    /// The providers that give the second factor of their users.
+    /// The providers that are trusted for second factors.
     pub(crate) trusted_providers: Arc<BTreeSet<ProviderId>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
@@ -126,11 +126,11 @@ impl Tokens {
         Ok(TokenSignedIn { caller, found })
     }
 
-    /// The second factor of the person whose token it is: with a token none is given. The user of a trusted provider has
-    /// the one of the provider. A service account has none, and the settings require none of it.
+    /// The second factor of the owner of a token. A request with a token gives no code. A user of a trusted provider
+    /// counts as enrolled. A service account has no second factor, and the settings require none.
     async fn factor_of(&self, found: &FoundToken) -> Result<Factor> {
         let FoundOwner::User(user) = &found.owner else { return Ok(Factor::default()) };
-        // a ceiling does not lift what the settings require of its owner
+        // the requirement depends on all rights of the owner: a ceiling does not remove it
         let required = match &self.require_factor {
             RequireSecondFactor::None => false,
             setting => {
@@ -143,7 +143,8 @@ impl Tokens {
         Ok(Factor { enrolled: found.enrolled || by_provider, required, at: None })
     }
 
-    /// Makes a token: of the caller, of a service account that the caller owns, or of any one for a super admin.
+    /// Makes a token: of the caller, of a service account that the caller owns, or, for a super admin, of any service
+    /// account.
     ///
     /// # Errors
     /// `InvalidInput`; `TokenNotAllowed` for a caller with a token; `SecondFactorStale`; `NotFound` of the service
@@ -203,7 +204,7 @@ impl Tokens {
         Ok(select(rows.collect::<Result<_>>()?, query))
     }
 
-    /// All tokens that [`Tokens::list`] has, by id, for the command line.
+    /// All tokens that [`Tokens::list`] lists, by id, for the command line.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -213,7 +214,7 @@ impl Tokens {
         Ok(visible.iter().map(|(token, owner)| TokenRow::of(token, owner)).collect())
     }
 
-    /// Changes the name of a token that the caller may list. Another one is reported as not found.
+    /// Changes the name of a token that the caller may list. Any other token is reported as not found.
     ///
     /// # Errors
     /// `InvalidInput`, `NotFound`, `TokenNotAllowed`, `StoreUnavailable`.
@@ -230,7 +231,7 @@ impl Tokens {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Revokes a token that the caller may list, for ever. Another one is reported as not found.
+    /// Revokes a token that the caller may list, for ever. Any other token is reported as not found.
     ///
     /// # Errors
     /// `NotFound`, `TokenNotAllowed`, `StoreUnavailable`.

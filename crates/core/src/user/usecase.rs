@@ -146,7 +146,7 @@ impl Users {
     /// `RoleTooLow`, `NotFound`, `FederatedUser`, `Overloaded`, `StoreUnavailable`.
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
         let granted = self.grant_for_user(caller, Verb::ResetPassword, id).await?;
-        // an id has no colon, so the name is a user's
+        // an id has no colon: a name with a colon is that of a user of an identity provider
         if granted.name().is_some_and(|name| name.contains(':')) {
             let refusal = Error::new(Cause::FederatedUser).resource("user").name(id.to_string());
             return self.gate.refuse_granted(&granted, refusal).await;

@@ -225,7 +225,7 @@ fn token_ends_at_every_replica_within_a_second() {
     }
 }
 
-/// The user may not be known to the provider any more, and nobody asks the provider while the user has no session.
+/// The user may no longer exist at the provider, and the provider is not asked while the user has no session.
 #[test]
 fn token_of_a_federated_user_needs_a_confirmation_of_the_last_day() {
     let fixture = Fixture::new();
@@ -286,7 +286,7 @@ fn enroll(fixture: &Fixture, username: &str) {
     block_on(app.second_factors.confirm(&signed_in, &code)).unwrap();
 }
 
-/// A ceiling does not lift what the settings require of the owner. Service accounts are not covered.
+/// A ceiling does not remove a requirement of the settings for the owner. Service accounts are not covered.
 #[test]
 fn token_of_a_user_who_must_have_a_factor_allows_nothing_before_the_enrolment() {
     let fixture = requiring();

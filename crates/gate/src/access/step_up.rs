@@ -1,4 +1,4 @@
-//! Second factor of a caller, and the rule which operations want it, and how fresh.
+//! Second factor of a caller, and the rule for the operations that require it and for its maximum age.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use pilothouse_types::error::{Cause, Error, Result};
 
 use super::{AccessRequest, Caller, Resource, Verb};
 
-/// Second factor of the user of a session or of an API token. The default asks for none: for other callers.
+/// Second factor of the user of a session or of an API token. The default is for other callers and requires none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Factor {
     /// Whether the user has a second factor in Pilothouse.
     pub enrolled: bool,
-    /// Whether the settings require one of the user.
+    /// Whether the settings require a second factor of the user.
     pub required: bool,
-    /// Time at which the user last gave one in this session, to Pilothouse or to a trusted identity provider. None for
-    /// a token.
+    /// Time at which the user last gave the second factor in this session, to Pilothouse or to a trusted identity
+    /// provider. None for a token.
     pub at: Option<Timestamp>,
 }
 
@@ -37,7 +37,7 @@ impl Factor {
     }
 }
 
-/// Group of operations that can want a fresh second factor: a value of the setting `step_up`.
+/// Group of operations that can require a fresh second factor: a value of the setting `step_up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepUpAction {
     /// Reveal of the values of a Secret.
@@ -68,12 +68,12 @@ impl StepUpAction {
         }
     }
 
-    /// Parses a value of the setting; `None` if it is none.
+    /// Parses a value of the setting; `None` for an unknown value.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
     }
 
-    /// The action of an operation; `None` if none has it.
+    /// The action of an operation; `None` if no action contains the operation.
     pub const fn of(verb: Verb, resource: Resource) -> Option<Self> {
         match (verb, resource) {
             (Verb::Reveal, _) => Some(Self::Reveal),
@@ -109,8 +109,8 @@ impl StepUp {
         Self(wanted)
     }
 
-    /// Checks the caller's second factor for an operation. The caller's own second factor is exempt: there it is
-    /// enrolled and given.
+    /// Checks the caller's second factor for an operation. Operations on the caller's own second factor are exempt,
+    /// because they enrol and give it.
     ///
     /// # Errors
     /// As [`StepUp::check_action`].
@@ -121,13 +121,13 @@ impl StepUp {
         self.check_action(caller, StepUpAction::of(access.verb, access.resource), now)
     }
 
-    /// Checks the caller's second factor for an action, or for an operation without one. The token of a person gives no
-    /// second factor, and allows no operation that wants one.
+    /// Checks the caller's second factor for an action, or for an operation without one. The API token of a user gives
+    /// no second factor, and allows no operation that requires one.
     ///
     /// # Errors
-    /// `TokenNotAllowed` for the API token of a person;
-    /// `SecondFactorNotEnrolled` if the settings require a second factor of the user, who has none;
-    /// `SecondFactorStale` if the user has one but gave none in this session, or not recently enough for the operation.
+    /// `TokenNotAllowed` for the API token of a user; `SecondFactorNotEnrolled` if the settings require a second factor
+    /// of the user, who has none; `SecondFactorStale` if the user has one but gave none in this session, or not
+    /// recently enough for the operation.
     pub(crate) fn check_action(
         self,
         caller: &Caller,

@@ -1,8 +1,9 @@
 //! Rate limiter for the audit rows of refusals. A refused request costs its sender nothing, so the number of rows is
-//! limited: each user and each service account has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`], then one row per
-//! [`REPEAT_INTERVAL`]. Reads do not count as changes, so that nobody hides a refused change behind refused reads. A read
-//! that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without
-//! a row. The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
+//! limited: each user and each service account has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`],
+//! then one row per [`REPEAT_INTERVAL`]. Reads are counted separately from changes, so that refused reads cannot hide a
+//! refused change. A read that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of
+//! earlier refusals without a row. The counts are kept per process: each replica has its own limit, and a restart loses
+//! the unreported counts.
 
 use std::{
     collections::{HashMap, VecDeque},

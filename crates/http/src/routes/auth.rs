@@ -75,7 +75,7 @@ pub(crate) struct LoginResponse {
     user: Identity,
 }
 
-/// Where a client has the refresh token.
+/// Place of the refresh token in requests and responses of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RefreshIn {
     Body,

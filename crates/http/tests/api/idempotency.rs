@@ -119,7 +119,7 @@ async fn every_change_is_executed_once_and_replayed_byte_for_byte() {
 
 /// A repetition with a stale second factor is refused exactly where the same request without a key is.
 #[actix_web::test]
-async fn second_factor_of_a_repeated_change_is_judged_anew() {
+async fn second_factor_of_a_repeated_change_is_judged_again() {
     let succeeds =
         |line: &Line| line.method == "POST" && line.status("super") == 200 && !line.input.contains("{own}");
     let mut refused = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Checks of the messages of an LDAP server, before the library reads them: it panics on unexpected ones, and recurses
-//! into nested ones.
+//! Checks of the messages of an LDAP server, before the library reads them: the library panics on unexpected messages,
+//! and recurses into nested elements.
 
 /// Largest message, in bytes.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 10;
@@ -18,7 +18,7 @@ const EXTENDED_RESPONSE: u8 = 0x78;
 /// The request StartTLS (RFC 4511, 4.14.1), as message 1.
 pub(super) const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
 
-/// The message is not one of LDAP, or not one that is accepted.
+/// The message is not valid LDAP, or is not an expected response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 

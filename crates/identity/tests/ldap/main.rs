@@ -1,4 +1,4 @@
-//! The adapter against an LDAP server that is honest, lies, fails or hangs.
+//! Tests of the adapter with an LDAP server that sends correct or false data, fails or hangs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod server;

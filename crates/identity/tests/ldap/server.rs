@@ -1,4 +1,4 @@
-//! An LDAP server with a few entries, that answers whatever a test wants.
+//! LDAP server for tests, with a few entries and scripted answers.
 
 use std::{
     sync::{
@@ -89,7 +89,7 @@ impl Entry {
     }
 }
 
-/// What the server does with requests.
+/// Reaction of the server to requests.
 #[derive(Clone)]
 pub(crate) enum Behaviour {
     /// Answers by its entries.
@@ -98,9 +98,9 @@ pub(crate) enum Behaviour {
     Searches(fn(&[u8]) -> Vec<u8>),
     /// Answers binds with this code.
     Binds(u8),
-    /// Answers binds of names without a password, as Active Directory does: as nobody, and with success.
+    /// Accepts a bind with a name and an empty password as an anonymous bind, as Active Directory does.
     AnonymousBinds,
-    /// Answers nothing.
+    /// Sends no answer.
     Hangs,
     /// Ends every connection.
     Closes,

@@ -1,5 +1,5 @@
-//! The adapter against an OpenID provider that lies, fails or hangs: none of its answers opens a session, and none
-//! leads to an address that the egress rules refuse.
+//! Tests of the adapter with an OpenID provider that sends false data, fails or hangs: none of its answers opens a
+//! session, and none leads to an address that the egress rules refuse.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod provider;
@@ -436,7 +436,7 @@ async fn person_is_read_again_with_the_refresh_token() {
     assert_eq!(renew().await.unwrap_err().cause, Cause::GroupsMissing);
 }
 
-/// A time of the future is left to the caller, who takes it for the present one.
+/// The adapter returns a time in the future unchanged; the caller replaces it by the current time.
 #[tokio::test]
 async fn time_of_the_authentication_is_that_of_the_id_token() {
     let fixture = Fixture::with(|settings| settings.userinfo = true, lenient()).await;

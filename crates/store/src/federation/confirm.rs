@@ -76,7 +76,7 @@ impl Store {
                 tracing::error!(%error, "a user of an identity provider cannot be read again");
             })
         };
-        // one that cannot be opened must not stop the others
+        // a refresh token that cannot be unsealed must not stop the other confirmations
         Ok(claimed.into_iter().filter_map(|row| open(row).ok()).collect())
     }
 

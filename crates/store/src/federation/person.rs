@@ -32,8 +32,8 @@ pub(crate) fn refresh_token_owner(row: Uuid) -> SealedFor {
     SealedFor { row, field: "provider_sessions.refresh_token" }
 }
 
-/// Stores what a provider says of a user: groups and display name, confirmed now. Other groups replace the rights stamp:
-/// `$groups` is the JSON of a sorted set, so equal groups give equal texts.
+/// Stores groups and display name of a user, as reported by the provider, and the time of the confirmation. Changed
+/// groups replace the rights stamp: `$groups` is the JSON of a sorted set, so equal groups give equal texts.
 macro_rules! confirm_user {
     ($conn:ident, $id:expr, $person:expr, $groups:expr, $stamp:expr, $at:expr) => {{
         let stored: Option<String> = users::table.find($id).select(users::group_names).first($conn).await?;

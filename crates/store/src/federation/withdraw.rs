@@ -48,7 +48,7 @@ impl Store {
                     return Ok(None);
                 }
             }
-            // people who are named may have no session
+            // a person whom the token names may have no session
             let mut people = BTreeSet::<i64>::new();
             match &ended {
                 EndedSessions::OfUser(id) => people.extend([id.0]),

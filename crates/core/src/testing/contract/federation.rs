@@ -84,7 +84,7 @@ impl StorePorts {
         self.federation.withdraw(&permit, ended, self.liveness()).await.unwrap()
     }
 
-    /// What a new logout token names.
+    /// Sessions that a new logout token names.
     fn named(&self, subject: Option<&str>, sid: Option<&str>) -> EndedSessions {
         EndedSessions::Named {
             provider: corp(),
@@ -113,7 +113,7 @@ impl StorePorts {
         self.sessions.find(cookie).await.unwrap().is_some()
     }
 
-    /// Names of the groups through which the user has grants.
+    /// Number of grants that the user has.
     async fn groups(&self, user: &User) -> usize {
         self.rights.rights(&[Subject::User(user.id)], self.now()).await.unwrap().grants.len()
     }
@@ -266,7 +266,7 @@ pub(super) async fn released_confirmation_is_due_again(ports: &StorePorts) {
     }
 }
 
-/// A provider may answer what it was asked before it ended the session.
+/// A provider may answer a request after it has ended the session.
 pub(super) async fn confirmation_after_the_end_of_its_session_changes_nothing(ports: &StorePorts) {
     let users = [ports.admit(person("1", "ann", &[])).await, ports.admit(person("2", "ben", &[])).await];
     ports.grant(record(Subject::group("corp", "ops").unwrap())).await.unwrap();

@@ -16,7 +16,7 @@ use crate::{
 
 const STEP: i64 = 1000;
 
-/// A seed whose bytes are all this one.
+/// A seed whose bytes all have this value.
 fn seed(byte: u8) -> TotpSeed {
     TotpSeed::new([byte; TotpSeed::BYTES])
 }

@@ -31,7 +31,7 @@ pub(super) struct StoredPerson {
     claimed_at: Timestamp,
 }
 
-/// What a session has of its provider.
+/// Data of the provider of a session.
 pub(super) struct StoredOrigin {
     session: SessionId,
     origin: ProviderSession,
@@ -266,7 +266,7 @@ impl State {
         groups.collect()
     }
 
-    /// Removes what is stored of a user's provider.
+    /// Removes the data of the provider of a user.
     pub(super) fn forget_person(&mut self, user: UserId) {
         self.people.retain(|person| person.user != user);
     }
