@@ -118,7 +118,7 @@ async fn json_log_lines_are_objects_with_the_request_id() {
 async fn warning_has_the_request_id_when_only_warnings_are_logged() {
     let plane = shared_control_plane().await;
     for (format, id) in [("text", "request_id=\"traced\""), ("json", "\"request_id\":\"traced\"")] {
-        let install = Install::new().set("LOG", "warn,pilothouse_kube=debug").set("LOG_FORMAT", format);
+        let install = Install::new().set("LOG", "warn,pilothouse_dial=debug").set("LOG_FORMAT", format);
         let server = install.start().await;
         let admin = server.admin().await;
         let cluster = register_cluster(&admin, "traced", plane).await;
@@ -132,7 +132,7 @@ async fn warning_has_the_request_id_when_only_warnings_are_logged() {
             .refused("CONNECTION_ERROR");
         admin.get(format!("/api/k8s/namespaces?cluster_id={cluster}")).await.data();
         let log = server.stop().await.log();
-        assert!(log.lines().any(|line| line.contains("pilothouse_kube::dial") && line.contains(id)), "{log}");
+        assert!(log.lines().any(|line| line.contains("pilothouse_dial::dial") && line.contains(id)), "{log}");
         assert!(!log.contains("INFO"), "{log}");
     }
 }

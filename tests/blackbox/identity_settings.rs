@@ -1,4 +1,4 @@
-//! Settings of identity providers: what `serve` and `config check` make of them. No provider is reachable here.
+//! Settings of identity providers: behaviour of `serve` and `config check`. No provider is reachable here.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

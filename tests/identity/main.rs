@@ -39,7 +39,7 @@ async fn keycloak_signs_in_and_out_and_the_newest_groups_hold() {
         assert!(!sees_cluster(client, cluster).await, "rights are of the person, not of the session");
     }
 
-    // Keycloak away: sessions stay, nobody enters
+    // while Keycloak is stopped, sessions stay and no user can sign in
     let mut late = new_browser();
     let callback = late.reach_callback(&site.public_url, ID, "tom").await;
     keycloak.stop();

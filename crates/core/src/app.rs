@@ -62,7 +62,7 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
-    /// Identity providers, and what is stored of them.
+    /// Identity providers and the storage of their users.
     pub federation: FederationPorts,
     /// Ports of grants, own roles, requests and break-glass.
     pub rights: RightsPorts,
@@ -98,12 +98,12 @@ pub struct UserPorts {
     pub service_accounts: Arc<dyn ServiceAccountStore>,
 }
 
-/// Identity providers, and what is stored of them.
+/// Identity providers and the storage of their users.
 #[derive(Clone)]
 pub struct FederationPorts {
     /// The configured providers.
     pub providers: BTreeMap<ProviderId, Provider>,
-    /// What is stored of providers and their people.
+    /// Storage of bindings, pending sign-ins, people and their groups.
     pub store: Arc<dyn FederationStore>,
 }
 
@@ -141,9 +141,9 @@ pub struct AppSettings {
     pub streams: StreamLimits,
     /// Fields that are masked in details, besides literal values of environment variables.
     pub masked_fields: MaskedFields,
-    /// Who must have a second factor, and which operations want a fresh one.
+    /// Users that must have a second factor, and operations that require a fresh one.
     pub second_factor: SecondFactorSettings,
-    /// Who may use break-glass, and from where.
+    /// Users that may use break-glass, and their networks.
     pub break_glass: BreakGlassSettings,
 }
 
@@ -244,6 +244,8 @@ impl App {
             }),
             codec: second_factors.codec,
         };
+        let trusted = federation.providers.values().filter(|provider| provider.trusts_second_factor);
+        let trusted_providers = Arc::new(trusted.map(|provider| provider.id.clone()).collect());
         let code_check = CodeCheck::new(second_factors.clone(), throttle.clone(), clock.clone());
         let federation_store: Arc<dyn FederationStore> = Arc::new(Invalidating {
             registry: federation.store,
@@ -329,6 +331,7 @@ impl App {
                 providers: Arc::new(federation.providers),
                 store: federation_store,
                 sessions: sessions.clone(),
+                spawner: spawner.clone(),
             },
             sessions,
             tokens: Tokens {
@@ -337,6 +340,8 @@ impl App {
                 live: live_tokens,
                 accounts: service_accounts.clone(),
                 users: users.clone(),
+                require_factor: settings.second_factor.require,
+                trusted_providers,
                 clock: clock.clone(),
                 rng: rng.clone(),
             },

@@ -1,5 +1,5 @@
-//! Break-glass: a user whom the settings name gives themselves the role `admin` in one cluster for an hour, without an
-//! approval and without an identity provider. Another super admin reviews each use afterwards.
+//! Break-glass: a user named in the settings takes the role `admin` in one cluster for an hour, without an approval and
+//! without an identity provider. Another super admin reviews each use afterwards.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -20,12 +20,12 @@ mod usecase;
 
 pub use usecase::BreakGlass;
 
-/// Who may use break-glass, and from where. Nobody by default.
+/// Users that may use break-glass, and their networks. None by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BreakGlassSettings {
     /// Names of local users.
     pub users: BTreeSet<Username>,
-    /// Networks of their addresses. None: from nowhere.
+    /// Networks from which these users may use break-glass. Empty: no address is allowed.
     pub networks: Vec<IpNet>,
 }
 
@@ -121,7 +121,7 @@ pub struct BreakGlassRecord {
     pub user_id: UserId,
     /// The cluster.
     pub cluster: ClusterId,
-    /// Why it is used.
+    /// Reason for the use.
     pub reason: String,
 }
 

@@ -54,9 +54,9 @@ pub struct RightsRows {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait RightsSource: Send + Sync {
-    /// The rows of a caller who has these subjects. A user among them brings the groups in which the identity provider
-    /// has the user. Includes grants that begin after `now`. All rows, and the groups, are of one moment: no change of
-    /// rights was committed between their reads.
+    /// The rows of a caller with these subjects. For a user among them, the groups that the identity provider last
+    /// reported are added. Includes grants that begin after `now`. Rows and groups are consistent: no change of rights
+    /// was committed between their reads.
     ///
     /// # Errors
     /// `StoreUnavailable`.

@@ -83,8 +83,8 @@ pub struct RequestDigest(pub [u8; 32]);
 impl RequestDigest {
     /// Digest of a request to `route` (method and path) that this right allows. The body is normalised: the order of keys
     /// and whitespace have no effect. The right, as the text of a role or of a grant, is included, so that a user who lost
-    /// it cannot read a response given to it. So is the API token: a repetition with another one, or in a session, is
-    /// another request.
+    /// it cannot read a response given to it. The API token is included too: a repetition with another token, or in a
+    /// session, is a different request.
     pub fn of(route: &str, right: &str, token: Option<TokenId>, mut body: Value) -> Self {
         body.sort_all_objects();
         let token = token.map_or_else(String::new, |token| token.to_string());

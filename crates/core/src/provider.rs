@@ -1,8 +1,8 @@
 //! Identity providers: people who sign in through OpenID Connect or an LDAP directory instead of a local password.
 //!
-//! A person is known by provider and subject, never by a name or an address. The first sign-in creates a user of role
-//! `none`, named `<provider>:<name>`; grants to the groups of the provider give rights. Groups are read again while a
-//! session lasts ([`Federation::confirm_due`]).
+//! A person is identified by provider and subject, never by a name or an address. The first sign-in creates a user of
+//! role `none`, named `<provider>:<name>`; grants to the groups of the provider give rights. Groups are read again
+//! while a session lasts ([`Federation::confirm_due`]).
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Cause, Error, Result},
-    name::ProviderId,
+    name::{ProviderId, is_invisible},
     rights::Subject,
 };
 
@@ -21,6 +21,7 @@ mod confirm;
 mod invalidating;
 mod ldap_login;
 mod oidc_login;
+mod refusal;
 mod store;
 mod usecase;
 
@@ -30,8 +31,8 @@ pub use oidc_login::{OidcFinish, OidcFinished, OidcStarted};
 #[cfg(any(test, feature = "testing"))]
 pub use store::MockFederationStore;
 pub use store::{
-    Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
-    MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, ProviderSession,
+    Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+    LogoutToken, MAX_PENDING_LOGINS, MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, ProviderSession,
 };
 pub use usecase::{Federation, SESSION_WITHOUT_REFRESH};
 
@@ -69,7 +70,7 @@ pub struct ProviderRow {
     pub start_url: Option<String>,
 }
 
-/// A person whose identity a provider has proved.
+/// A person whom a provider has authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
     subject: String,
@@ -84,13 +85,13 @@ impl Person {
     /// Maximum number of groups.
     pub const MAX_GROUPS: usize = 1000;
 
-    /// Creates a person from what the provider says. `name` is what the person is called there, `display_name` the name
-    /// to show.
+    /// Creates a person from the data of the provider. `name` is the username at the provider, `display_name` the name
+    /// to display.
     ///
     /// # Errors
     /// `SignInRejected` if the subject or the name is empty or too long or has control characters; `GroupsMissing` if
     /// there are more than [`Person::MAX_GROUPS`] groups or one of them has no name or a name that is too long: rights
-    /// by a part of the groups would be wrong.
+    /// from incomplete groups would be wrong.
     pub fn new(
         subject: impl Into<String>,
         name: impl Into<String>,
@@ -111,10 +112,14 @@ impl Person {
         {
             return Err(Error::new(Cause::GroupsMissing));
         }
+        // same rule as for local users: a display name must not look like the name of another user
+        let shown = |name: &str| {
+            name.chars().filter(|c| !c.is_control() && !is_invisible(*c)).take(128).collect::<String>()
+        };
         let display_name = display_name
-            .map(|name| name.chars().filter(|c| !c.is_control()).take(128).collect::<String>())
+            .map(|name| shown(&name))
             .filter(|name| !name.trim().is_empty())
-            .unwrap_or_else(|| name.clone());
+            .unwrap_or_else(|| shown(&name));
         Ok(Self { subject, name, display_name, groups })
     }
 
@@ -123,12 +128,12 @@ impl Person {
         &self.subject
     }
 
-    /// What the person is called at the provider.
+    /// The username at the provider.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The name to show.
+    /// The name to display.
     pub fn display_name(&self) -> &str {
         &self.display_name
     }
@@ -139,20 +144,33 @@ impl Person {
     }
 }
 
+/// Result of the check of a name and a password by a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordCheck {
+    /// The person with this name and password.
+    Right(Person),
+    /// There is no such person, or several, or the person is disabled, or the password is wrong or empty. The response
+    /// to the client does not distinguish these cases.
+    Wrong {
+        /// The name of the entry, if exactly one was found. Wrong passwords are counted under it.
+        name: Option<String>,
+    },
+}
+
 /// Port to one LDAP directory.
 ///
-/// Every method: `ProviderUnavailable` if the directory does not answer, refuses the search account, or answers other
-/// than an LDAP server does.
+/// Every method: `ProviderUnavailable` if the directory does not answer, refuses the search account, or sends an answer
+/// that is not valid LDAP.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Directory: Send + Sync {
-    /// The person with this name and password: a search, then one bind as the entry that was found. `None`, without
-    /// distinction, if there is no such person, or several, or the person is disabled, or the password is wrong or
-    /// empty. An empty password is never sent.
+    /// The person with this name and password: a search, then one bind as the entry that was found. An empty password
+    /// is never sent.
     ///
     /// # Errors
-    /// As every method; `GroupsMissing` if the groups cannot be read as a whole.
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>>;
+    /// As every method; `GroupsMissing` if the groups cannot be read as a whole; `Overloaded` if too many requests to
+    /// the directory wait for an answer.
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck>;
 
     /// The person with this subject, as of now. `None` if the directory has no such person any more, or the person is
     /// disabled there.
@@ -164,25 +182,25 @@ pub trait Directory: Send + Sync {
     /// Reads the directory as the search account, for a check of the settings.
     ///
     /// # Errors
-    /// `ProviderUnavailable` with what is wrong as message.
+    /// `ProviderUnavailable` with the reason as message.
     async fn check(&self) -> Result<()>;
 }
 
-/// What a browser is sent to an OpenID provider with.
+/// Parameters of an authorization request to an OpenID provider.
 #[derive(Clone, Debug)]
 pub struct AuthorizationRequest {
-    /// Comes back with the answer, and belongs to this browser.
+    /// Value that the answer must contain. Bound to one browser.
     pub state: String,
-    /// Comes back in the ID token.
+    /// Value that the ID token must contain.
     pub nonce: String,
-    /// The PKCE verifier, of which the provider gets the SHA-256.
+    /// The PKCE verifier. The request contains its SHA-256.
     pub verifier: SecretString,
 }
 
-/// The answer that a browser brings back from an OpenID provider, with what the request was made of.
+/// The answer of an OpenID provider, as returned by the browser, with the values of the request.
 #[derive(Clone, Debug)]
 pub struct AuthorizationAnswer {
-    /// The code, to be exchanged once.
+    /// The authorization code, which can be exchanged once.
     pub code: SecretString,
     /// The issuer that the answer names (RFC 9207).
     pub issuer: Option<String>,
@@ -195,13 +213,13 @@ pub struct AuthorizationAnswer {
 /// A sign-in at an OpenID provider.
 #[derive(Clone, Debug)]
 pub struct OidcSignIn {
-    /// Who signed in.
+    /// The person who signed in.
     pub person: Person,
-    /// When the person proved the identity there, if the provider says so.
+    /// Time of the authentication at the provider (`auth_time`), if the provider reports it.
     pub authenticated_at: Option<Timestamp>,
-    /// The provider's id of its session, for logouts there.
+    /// The provider's id of its session (`sid`), which a logout token can name.
     pub sid: Option<String>,
-    /// Reads the person's groups again later.
+    /// Refresh token of the provider, with which the person's groups are read again.
     pub refresh_token: Option<SecretString>,
 }
 
@@ -214,7 +232,8 @@ pub struct OidcRenewal {
     pub refresh_token: Option<SecretString>,
 }
 
-/// A verified logout token: what an OpenID provider says has ended. `subject` or `sid` is set, or both.
+/// Claims of a verified logout token: the sessions that an OpenID provider has ended. `subject` or `sid` is set, or
+/// both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutNotice {
     /// Id of the token, which is used once.
@@ -247,13 +266,14 @@ pub trait OpenIdProvider: Send + Sync {
     /// `GroupsMissing` if the answer does not have all groups of the person.
     async fn redeem(&self, answer: &AuthorizationAnswer) -> Result<OidcSignIn>;
 
-    /// Reads a person again. `None` if the provider refuses the refresh token, or answers with another person.
+    /// Reads a person again. `None` if the provider refuses the person or the refresh token, or answers with another
+    /// person.
     ///
     /// # Errors
     /// As [`OpenIdProvider::redeem`].
     async fn renew(&self, subject: &str, refresh_token: &SecretString) -> Result<Option<OidcRenewal>>;
 
-    /// Verifies a logout token of a back-channel logout. Whether the token was used before is not known here.
+    /// Verifies a logout token of a back-channel logout. The method does not check whether the token was used before.
     ///
     /// # Errors
     /// As every method; `SignInRejected` if it does not verify.
@@ -268,7 +288,7 @@ pub trait OpenIdProvider: Send + Sync {
     /// Reads configuration and keys, for a check of the settings.
     ///
     /// # Errors
-    /// `ProviderUnavailable` with what is wrong as message.
+    /// `ProviderUnavailable` with the reason as message.
     async fn check(&self) -> Result<()>;
 }
 
@@ -352,5 +372,7 @@ mod tests {
         assert_eq!(shown(None), "mei");
         assert_eq!(shown(Some(" \n ")), "mei");
         assert_eq!(shown(Some("Mei\u{1b} 梅")), "Mei 梅");
+        assert_eq!(shown(Some("\u{202e}M\u{200b}ei\u{feff}")), "Mei");
+        assert_eq!(shown(Some("\u{200b}\u{2066}")), "mei");
     }
 }

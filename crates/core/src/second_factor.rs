@@ -31,9 +31,9 @@ pub use usecase::{Enrolment, SecondFactors};
 /// Settings of the second factor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SecondFactorSettings {
-    /// Who must have a second factor.
+    /// Users that must have a second factor.
     pub require: RequireSecondFactor,
-    /// The operations that want a fresh one of whoever has one.
+    /// Operations that require a fresh second factor.
     pub step_up: StepUp,
 }
 

@@ -136,15 +136,15 @@ pub struct ServiceAccountRecord {
 /// A change of a service account. Fields that are `None` stay unchanged. The name never changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAccountPatch {
-    /// Another description.
+    /// The new description.
     pub description: Option<String>,
-    /// Another owner.
+    /// The new owner.
     pub owner_user_id: Option<UserId>,
 }
 
 /// Port for the storage of service accounts. Every change commits its audit row in the same transaction; its author and
-/// time are those of the permit's operation. The deletion of a user leaves their service accounts without an owner, and
-/// a change of rights ([`crate::grant::RightsStamp`]) follows it as before.
+/// time are those of the permit's operation. The deletion of a user leaves the user's service accounts without an
+/// owner, and changes the [`crate::grant::RightsStamp`].
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ServiceAccountStore: Send + Sync {

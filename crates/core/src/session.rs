@@ -60,8 +60,8 @@ pub struct Session {
     pub last_seen_at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
-    /// Time at which the user last signed in: the enrolment of a second factor wants it to be recent. How long ago an
-    /// identity provider saw the user does not count.
+    /// Time of the sign-in at Pilothouse: the enrolment of a second factor requires a recent one. The time of the
+    /// authentication at an identity provider does not count.
     pub authenticated_at: Timestamp,
     /// Time at which the user last gave a second factor, to Pilothouse or to a trusted identity provider.
     pub factor_at: Option<Timestamp>,
@@ -316,7 +316,7 @@ pub trait TokenCodec: Send + Sync {
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause>;
 
     /// The refresh token of a browser for a generation of its session: a keyed digest, the same at every replica, which
-    /// nobody can compute without the key. `cookie` identifies the session, and is never used again.
+    /// cannot be computed without the key. `cookie` identifies the session, and is never reused.
     fn refresh_token(&self, cookie: SecretHash, generation: i64) -> SecretString;
 }
 

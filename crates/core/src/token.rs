@@ -42,15 +42,15 @@ pub struct ApiToken {
     pub name: String,
     /// First characters of the secret, by which its owner recognises it ([`TokenSecret::prefix`]).
     pub prefix: String,
-    /// Whose rights it has.
+    /// The user or service account whose rights the token has.
     pub owner: Principal,
-    /// What the rights are cut to.
+    /// Ceiling to which the rights are cut.
     pub ceiling: Ceiling,
     /// The networks from which it is accepted.
     pub networks: Networks,
     /// Time of creation.
     pub created_at: Timestamp,
-    /// Expiry; it is not accepted at this moment.
+    /// Expiry. At this time and later the token is not accepted.
     pub expires_at: Timestamp,
     /// Time of the last use, to the minute.
     pub last_used_at: Option<Timestamp>,
@@ -89,7 +89,7 @@ pub struct TokenRecord {
     pub expires_at: Timestamp,
 }
 
-/// The owner of a token, with what decides whether the token is accepted.
+/// The owner of a token, with the state that decides whether the token is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FoundOwner {
     /// A user.
@@ -112,7 +112,7 @@ impl FoundOwner {
         }
     }
 
-    /// Whether a provider vouches for the user who owns the token or the service account.
+    /// Whether the user who owns the token or the service account is a user of an identity provider.
     fn is_federated(&self) -> bool {
         match self {
             Self::User(user) => user.username.is_federated(),
@@ -139,7 +139,7 @@ impl FoundOwner {
     }
 }
 
-/// A stored token with what every request needs.
+/// A stored token with the data that every request needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundToken {
     /// The token, not revoked.
@@ -147,8 +147,10 @@ pub struct FoundToken {
     /// Its owner.
     pub owner: FoundOwner,
     /// Time at which an identity provider last confirmed the user who owns the token or the service account. None for a
-    /// local user, and for one whom the provider does not know any more.
+    /// local user, and for a user who no longer exists at the provider.
     pub confirmed_at: Option<Timestamp>,
+    /// Whether the user who owns the token has a confirmed second factor. False for a service account, which needs none.
+    pub enrolled: bool,
     /// The rights stamp at the time of the read.
     pub rights: RightsStamp,
 }
@@ -178,8 +180,8 @@ pub trait TokenStore: Send + Sync {
     /// [`ApiToken::MAX_LIVE`] live tokens; `StoreUnavailable`, as for every method of this port.
     async fn create(&self, permit: &Permit, token: TokenRecord) -> Result<ApiToken>;
 
-    /// The token with this hash, its owner and the rights stamp, in one query; `None` if it is revoked. The caller checks
-    /// the expiry, the owner and the networks.
+    /// Reads the token with this hash and all data of [`FoundToken`], in one query; `None` if the token is revoked. The
+    /// caller checks the expiry, the owner and the networks.
     async fn find(&self, secret: SecretHash) -> Result<Option<FoundToken>>;
 
     /// The token with this id, under the same conditions as [`TokenStore::find`].

@@ -11,6 +11,7 @@ use unicode_normalization::UnicodeNormalization;
 use crate::{
     access::Permit,
     error::{Reason, Result},
+    hex::Hex,
     ids::{SessionId, UserId},
     name::{MAX_NORMALISED_BYTES, ProviderId},
     rng::Rng,
@@ -57,11 +58,15 @@ impl Username {
     /// Name of a user of an identity provider: `<provider>:<name>`. Never equal to a local name, which has no colon. The
     /// name is normalised as a local one; other characters than `[a-z0-9._@-]` become `_`, and 128 characters stay.
     pub fn federated(provider: &ProviderId, name: &str) -> Self {
-        let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._@-".contains(c);
-        let folded = name.trim().nfkc().collect::<String>().to_lowercase();
-        let name: String =
-            folded.chars().take(MAX_FEDERATED_CHARS).map(|c| if usable(c) { c } else { '_' }).collect();
-        Self(format!("{provider}:{name}"))
+        Self(format!("{provider}:{}", usable_name(name, MAX_FEDERATED_CHARS)))
+    }
+
+    /// Name of a second person with the same name at the provider: as [`Username::federated`], with a suffix. The end
+    /// of a long name is cut off for the suffix.
+    pub(crate) fn namesake(provider: &ProviderId, name: &str, suffix: Hex<4>) -> Self {
+        let suffix = format!("-{suffix}");
+        let name = usable_name(name, MAX_FEDERATED_CHARS - suffix.len());
+        Self(format!("{provider}:{name}{suffix}"))
     }
 
     /// Reads a stored name, local or of a provider.
@@ -74,7 +79,7 @@ impl Username {
         if read.0 == text { Ok(read) } else { Err(Reason::Malformed) }
     }
 
-    /// Whether a provider vouches for the user.
+    /// Whether the user is a user of an identity provider.
     pub fn is_federated(&self) -> bool {
         self.0.contains(':')
     }
@@ -92,6 +97,13 @@ impl Username {
 
 /// Maximum length of the part of a federated user's name that the provider gives.
 const MAX_FEDERATED_CHARS: usize = 128;
+
+/// The first `max` characters of a person's name at a provider, normalised for a username.
+fn usable_name(name: &str, max: usize) -> String {
+    let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._@-".contains(c);
+    let folded = name.trim().nfkc().collect::<String>().to_lowercase();
+    folded.chars().take(max).map(|c| if usable(c) { c } else { '_' }).collect()
+}
 
 impl TryFrom<String> for Username {
     type Error = Reason;
@@ -293,7 +305,7 @@ pub trait UserRegistry: Send + Sync {
     /// `StoreUnavailable`, as for every method of this port.
     async fn list(&self) -> Result<Vec<User>>;
 
-    /// A user by name, with the hash of the password.
+    /// A user by name, with the hash of the password. `None` for a user of an identity provider, who has none.
     async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>>;
 
     /// Creates a user.
@@ -411,7 +423,13 @@ mod tests {
         assert_eq!(Username::stored("corp:Mei"), Err(Reason::Malformed));
         assert_eq!(Username::stored("Corp:mei"), Err(Reason::Malformed));
         assert!(!Username::first_admin().is_federated());
-        assert_eq!(Username::federated(&corp, &"a".repeat(200)).as_str().len(), "corp:".len() + 128);
+        let long = "a".repeat(200);
+        let other = Username::namesake(&corp, &long, Hex([0xab; 4]));
+        for name in [&Username::federated(&corp, &long), &other] {
+            assert_eq!(name.as_str().len(), "corp:".len() + 128);
+        }
+        assert!(other.as_str().ends_with("a-abababab"), "{other}");
+        assert_eq!(Username::stored(other.as_str()), Ok(other));
     }
 
     #[test]

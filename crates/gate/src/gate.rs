@@ -22,7 +22,8 @@ use pilothouse_types::{
 
 use crate::{
     access::{
-        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, Verb, cluster_not_found,
+        AccessRequest, Allowed, Caller, Granted, Permit, Principal, Resource, StepUp, StepUpAction, Verb,
+        cluster_not_found,
     },
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
@@ -57,7 +58,7 @@ pub struct Gate {
     sessions: Option<Arc<dyn SessionCheck>>,
     /// API tokens, for the same purpose. None where callers have no tokens.
     tokens: Option<Arc<dyn TokenCheck>>,
-    /// The operations that want a fresh second factor.
+    /// The operations that require a fresh second factor.
     step_up: StepUp,
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
@@ -110,7 +111,7 @@ impl Gate {
         Self { tokens: Some(tokens), ..self }
     }
 
-    /// Sets the operations that want a fresh second factor.
+    /// Sets the operations that require a fresh second factor.
     pub fn with_step_up(self, step_up: StepUp) -> Self {
         Self { step_up, ..self }
     }
@@ -313,6 +314,28 @@ impl Gate {
         Err(refusal)
     }
 
+    /// Checks the second factor for an action that is found only after the request was granted, such as a change of a
+    /// cluster that changes what grants reach.
+    ///
+    /// # Errors
+    /// `TokenNotAllowed`, `SecondFactorNotEnrolled`, `SecondFactorStale`, recorded; `AuditUnavailable`.
+    pub async fn require_factor_for(&self, granted: &Granted, action: StepUpAction) -> Result<()> {
+        match self.step_up.check_action(&granted.caller, Some(action), self.clock.now()) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.refuse_granted(granted, refusal).await,
+        }
+    }
+
+    /// Whether the caller's second factor suffices for an action, or for a change without one. Nothing is recorded. A
+    /// repeated request passes this check before it gets the stored response.
+    pub fn has_factor_for(&self, caller: &Caller, action: Option<StepUpAction>) -> bool {
+        let now = self.clock.now();
+        // the use case of break-glass requires a fresh second factor, regardless of the setting
+        let is_missing =
+            action == Some(StepUpAction::BreakGlass) && caller.factor.require_fresh(now).is_err();
+        !is_missing && self.step_up.check_action(caller, action, now).is_ok()
+    }
+
     /// Records a refusal, subject to the rate limit of [`Refusals`]. `grant` gives the right, if another rule refuses.
     async fn record_denied(
         &self,
@@ -492,7 +515,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// Whether the request removes or restricts a user or service account. Such a request needs no capacity check, so that
-/// a super admin can always stop one who fills the trail.
+/// a super admin can always stop a caller that fills the trail.
 fn restricts_a_user(access: &AccessRequest) -> bool {
     match access.resource {
         Resource::User => matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword),

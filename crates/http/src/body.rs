@@ -98,7 +98,7 @@ impl Documented for LogoutToken {
     }
 }
 
-/// Reads a body, in the time of a body. `is_expected`: whether its media type is that of the endpoint.
+/// Reads a body, within the timeout of a body. `is_expected`: whether the media type is that of the endpoint.
 async fn collect(
     request: &HttpRequest,
     payload: Payload,

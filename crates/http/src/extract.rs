@@ -14,7 +14,7 @@ use actix_web::{
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Origin, Resource, Verb},
+    access::{AccessRequest, Caller, Origin, Resource, Verb},
     rights::{Extent, Needs, RightResource, RightVerb, needs, weakest_preset},
     role::Role,
     session::{Activity, SignedIn},
@@ -120,14 +120,22 @@ impl Credential {
         }
     }
 
-    /// The session, for operations on the session or on the user's own account.
+    /// The session, for an operation on the user's own account, which the gate refuses to every API token.
     ///
     /// # Errors
-    /// `TokenNotAllowed` for an API token.
-    pub(crate) fn into_session(self) -> Result<SignedIn, Error> {
+    /// `TokenNotAllowed` for an API token, recorded; `AuditUnavailable`.
+    pub(crate) async fn into_session(
+        self,
+        api: &Api,
+        verb: Verb,
+        resource: Resource,
+    ) -> Result<SignedIn, Error> {
         match self {
             Self::Session(signed_in) => Ok(signed_in),
-            Self::Token(_) => Err(Error::new(Cause::TokenNotAllowed)),
+            Self::Token(TokenSignedIn { caller, .. }) => {
+                let access = AccessRequest::to(verb, resource).named(&*caller.username);
+                api.app.gate.refuse(&caller, access, Error::new(Cause::TokenNotAllowed)).await
+            }
         }
     }
 }
@@ -199,7 +207,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Credential> {
     check_same_origin(headers)?;
     let bearer = bearer(headers).ok_or(Cause::NotSignedIn)?;
     let credential = if TokenKind::of(bearer).is_some() {
-        // also with several cookies of the name: a browser adds its session to whatever a page sends
+        // also with several cookies of the name: a browser adds its session cookie to every request of a page
         if Cookie::Session.is_sent(headers) {
             return Err(Cause::SessionMismatch.into());
         }

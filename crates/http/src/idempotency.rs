@@ -15,6 +15,7 @@ use actix_web::{
 };
 use pilothouse_core::{
     Error,
+    access::StepUpAction,
     error::Reason,
     idempotency::{Execution, IdempotencyKey, Reply, RequestDigest},
 };
@@ -88,12 +89,14 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
     }
 }
 
-/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right to the change no
-/// key is stored or compared with an earlier request, because the handler refuses the request.
+/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right to the change,
+/// or without the second factor that its action requires, no key is stored or compared with an earlier request, because
+/// the handler refuses the request.
 pub(crate) async fn execute<T, A, H, F>(
     api: Data<Api>,
     Authenticated(signed_in, IdempotentBody { body, keyed, context }): Authenticated<IdempotentBody<T>>,
     auth: RequiredAuth,
+    action: Option<StepUpAction>,
     handler: H,
 ) -> Result<KeyedResponse<A>>
 where
@@ -104,7 +107,8 @@ where
     let keyed = match keyed {
         Some(KeyedRequest { key, route, json }) => {
             // the content is parsed and hashed only for a caller with the right
-            match right(signed_in.caller(), &auth, &json) {
+            let right = right(signed_in.caller(), &auth, &json);
+            match right.filter(|_| api.app.gate.has_factor_for(signed_in.caller(), action)) {
                 Some(right) => {
                     let body_json: Value = serde_json::from_slice(&json)
                         .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;

@@ -5,8 +5,9 @@
 //! stored: it returns a secret (tokens, revealed values) or changes nothing.
 //!
 //! The right column is documentation: core's gate and use cases enforce the rights, and the access test checks that
-//! both agree. For a caller who has the right nowhere, the `Idempotency-Key` is ignored. The error codes are
-//! documentation too; those that follow from method and authentication are omitted ([`Route::may_return`]).
+//! both agree. For a caller who has the right nowhere, or whose second factor does not suffice, the `Idempotency-Key` is
+//! ignored: the request is refused. The error codes are documentation too; those that follow from method and
+//! authentication are omitted ([`Route::may_return`]).
 
 mod access;
 mod audit;
@@ -45,6 +46,7 @@ mod workloads;
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
 use pilothouse_core::{
     Code,
+    access::StepUpAction,
     inventory::LISTS,
     rights::{
         RightResource::{Audit, Clusters, Config, Grants, Namespaces, Nodes, Secrets, Users, Workloads},
@@ -301,9 +303,28 @@ where
         path,
         auth,
         codes,
-        move |api, request| execute(api, request, required.clone(), handler.clone()),
+        move |api, request| execute(api, request, required.clone(), action_of(path), handler.clone()),
         summary,
     )
+}
+
+/// The [`StepUpAction`] of the operation of a change, by which a repetition with the same `Idempotency-Key` is checked
+/// again. A test compares it with the gate.
+fn action_of(path: &str) -> Option<StepUpAction> {
+    match path {
+        "/api/auth/users"
+        | "/api/auth/users/update"
+        | "/api/auth/users/reset-password"
+        | "/api/auth/users/reset-second-factor"
+        | "/api/auth/service-accounts"
+        | "/api/auth/service-accounts/update"
+        | "/api/access/roles"
+        | "/api/access/roles/update"
+        | "/api/access/grants"
+        | "/api/access/requests/approve" => Some(StepUpAction::Grants),
+        "/api/access/break-glass" => Some(StepUpAction::BreakGlass),
+        _ => None,
+    }
 }
 
 fn route<E, R>(

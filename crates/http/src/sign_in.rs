@@ -1,5 +1,5 @@
 //! Page to which an OpenID provider sends the browser: `/api/auth/oidc/{provider}/callback`. It is static. Its script sends
-//! the code and the state of its address to `finish`, by a request of the same origin, and goes on to the console.
+//! the code and the state of its address to `finish`, by a request of the same origin, and then opens the console.
 //!
 //! Like the documentation page it is not in the OpenAPI document and has no envelope.
 

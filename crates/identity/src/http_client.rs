@@ -70,7 +70,7 @@ impl HttpClient {
     /// where the egress rules allow it.
     pub(crate) fn is_allowed(&self, uri: &Uri) -> bool {
         let host = uri.host().unwrap_or_default();
-        // a name and password before the host would be sent nowhere, and can disguise the host
+        // a name and password before the host are not sent, and can disguise the host
         let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
         let is_secure = match uri.scheme_str() {
             Some("https") => true,

@@ -7,11 +7,15 @@ use ldap3::{LdapResult, Scope, SearchEntry, SearchOptions, ldap_escape};
 use pilothouse_core::{
     Cause, Error, Result,
     error::Reason,
-    provider::{Directory, Person},
+    provider::{Directory, PasswordCheck, Person},
 };
 use pilothouse_dial::dial::EgressGuard;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use self::{
     connection::{Address, Connection, connect},
@@ -25,6 +29,10 @@ mod entry;
 
 /// Timeout of a sign-in or a look-up, with all its connections and requests.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of sign-ins and look-ups at once. Any client can begin a sign-in, and each sign-in has up to two
+/// connections: without a maximum, unauthenticated clients could use up the connections of the directory. At 100 ms
+/// each, 32 at once are 320 per second.
+const MAX_CONCURRENT: usize = 32;
 /// Maximum number of groups of a person, nested ones included.
 const MAX_GROUPS: usize = 500;
 /// Maximum depth of groups in groups.
@@ -49,7 +57,7 @@ pub struct LdapSettings {
     pub user_base: String,
     /// Filter of a person, with `{username}` for the name that is entered.
     pub user_filter: String,
-    /// Entry below which groups are. Empty: nobody has groups.
+    /// Entry below which groups are. Empty: users have no groups.
     pub group_base: String,
     /// Filter of the groups of an entry, with `{dn}` for its name.
     pub group_filter: String,
@@ -60,6 +68,8 @@ pub struct LdapSettings {
 /// An LDAP directory.
 pub struct LdapDirectory {
     inner: Arc<Inner>,
+    /// Permits of running operations.
+    running: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -87,22 +97,45 @@ impl LdapDirectory {
                 return Err(malformed(field));
             }
         }
+        // the filter of `find` has `*` there, which only a comparison with = accepts
+        if ldap3::parse_filter(settings.user_filter.replace("{username}", "*")).is_err() {
+            return Err(malformed("user_filter").message(
+                "user_filter must compare with {username} by = alone, as in (uid={username}), because people are \
+                 read again later with (uid=*); it must not have :=, >=, <= or ~= there, nor * beside it",
+            ));
+        }
         if settings.bind_password.expose_secret().is_empty() {
             // a bind without a password is anonymous
             return Err(Error::invalid("bind_password", Reason::Required));
         }
         let tls = Tls::new(settings.ca.as_deref())?;
-        Ok(Self { inner: Arc::new(Inner { settings, address, guard, tls }), runtime })
+        let inner = Arc::new(Inner { settings, address, guard, tls });
+        Ok(Self { inner, running: Arc::new(Semaphore::new(MAX_CONCURRENT)), runtime })
     }
 
-    /// Runs an operation within the timeout, in a task of its own: the library panics on unexpected answers.
+    /// Runs an operation within the timeout, in a separate task, because the library panics on unexpected answers. The
+    /// timeout includes the time for which the operation waits for other operations. A call that is dropped while it
+    /// waits starts no operation.
+    ///
+    /// # Errors
+    /// `Overloaded` if it cannot begin in time; `ProviderUnavailable` if it does not end in time; the errors of the
+    /// operation.
     async fn run<T, F>(&self, operation: impl FnOnce(Arc<Inner>) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let operation = operation(self.inner.clone());
-        match self.runtime.spawn(async move { timeout(TIMEOUT, operation).await }).await {
+        let deadline = Instant::now() + TIMEOUT;
+        let Ok(permit) = timeout_at(deadline, self.running.clone().acquire_owned()).await else {
+            return Err(Error::new(Cause::Overloaded).retry_after(TIMEOUT));
+        };
+        let permit = permit.map_err(|_| Error::internal("the semaphore of a directory is closed"))?;
+        let task = self.runtime.spawn(async move {
+            let _running = permit;
+            timeout_at(deadline, operation).await
+        });
+        match task.await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(unavailable("the directory did not answer in time")),
             Err(_) => Err(unavailable("the answer of the directory is malformed")),
@@ -112,10 +145,10 @@ impl LdapDirectory {
 
 #[async_trait]
 impl Directory for LdapDirectory {
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>> {
-        // before any connection: a bind without a password succeeds as nobody
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck> {
+        // before any connection: a bind without a password succeeds as an anonymous bind
         if password.expose_secret().is_empty() || username.is_empty() {
-            return Ok(None);
+            return Ok(PasswordCheck::Wrong { name: None });
         }
         let (username, password) = (username.to_owned(), password.clone());
         self.run(|directory| async move { directory.sign_in(&username, &password).await }).await
@@ -143,27 +176,27 @@ impl Directory for LdapDirectory {
 }
 
 impl Inner {
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<Option<Person>> {
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<PasswordCheck> {
         let LdapSettings { user_base, user_filter, .. } = &self.settings;
         let mut search = self.search_connection().await?;
         let filter = user_filter.replace("{username}", &ldap_escape(username));
         let found = self.people(&mut search, Scope::Subtree, user_base, &filter).await?;
         let entry = only(found);
-        // an unknown name costs a bind as a known one does, so that the time does not tell them apart
-        let nobody = format!("cn=pilothouse-unknown,{user_base}");
-        let dn = entry.as_ref().map_or(&nobody, |entry| &entry.dn);
+        // an unknown name causes one bind, as a known name does, so that the time of the response is the same
+        let unknown = format!("cn=pilothouse-unknown,{user_base}");
+        let dn = entry.as_ref().map_or(&unknown, |entry| &entry.dn);
         let is_right = self.has_password(dn, password).await?;
         match entry {
             Some(entry) if is_right && !entry::is_disabled(&entry) => {
-                self.person(&mut search, &entry).await.map(Some)
+                self.person(&mut search, &entry).await.map(PasswordCheck::Right)
             }
-            _ => Ok(None),
+            entry => Ok(PasswordCheck::Wrong { name: entry.as_ref().map(entry::name) }),
         }
     }
 
     async fn find(&self, wanted: &Wanted) -> Result<Option<Person>> {
         let mut search = self.search_connection().await?;
-        // who does not match the filter of people may not sign in any more
+        // a person who does not match the filter of people may no longer sign in
         let anybody = self.settings.user_filter.replace("{username}", "*");
         let found = match wanted {
             Wanted::Filter(filter) => {
@@ -281,4 +314,65 @@ impl Inner {
 fn only(entries: Vec<SearchEntry>) -> Option<SearchEntry> {
     let [entry] = <[SearchEntry; 1]>::try_from(entries).ok()?;
     Some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_dial::{
+        dns::{DnsResolver, ResolverLimits, SystemResolver},
+        egress::EgressRules,
+    };
+
+    use super::*;
+
+    fn directory(user_filter: &str) -> Result<LdapDirectory> {
+        let settings = LdapSettings {
+            url: "ldap://127.0.0.1:1".to_owned(),
+            start_tls: false,
+            ca: None,
+            bind_dn: "cn=search".to_owned(),
+            bind_password: "a password".into(),
+            user_base: "ou=people".to_owned(),
+            user_filter: user_filter.to_owned(),
+            group_base: String::new(),
+            group_filter: "(member={dn})".to_owned(),
+            group_name: "cn".to_owned(),
+        };
+        let runtime = Handle::current();
+        let resolver =
+            DnsResolver::new(Arc::new(SystemResolver), ResolverLimits::REGISTERED, runtime.clone());
+        let guard = EgressGuard { rules: Arc::new(EgressRules::default()), resolver: Arc::new(resolver) };
+        LdapDirectory::new(settings, guard, runtime)
+    }
+
+    #[tokio::test]
+    async fn operation_that_cannot_begin_in_time_is_refused() {
+        let directory = directory("(uid={username})").unwrap();
+        let all = u32::try_from(MAX_CONCURRENT).unwrap();
+        let running = directory.running.clone().acquire_many_owned(all).await.unwrap();
+        let refused = directory.sign_in("mei", &"a password".into()).await.unwrap_err();
+        assert_eq!((refused.cause, refused.context.retry_after), (Cause::Overloaded, Some(TIMEOUT)));
+        drop(running);
+        // nothing listens there
+        let refused = directory.sign_in("mei", &"a password".into()).await.unwrap_err();
+        assert_eq!(refused.cause, Cause::ProviderUnavailable);
+    }
+
+    #[tokio::test]
+    async fn filter_that_finds_nobody_again_is_refused_by_name() {
+        for filter in ["(uid={username})", "(&(objectClass=user)(|(uid={username})(mail={username})))"] {
+            assert!(directory(filter).is_ok(), "{filter}");
+        }
+        for filter in [
+            "(uid:caseExactMatch:={username})",
+            "(&(objectClass=user)(uid:={username}))",
+            "(uid>={username})",
+            "(uid~={username})",
+            "(uid={username}*)",
+        ] {
+            let error = directory(filter).err().unwrap();
+            assert_eq!((error.cause, &*error.context.fields[0].name), (Cause::InvalidInput, "user_filter"));
+            assert!(error.context.message.as_deref().unwrap().contains("by = alone"), "{filter}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! directories ([`LdapDirectory`]).
 //!
 //! All connections go through the guarded dialer, which applies the egress rules to the configured address and to every
-//! address that a provider's configuration names. TLS is required but towards loopback, redirects are not followed, and
+//! address that a provider's configuration names. TLS is required except on loopback, redirects are not followed, and
 //! time and size of every answer are limited. An error never contains text of a provider or a library.
 
 mod http_client;

@@ -38,10 +38,20 @@ mod claims;
 mod configuration;
 mod logout;
 
-/// Age of a sign-in at the provider above which it asks for the password again. A year changes nothing for people, but a
-/// provider that is sent an age tells the time of the sign-in (`auth_time`).
+/// Parameter `max_age`: the age of a sign-in at the provider above which the provider asks for the password again. A
+/// year has no effect for users, but a provider that receives the parameter must send the time of the sign-in
+/// (`auth_time`).
 const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How much the clocks of a provider and of this machine may differ.
+/// Errors of the token endpoint by which a provider refuses the person, besides `invalid_grant`. Other errors are about
+/// the provider or the client, and end no session.
+const REFUSALS: [&str; 5] = [
+    "access_denied",
+    "account_selection_required",
+    "consent_required",
+    "interaction_required",
+    "login_required",
+];
+/// Maximum difference between the clocks of a provider and of this machine.
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 
 type Client = CoreClient<
@@ -68,13 +78,13 @@ pub struct OidcSettings {
     pub scopes: Vec<String>,
     /// Claim with the name of the person.
     pub username_claim: String,
-    /// Claim with the groups of the person. Empty: nobody has groups.
+    /// Claim with the groups of the person. Empty: users have no groups.
     pub groups_claim: String,
     /// Whether to read the claims from the userinfo endpoint, besides the ID token.
     pub userinfo: bool,
-    /// Where the provider sends browsers after a sign-in.
+    /// Address to which the provider sends browsers after a sign-in.
     pub redirect_uri: String,
-    /// Where the provider sends browsers after a sign-out.
+    /// Address to which the provider sends browsers after a sign-out.
     pub post_logout_redirect_uri: String,
     /// Certificates of the authorities to trust, as PEM; those of the platform if `None`.
     pub ca: Option<String>,
@@ -297,12 +307,13 @@ fn rejected() -> Error {
     Error::new(Cause::SignInRejected)
 }
 
-/// The error of a request to the token endpoint: `SignInRejected` only if the provider refused the code or the refresh
-/// token itself.
+/// The error of a request to the token endpoint: `SignInRejected` only if the provider refused the person, the code or
+/// the refresh token.
 fn refusal(error: &TokenError) -> Error {
     match error {
         RequestTokenError::ServerResponse(response) => match response.error() {
             CoreErrorResponseType::InvalidGrant => rejected(),
+            CoreErrorResponseType::Extension(code) if REFUSALS.contains(&code.as_str()) => rejected(),
             CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => {
                 unavailable("the provider refuses client_id or client_secret")
             }

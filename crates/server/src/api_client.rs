@@ -42,7 +42,7 @@ pub(crate) enum ApiError {
     Failed {
         /// URL of the server.
         server: String,
-        /// What happened.
+        /// Reason of the failure.
         reason: String,
     },
 }

@@ -25,7 +25,7 @@ use crate::{
 /// The configured providers.
 pub(crate) struct IdentityProviders {
     pub(crate) providers: BTreeMap<ProviderId, Provider>,
-    /// What the id of each stands for.
+    /// Binding of the id of each provider.
     pub(crate) bindings: Vec<Binding>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn check(settings: &Settings) -> Result<(), Fatal> {
     if failures.is_empty() { Ok(()) } else { Err(Fatal::Setting(failures.join("; "))) }
 }
 
-/// A provider and what is wrong with it.
+/// Message with a provider and the reason of its failure.
 fn unusable(id: &str, error: &Error) -> String {
     let reason = error.context.message.clone().unwrap_or_else(|| error_message(error));
     format!("the identity provider `{id}` cannot be used: {reason}")

@@ -21,7 +21,7 @@ use crate::{
 /// Path of the file below the home directory.
 const FILE: &str = ".config/pilothouse/login.json";
 
-/// Server without `--server`, if nobody has signed in before.
+/// Server without `--server`, if no login is stored.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
 
 /// Arguments of `pilothouse login`.
@@ -97,7 +97,7 @@ pub(crate) async fn login(arguments: LoginArguments) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Asks for name and password, and for a code if the server wants one.
+/// Asks for name and password, and for a code if the server requires one.
 async fn sign_in(api: &ApiClient, provider: Option<String>) -> Result<SignedIn, Fatal> {
     let username = ask("username: ")?;
     let password = ask_secret("password: ")?;

@@ -201,7 +201,7 @@ impl Settings {
         format!("{}api/auth/oidc/{provider}/callback", self.post_logout_redirect_uri())
     }
 
-    /// Where an OIDC provider sends browsers after a logout: `public_url` with a final slash.
+    /// Address to which an OIDC provider sends browsers after a logout: `public_url` with a final slash.
     pub(crate) fn post_logout_redirect_uri(&self) -> String {
         format!("{}/", self.public_url.as_deref().unwrap_or_default().trim_end_matches('/'))
     }
@@ -223,7 +223,7 @@ impl Settings {
         }
     }
 
-    /// Who may use break-glass, and from where.
+    /// Users that may use break-glass, and their networks.
     pub(crate) fn break_glass(&self) -> pilothouse_core::break_glass::BreakGlassSettings {
         pilothouse_core::break_glass::BreakGlassSettings {
             users: self.break_glass_users.clone().map(|names| names.0).unwrap_or_default(),

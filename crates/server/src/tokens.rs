@@ -106,7 +106,7 @@ fn invalid(field: &str, reason: Reason) -> Error {
     Error::invalid(field, reason)
 }
 
-/// The ceiling of these flags. What is left out does not narrow.
+/// The ceiling of these flags. A flag that is left out does not narrow the ceiling.
 fn parse_ceiling(
     role: Option<String>,
     clusters: Option<&str>,

@@ -1,18 +1,18 @@
-//! Storage of identity providers: bindings, logins that have begun, and logout tokens. People and the end of their
-//! sessions are in submodules.
+//! Storage of identity providers: bindings, and logins that have begun. People and the end of their sessions are in
+//! submodules.
 
 use async_trait::async_trait;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Error, Result,
+    Result,
     access::Permit,
     ids::{SessionId, UserId},
     name::ProviderId,
     provider::{
-        Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
-        MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderSession,
+        Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+        MAX_PENDING_LOGINS, MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderSession,
     },
     session::{ClientAddress, SecretHash, Session, SessionRecord},
     user::User,
@@ -23,7 +23,7 @@ use crate::{
     Store,
     db::{change, read, transact, transact_retried},
     error::corrupt,
-    schema::{At, identity_providers, logout_tokens, oidc_logins, provider_sessions, users},
+    schema::{At, identity_providers, oidc_logins, provider_sessions, users},
     session::Proof,
 };
 
@@ -64,7 +64,8 @@ impl Store {
 
     async fn begin_login(&self, login: PendingLogin) -> Result<()> {
         // with the new one, at most the maximum
-        let kept = i64::try_from(MAX_PENDING_LOGINS_OF_ADDRESS - 1).unwrap_or(i64::MAX);
+        let [kept, kept_of_all] = [MAX_PENDING_LOGINS_OF_ADDRESS, MAX_PENDING_LOGINS]
+            .map(|maximum| i64::try_from(maximum - 1).unwrap_or(i64::MAX));
         transact_retried!(self.db, |conn| {
             let expired = oidc_logins::table.filter(oidc_logins::expires_at.le(At(login.at)));
             diesel::delete(expired).execute(conn).await?;
@@ -80,8 +81,16 @@ impl Store {
                 diesel::delete(older).execute(conn).await?;
             }
             let pending: i64 = oidc_logins::table.count().get_result(conn).await?;
-            if pending.unsigned_abs() >= MAX_PENDING_LOGINS as u64 {
-                return Err(Error::new(Cause::Overloaded).into());
+            if pending > kept_of_all {
+                // all have the same lifetime, so the oldest expire first
+                let oldest: Vec<Vec<u8>> = oidc_logins::table
+                    .select(oidc_logins::state)
+                    .order_by(oidc_logins::expires_at)
+                    .limit(pending - kept_of_all)
+                    .load(conn)
+                    .await?;
+                let oldest = oidc_logins::table.filter(oidc_logins::state.eq_any(oldest));
+                diesel::delete(oldest).execute(conn).await?;
             }
             let values = (
                 oidc_logins::state.eq(login.state.0.to_vec()),
@@ -129,31 +138,6 @@ impl Store {
         })
     }
 
-    async fn use_logout_token(
-        &self,
-        provider: &ProviderId,
-        jti: SecretHash,
-        until: Timestamp,
-    ) -> Result<bool> {
-        let (provider, now) = (provider.to_string(), self.deps.clock.now());
-        transact_retried!(self.db, |conn| {
-            let expired = logout_tokens::table.filter(logout_tokens::expires_at.le(At(now)));
-            diesel::delete(expired).execute(conn).await?;
-            let values = (
-                logout_tokens::provider.eq(&provider),
-                logout_tokens::jti.eq(jti.0.to_vec()),
-                logout_tokens::expires_at.eq(At(until)),
-            );
-            let inserted = diesel::insert_into(logout_tokens::table)
-                .values(values)
-                .on_conflict((logout_tokens::provider, logout_tokens::jti))
-                .do_nothing()
-                .execute(conn)
-                .await?;
-            Ok(inserted == 1)
-        })
-    }
-
     async fn user_confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
         read!(self.db, |conn| {
             let confirmed: Option<Option<At>> =
@@ -187,6 +171,10 @@ impl FederationStore for Store {
         self.admit_person(permit, admission).await
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        self.user_of_person(provider, subject).await
+    }
+
     async fn open(
         &self,
         permit: &Permit,
@@ -200,13 +188,12 @@ impl FederationStore for Store {
         self.provider_of_session(session).await
     }
 
-    async fn claim_due(
-        &self,
-        before: Timestamp,
-        at: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DueConfirmation>> {
-        self.claim_confirmations(before, at, limit).await
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>> {
+        self.claim_confirmations(&claim).await
+    }
+
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()> {
+        self.release_confirmations(due, visited_at).await
     }
 
     async fn confirm(
@@ -219,12 +206,8 @@ impl FederationStore for Store {
         self.confirm_person(due, person, refresh_token, at).await
     }
 
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize> {
-        self.withdraw_sessions(permit, ended, at).await
-    }
-
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool> {
-        self.use_logout_token(provider, jti, until).await
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>> {
+        self.withdraw_sessions(permit, ended, live).await
     }
 
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {

@@ -31,7 +31,7 @@ use crate::{
     error::corrupt,
     grant::{from_json, require_role, require_service_account, to_json, username},
     rights_stamp::StampedRights as _,
-    schema::{At, api_tokens, rights_stamp, roles, service_accounts, users},
+    schema::{At, api_tokens, rights_stamp, roles, second_factors, service_accounts, users},
     service_account::Row as AccountRow,
     user::Row as UserRow,
 };
@@ -85,8 +85,9 @@ impl TryFrom<Row> for ApiToken {
 /// A token with its service account, and with the user who owns the token or the account.
 type OwnedRow = (Row, Option<AccountRow>, Option<UserRow>);
 
-/// As [`OwnedRow`], with the time at which a provider last confirmed the user, and the rights stamp.
-type FoundRow = (Row, Option<AccountRow>, Option<UserRow>, Option<At>, i64);
+/// As [`OwnedRow`], with the time at which a provider last confirmed the user, the time at which the user who owns the
+/// token confirmed a second factor, and the rights stamp.
+type FoundRow = (Row, Option<AccountRow>, Option<UserRow>, Option<At>, Option<At>, i64);
 
 /// The token and its owner. `None` if a user who owns the token does not exist any more.
 fn owned((row, account, user): OwnedRow) -> Result<Option<(ApiToken, FoundOwner)>> {
@@ -185,10 +186,14 @@ impl Store {
         })
     }
 
-    /// Reads a token, its owner and the rights stamp in one query, because every request needs them.
+    /// Reads a token, its owner, whether the owner has a second factor, and the rights stamp in one query, because every
+    /// request needs them.
     async fn token(&self, which: TokenKey) -> Result<Option<FoundToken>> {
         read!(self.db, |conn| {
             let query = owned_tokens!()
+                .left_join(
+                    second_factors::table.on(second_factors::user_id.nullable().eq(api_tokens::user_id)),
+                )
                 .inner_join(rights_stamp::table.on(rights_stamp::id.eq(1)))
                 .filter(api_tokens::revoked_at.is_null())
                 .select((
@@ -196,6 +201,7 @@ impl Store {
                     Option::<AccountRow>::as_select(),
                     Option::<UserRow>::as_select(),
                     users::confirmed_at.nullable(),
+                    second_factors::confirmed_at.nullable(),
                     rights_stamp::stamp,
                 ))
                 .into_boxed();
@@ -204,11 +210,14 @@ impl Store {
                 TokenKey::Id(id) => query.filter(api_tokens::id.eq(id.0)),
             };
             let found: Option<FoundRow> = query.first(conn).await.optional()?;
-            let Some((row, account, user, confirmed_at, stamp)) = found else { return Ok(None) };
+            let Some((row, account, user, confirmed_at, enrolled_at, stamp)) = found else {
+                return Ok(None);
+            };
             let found = |(token, owner)| FoundToken {
                 token,
                 owner,
                 confirmed_at: confirmed_at.map(|at| at.0),
+                enrolled: enrolled_at.is_some(),
                 rights: RightsStamp(stamp),
             };
             Ok(owned((row, account, user))?.map(found))

@@ -1,4 +1,4 @@
-//! Tokens, second factors and users of identity providers at several replicas, and what the database holds of them.
+//! Tokens, second factors and users of identity providers at several replicas, and their data in the database.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -6,14 +6,21 @@ mod common;
 
 use std::{fs, sync::Arc, time::Duration};
 
-use common::{TestDatabase, secret, seed_of, sign_in, user, verify};
+use common::{TestDatabase, cluster, secret, seed_of, sign_in, user, verify};
 use futures_util::future::{join, join_all};
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Result,
     access::{AccessRequest, Permit, Principal, Resource, Verb},
+    break_glass::{BreakGlassRecord, BreakGlassRow},
+    connection::Credential,
+    ids::{ClusterId, UserId},
     name::ProviderId,
-    provider::EndedSessions,
-    rights::Ceiling,
+    provider::{
+        ConfirmationClaim, EndedSessions, Liveness, LogoutToken, MAX_PENDING_LOGINS, PendingLogin,
+        ProviderKind,
+    },
+    rights::{Ceiling, Subject},
     second_factor::{Confirmation, FactorUse},
     service_account::{
         ServiceAccount, ServiceAccountName, ServiceAccountPatch, ServiceAccountRecord, ServiceAccountStore,
@@ -24,6 +31,11 @@ use pilothouse_core::{
     user::{PasswordHash, SetBy, User},
 };
 use pilothouse_store::Store;
+
+/// Condition for live sessions, with an idle timeout of 30 minutes.
+fn liveness(at: Timestamp) -> Liveness {
+    Liveness { at, used_after: at - Duration::from_secs(1800) }
+}
 
 /// Two replicas on one database.
 struct Replicas {
@@ -71,6 +83,13 @@ impl Replicas {
         };
         let token = TokenStore::create(&self.stores[replica], &self.permit(Verb::Create), record).await?;
         Ok((token, hash))
+    }
+
+    async fn break_glass(&self, replica: usize, user: UserId, cluster: ClusterId) -> Result<BreakGlassRow> {
+        let ports = &self.ports[replica];
+        let permit = ports.permit(AccessRequest::to(Verb::BreakGlass, Resource::Grant).named("user"));
+        let record = BreakGlassRecord { user_id: user, cluster, reason: "node down".to_owned() };
+        ports.break_glass.open(&permit, record).await
     }
 
     async fn live_tokens(&self) -> i64 {
@@ -218,17 +237,41 @@ async fn one_replica_reads_a_person_again() {
             sign_in(&replicas.ports[0], rng, &format!("mei-{n}")).await.unwrap();
         }
         let now = replicas.ports[0].now() + Duration::from_secs(600);
-        let before = now - Duration::from_secs(540);
-        let claims =
-            join_all((0..8).map(|n| replicas.ports[n % 2].federation.claim_due(before, now, 5))).await;
+        let claim = |limit| ConfirmationClaim {
+            provider: ProviderId::new("corp").unwrap(),
+            kind: ProviderKind::Oidc,
+            before: now - Duration::from_secs(540),
+            live: liveness(now),
+            limit,
+        };
+        let claims = join_all((0..8).map(|n| replicas.ports[n % 2].federation.claim_due(claim(5)))).await;
         let mut claimed: Vec<_> = claims.into_iter().flat_map(Result::unwrap).collect();
         // a claim that loses all its rows to others is empty
-        claimed.extend(replicas.ports[0].federation.claim_due(before, now, 100).await.unwrap());
+        claimed.extend(replicas.ports[0].federation.claim_due(claim(100)).await.unwrap());
         let mut subjects: Vec<_> = claimed.into_iter().map(|due| due.subject).collect();
         subjects.sort();
         let count = subjects.len();
         subjects.dedup();
         assert_eq!((subjects.len(), count), (20, 20), "each person once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn break_glass_is_limited_over_all_replicas() {
+    for db in TestDatabase::all() {
+        let replicas = Replicas::on(db).await;
+        let ann = replicas.user("ann").await;
+        let ports = &replicas.ports[0];
+        let prod = cluster(ports, "prod", Credential::Token("token".into()));
+        let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("prod");
+        let prod = ports.clusters.create(&ports.permit(access), prod).await.unwrap().id;
+        let uses = join_all((0..8).map(|n| replicas.break_glass(n % 2, ann.id, prod))).await;
+        let (made, refused): (Vec<_>, Vec<_>) = uses.into_iter().partition(Result::is_ok);
+        assert_eq!(made.len(), BreakGlassRow::MAX_USES);
+        assert!(refused.into_iter().all(|refused| refused.unwrap_err().cause == Cause::TooMany));
+        let grants = ports.grants.list(Some(Subject::User(ann.id)), None).await.unwrap();
+        assert_eq!(grants.len(), BreakGlassRow::MAX_USES, "a refused use leaves no grant");
+        verify(&replicas.db.entries().await);
     }
 }
 
@@ -253,12 +296,58 @@ async fn secrets_of_a_person_are_sealed_and_removed() {
     assert!(sealed.iter().all(|bytes| is_in_files(bytes)));
 
     let provider = ProviderId::new("corp").unwrap();
-    let ended = EndedSessions::Named { provider, subject: Some("mei".to_owned()), sid: None };
+    let token = LogoutToken { jti: SecretHash::of("jti"), valid_until: ports.now() };
+    let ended = EndedSessions::Named { provider, subject: Some("mei".to_owned()), sid: None, token };
     let permit = ports.permit(AccessRequest::to(Verb::Revoke, Resource::Session).named("mei"));
-    assert_eq!(ports.federation.withdraw(&permit, ended, ports.now()).await.unwrap(), 1);
+    let withdrawn = ports.federation.withdraw(&permit, ended, liveness(ports.now())).await.unwrap();
+    assert_eq!(withdrawn, Some(1));
     let disable = ports.permit(AccessRequest::to(Verb::Disable, Resource::OwnSecondFactor).named("mei"));
     ports.second_factors.remove(&disable, mei.id, None).await.unwrap();
     assert!(ports.federation.confirmed_at(mei.id).await.unwrap().is_none());
     assert!(replicas.stores[0].scrub().await.unwrap());
     assert!(sealed.iter().all(|bytes| !is_in_files(bytes)));
+}
+
+/// Clients at many addresses cannot keep others from signing in.
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_login_beyond_the_maximum_replaces_the_oldest() {
+    for db in TestDatabase::all() {
+        let ports = StorePorts::over(Arc::new(db.open().await));
+        let (corp, browser) = (ProviderId::new("corp").unwrap(), secret(&*db.deps.rng));
+        let [first, second, third] = [(); 3].map(|()| secret(&*db.deps.rng));
+        let pending = |state, to: &str, seconds| {
+            let at = ports.now() + Duration::from_secs(seconds);
+            PendingLogin {
+                provider: corp.clone(),
+                state,
+                browser,
+                to: to.to_owned(),
+                address: None,
+                at,
+                expires_at: at + Duration::from_secs(600),
+            }
+        };
+        ports.federation.begin(pending(first, "/first", 0)).await.unwrap();
+        ports.federation.begin(pending(second, "/second", 1)).await.unwrap();
+        let another = match &db.url {
+            Some(_) => "decode(md5(i::text) || md5(i::text), 'hex')",
+            None => "randomblob(32)",
+        };
+        let others = MAX_PENDING_LOGINS - 2;
+        let fill = format!(
+            "WITH RECURSIVE numbers(i) AS \
+             (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {others}) \
+             INSERT INTO oidc_logins (state, provider, browser, target, created_at, expires_at) \
+             SELECT {another}, provider, browser, target, created_at, expires_at \
+             FROM numbers, oidc_logins WHERE target = '/second'"
+        );
+        db.execute(&fill).await.unwrap();
+        ports.federation.begin(pending(third, "/third", 2)).await.unwrap();
+        let count = db.count("SELECT count(*) AS n FROM oidc_logins").await;
+        assert_eq!(count.unsigned_abs(), MAX_PENDING_LOGINS as u64);
+        let take = async |state| ports.federation.take(&corp, state, browser, ports.now()).await.unwrap();
+        assert_eq!(take(first).await, None, "the oldest");
+        assert_eq!(take(second).await.as_deref(), Some("/second"));
+        assert_eq!(take(third).await.as_deref(), Some("/third"));
+    }
 }

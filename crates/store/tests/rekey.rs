@@ -23,6 +23,8 @@ use pilothouse_core::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },
     ids::{ClusterId, UserId},
+    name::ProviderId,
+    provider::{ConfirmationClaim, Liveness, ProviderKind},
     rng::uuid_v7,
     testing::contract::StorePorts,
 };
@@ -80,9 +82,15 @@ impl Fixture {
     /// Asserts that all stored values can be opened.
     async fn assert_opens(&self, store: &Store, filled: &[(ClusterId, String)]) {
         let ports = StorePorts::over(Arc::new(store.clone()));
-        let (now, limit) = (self.now(), usize::MAX);
-        let later = now + std::time::Duration::from_secs(1);
-        let due = ports.federation.claim_due(later, now, limit).await.unwrap();
+        let now = self.now();
+        let claim = ConfirmationClaim {
+            provider: ProviderId::new("corp").unwrap(),
+            kind: ProviderKind::Oidc,
+            before: now + std::time::Duration::from_secs(1),
+            live: Liveness { at: now, used_after: now - std::time::Duration::from_secs(1800) },
+            limit: usize::MAX,
+        };
+        let due = ports.federation.claim_due(claim).await.unwrap();
         for (_, name) in filled {
             let due = due.iter().find(|due| due.subject == *name).expect("the refresh token opens");
             let refresh_token = due.refresh_token.as_ref().unwrap().expose_secret();

@@ -39,7 +39,8 @@ impl Ports {
 }
 
 /// A reserved port of 127.0.0.1, and the port after it. No other process of the test bed uses them until this value is
-/// dropped, so that a server can be restarted at the same address, and another server can be told the address before.
+/// dropped, so that a server can be restarted at the same address, and the address can be configured in another server
+/// before.
 pub struct Port(Block);
 
 impl Port {

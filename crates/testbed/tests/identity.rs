@@ -1,4 +1,4 @@
-//! Tests of identity servers: what the servers do that the tests of Pilothouse rely on.
+//! Tests of identity servers: the behaviour on which the tests of Pilothouse rely.
 
 use std::fs;
 

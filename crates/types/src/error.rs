@@ -180,22 +180,22 @@ causes! {
 
     /// A sign-in at an identity provider was not begun by this browser, has ended, or took longer than ten minutes.
     SignInExpired = "sign_in_expired", AuthenticationError, Server;
-    /// The identity provider refused the sign-in, or what it answered does not verify.
+    /// The identity provider refused the sign-in, or its answer does not verify.
     SignInRejected = "sign_in_rejected", AuthenticationError, Server;
     /// The identity provider did not send all groups of the person.
     GroupsMissing = "groups_missing", AuthenticationError, Server;
 
     /// The caller lacks a right: [`Context::missing`]. [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
-    /// An API token does not allow this, whatever the rights of its owner.
+    /// An API token does not allow this operation, regardless of the rights of its owner.
     TokenNotAllowed = "token_not_allowed", PermissionDenied, Server;
     /// The caller's rights have changed since the stream was opened. Reason for the end of a stream.
     RightsChanged = "rights_changed", PermissionDenied, Server;
     /// The user has no second factor, and needs one for this operation or by the settings for any.
     SecondFactorNotEnrolled = "second_factor_not_enrolled", PermissionDenied, Server;
-    /// The settings do not allow this to the user, whatever the user's rights.
+    /// The settings do not allow this operation to the user, regardless of the user's rights.
     NotAllowedBySettings = "not_allowed_by_settings", PermissionDenied, Server;
-    /// The requester of rights approves the own request, or reviews the own use of break-glass.
+    /// A user approves their own request for rights, or reviews their own use of break-glass.
     OwnRequest = "own_request", PermissionDenied, Server;
     /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;

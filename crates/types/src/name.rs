@@ -162,8 +162,8 @@ name! {
 pub struct ProviderId(String);
 
 impl ProviderId {
-    /// Words that no provider has as its id: `local` stands for the users of Pilothouse; the others begin names of
-    /// callers and subjects, as usernames of a provider begin with its id.
+    /// Reserved words that are no valid id: `local` denotes the local users of Pilothouse; the others are prefixes of
+    /// names of callers and subjects, as the id of a provider is the prefix of its usernames.
     pub const RESERVED: [&str; 4] = ["local", "sa", "cli", "group"];
 
     /// Checks an id.

@@ -67,6 +67,34 @@ async fn directory_users_have_the_rights_of_their_groups_by_ldap_starttls_and_ld
 }
 
 #[tokio::test]
+async fn commands_find_users_of_a_directory() {
+    let Some(slapd) = Slapd::start_or_skip(false).unwrap() else { return };
+    let server = start(&slapd, &slapd.url(), false).await;
+    let mei = sign_in(&server, "mei").await;
+    let run = |arguments: &[&str]| {
+        let output = server.install.run(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (arguments, refusal) in [
+        (&["user", "reset-password", "dir:mei"][..], "signs in through an identity provider"),
+        (&["user", "reset-second-factor", "dir:mei"], "There is no second factor"),
+        (&["user", "disable", "dir:nobody"], "dir:nobody"),
+    ] {
+        let (code, message) = run(arguments);
+        assert!(code == Some(2) && message.contains(refusal), "{arguments:?}: {message}");
+    }
+    for arguments in [
+        &["token", "create", "of mei", "--user", "dir:mei"][..],
+        &["grant", "add", "dir:mei", "--role", "viewer", "--clusters", "all", "--namespaces", "shop"],
+        &["user", "disable", "dir:mei"],
+    ] {
+        let (code, message) = run(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {message}");
+    }
+    until_signed_out(TASK_TIMEOUT, &mei).await;
+}
+
+#[tokio::test]
 async fn group_and_user_removed_in_the_directory_end_rights_and_tokens_within_ten_minutes() {
     let Some(slapd) = Slapd::start_or_skip(false).unwrap() else { return };
     let Some(clock) = FakeClock::start() else { return };
@@ -156,7 +184,7 @@ async fn directory_searches_for_no_filter_that_a_username_contains() {
     });
     for (n, name) in names.enumerate() {
         let address = [127, 0, 0, 2 + u8::try_from(n / LOGINS_OF_ADDRESS).unwrap()];
-        let client = server.client().from_address(address);
+        let client = server.client().with_source_address(address);
         let response = try_sign_in(&client, &name, &password_of("mei")).await;
         let code = response.body["error_code"].as_str().unwrap_or_default();
         assert!(["AUTHENTICATION_ERROR", "VALIDATION_ERROR"].contains(&code), "{name:?}: {response}");
@@ -165,7 +193,7 @@ async fn directory_searches_for_no_filter_that_a_username_contains() {
     let binds = slapd.binds();
     assert!(!binds.contains(&slapd.user_dn("mei")) && !binds.contains(&slapd.user_dn("tom")), "{binds:?}");
     for filter in slapd.filters() {
-        // a filter of one user has one part: (uid=…), and what was typed is escaped
+        // a filter of one user has one part: (uid=…), and the typed name is escaped
         let parts = filter.matches('(').count();
         assert!(parts == 1 && !filter.contains("=*"), "{filter}");
     }

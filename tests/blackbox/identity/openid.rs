@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pilothouse_testbed::{OidcProvider, OidcServer, password_of};
 use serde_json::json;
 
@@ -89,7 +90,9 @@ async fn group_and_user_removed_at_the_provider_end_rights_and_tokens_within_ten
     }
     provider.remove_user("mei").await.unwrap();
     clock.set("+1200");
-    until_signed_out(TASK_TIMEOUT, &mei).await;
+    for client in [&mei, &token] {
+        until_signed_out(TASK_TIMEOUT, client).await;
+    }
 }
 
 #[tokio::test]
@@ -105,14 +108,15 @@ async fn sign_in_begun_at_one_replica_ends_at_another_and_back_channel_logout_ho
     let callback = browser.reach_callback(&site.public_url, ID, "mei").await;
     let data = browser.finish(&second.address, ID, &callback).await.data();
     let session = browser.session(&data);
-    let clients = [&first, &second].map(|server| server.client().with_session(&session));
+    let sessions = [&first, &second].map(|server| server.client().with_session(&session));
+    let (_, secret) = sessions[0].create_token("of mei", json!({})).await;
+    let tokens = [&first, &second].map(|server| server.client().with_token(&secret));
+    let clients: Vec<_> = sessions.iter().chain(&tokens).collect();
     for client in &clients {
         client.get("/api/auth/me").await.data();
     }
     provider.end_sessions("mei").await.unwrap();
-    for client in &clients {
-        until_signed_out(Duration::from_secs(1), client).await;
-    }
+    join_all(clients.into_iter().map(|client| until_signed_out(Duration::from_secs(1), client))).await;
 }
 
 #[tokio::test]
@@ -129,7 +133,7 @@ async fn without_the_provider_sessions_stay_and_nobody_signs_in_there() {
     assert_eq!((refused.status, &*refused.cause()), (503, "provider_unavailable"));
     assert!(sees_cluster(&client, cluster).await, "her session lives");
 
-    // a server that starts without the provider serves everybody else
+    // a server that starts without the provider serves all other users
     let server = server.kill().await.start().await;
     assert!(sees_cluster(&client, cluster).await);
     server.admin().await;
@@ -137,7 +141,7 @@ async fn without_the_provider_sessions_stay_and_nobody_signs_in_there() {
     let refused = mei.open_once(&start).await;
     assert_eq!((refused.status, &*refused.cause()), (503, "provider_unavailable"));
     provider.start().unwrap();
-    // a provider that did not answer is not asked for some seconds
+    // no request is sent for some seconds to a provider that did not answer
     within(TASK_TIMEOUT, "the next question to the provider", async || {
         (mei.open_once(&start).await.status == 302).then_some(())
     })

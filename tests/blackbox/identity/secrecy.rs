@@ -55,10 +55,15 @@ pub(crate) async fn plant(admin: &Client, anonymous: &Client, unrecorded: &Clien
     }
     let mut secrets = vec![
         ("a seed of one-time codes", totp.seed().to_vec()),
+        ("a seed of one-time codes in base32", totp.secret().as_bytes().to_vec()),
         ("a token", secret.into_bytes()),
         ("a token of a service account", service_secret.into_bytes()),
     ];
-    secrets.extend(recovery_codes.into_iter().map(|code| ("a recovery code", code.into_bytes())));
+    for code in recovery_codes {
+        // the hash is of the code without its hyphens
+        secrets.push(("a recovery code without hyphens", code.replace('-', "").into_bytes()));
+        secrets.push(("a recovery code", code.into_bytes()));
+    }
     Planted { secrets, user, token: token["id"].clone(), service_account }
 }
 

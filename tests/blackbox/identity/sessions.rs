@@ -44,10 +44,10 @@ async fn tabs_that_refresh_together_get_the_same_tokens_at_all_replicas() {
     assert_eq!(other_tab.cookie("refresh_token"), Some(&*new), "one pair for both tabs");
     assert_ne!(new, old);
 
-    // a body beside the cookie is ambiguous
+    // a refresh token in the body together with the cookie is ambiguous
     let both = browser.post(&url, Some(&json!({"refresh_token": new}))).await;
     assert_eq!(both.status, 400, "{}", both.text);
-    // the old token is stolen if it comes later than a tab would
+    // the old token counts as stolen if it is sent later than a tab would send it
     clock.set("+30");
     let mut thief = Browser::new(&[]);
     thief.set_cookie(&format!("session_id={}; Path=/", browser.cookie("session_id").unwrap()));

@@ -103,7 +103,7 @@ async fn token_has_at_most_its_ceiling_and_the_rights_of_its_owner() {
     let row = &admin.operations("operation_type=update&resource_type=cluster&status=success").await[0];
     assert_eq!((&row["username"], row["token_id"].is_number()), (&json!("ann"), true), "{row}");
 
-    // what a token may never do, whatever its owner may
+    // operations that no token allows, whatever the rights of its owner
     let grant = json!({
         "subject": {"type": "user", "id": ann}, "role": "viewer", "clusters": {"ids": [one]}, "namespaces": ["shop"],
     });
@@ -119,11 +119,11 @@ async fn token_has_at_most_its_ceiling_and_the_rights_of_its_owner() {
     let about = whole.get("/api/auth/me").await.data();
     assert_eq!((&about["user"]["username"], &about["session"]), (&json!("ann"), &Value::Null));
     assert_eq!(about["token"]["name"], "whole");
-    // a token beside a session's cookie
+    // an API token together with a session cookie
     let mixed = session.with_token(&session.create_token("mixed", json!({})).await.1);
     mixed.get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
 
-    // fewer rights of the owner are fewer rights of the token
+    // a token loses the rights that its owner loses
     admin.post("/api/auth/users/update", json!({"id": ann, "role": "none"})).await.data();
     assert!(clusters(&whole).await.is_empty() && clusters(&narrow).await.is_empty());
     admin.post("/api/auth/users/update", json!({"id": ann, "role": "viewer"})).await.data();
@@ -144,7 +144,7 @@ async fn token_is_refused_from_another_network_and_without_its_owner() {
     let token = server.client().with_token(&secret);
     let elsewhere = token.get("/api/k8s/clusters").await.refused("AUTHENTICATION_ERROR");
     assert_eq!(elsewhere["context"]["cause"], "token_network");
-    let token = token.from_address([127, 0, 0, 2]);
+    let token = token.with_source_address([127, 0, 0, 2]);
     assert_eq!(clusters(&token).await, [json!(cluster)]);
     let row = &session.rows("/api/auth/tokens", "tokens").await[0];
     assert_eq!((&row["last_used_ip"], &row["networks"]), (&json!("127.0.0.2"), &json!(["127.0.0.2/32"])));

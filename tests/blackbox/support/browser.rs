@@ -104,7 +104,7 @@ impl Browser {
         page
     }
 
-    /// Sends what the page of [`Browser::reach_callback`] sends.
+    /// Sends the request that the page of [`Browser::reach_callback`] sends.
     pub(crate) async fn finish(&mut self, public_url: &str, provider: &str, callback: &Page) -> Page {
         let pairs =
             callback.url.query_pairs().filter(|(name, _)| ["code", "state", "iss"].contains(&&**name));

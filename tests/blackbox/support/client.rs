@@ -103,12 +103,12 @@ impl Client {
     }
 
     /// A copy whose connections have this source address, and that has its own connections.
-    pub(crate) fn from_address(&self, address: [u8; 4]) -> Self {
+    pub(crate) fn with_source_address(&self, address: [u8; 4]) -> Self {
         let http = reqwest::Client::builder().no_proxy().local_address(IpAddr::from(address)).build();
         Self { http: http.expect("an HTTP client"), ..self.clone() }
     }
 
-    /// Creates an API token. `fields` are those of the request beside the name. Returns its row and its secret.
+    /// Creates an API token. `fields` are the fields of the request except the name. Returns its row and its secret.
     pub(crate) async fn create_token(&self, name: &str, fields: Value) -> (Value, String) {
         let mut body = json!({"name": name});
         body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());

@@ -13,7 +13,10 @@ use super::{Client, strings};
 const STEP: i64 = 30;
 
 /// An authenticator app.
-pub(crate) struct Totp(Vec<u8>);
+pub(crate) struct Totp {
+    secret: String,
+    seed: Vec<u8>,
+}
 
 impl Totp {
     /// Reads the secret in the response to an enrolment.
@@ -29,7 +32,7 @@ impl Totp {
                 buffer &= (1_u32 << bits) - 1;
             }
         }
-        Self(bytes)
+        Self { secret: secret.to_owned(), seed: bytes }
     }
 
     /// Enrols the client's user and confirms with the code of the step before the current one, so that the codes of the
@@ -44,9 +47,14 @@ impl Totp {
         (totp, codes)
     }
 
+    /// The secret in base32, as shown.
+    pub(crate) fn secret(&self) -> &str {
+        &self.secret
+    }
+
     /// The bytes of the secret.
     pub(crate) fn seed(&self) -> &[u8] {
-        &self.0
+        &self.seed
     }
 
     /// The code of the current step, or of one `offset` steps later. Waits for the start of a step if less than 10 s of
@@ -61,7 +69,7 @@ impl Totp {
 
     /// The code of a time step.
     fn code_of(&self, step: i64) -> String {
-        let mac = sign(&Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &self.0), &step.to_be_bytes());
+        let mac = sign(&Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &self.seed), &step.to_be_bytes());
         let mac = mac.as_ref();
         let start = usize::from(mac[19] & 0xf);
         let number = u32::from_be_bytes(mac[start..start + 4].try_into().expect("four bytes"));
@@ -78,7 +86,7 @@ pub(crate) fn login_with(username: &str, password: &str, code: &str) -> Value {
 #[test]
 fn codes_are_those_of_the_rfc() {
     let totp = Totp::new("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ");
-    assert_eq!(totp.0, b"12345678901234567890");
+    assert_eq!(totp.seed, b"12345678901234567890");
     for (second, code) in [(59, "287082"), (1_111_111_109, "081804"), (20_000_000_000, "353130")] {
         assert_eq!(totp.code_of(second / STEP), code);
     }

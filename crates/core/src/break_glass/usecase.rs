@@ -27,14 +27,14 @@ pub struct BreakGlass {
 
 impl BreakGlass {
     /// Gives the caller the role `admin` with the reach `cluster` in a cluster for an hour. The settings name the users
-    /// and networks; the second factor must be fresh, whatever the setting `step_up` is.
+    /// and networks; the second factor must be fresh, regardless of the setting `step_up`.
     ///
     /// # Errors
     /// `InvalidInput`; `NotAllowedBySettings`; `SecondFactorNotEnrolled`, `SecondFactorStale`; `NotFound` of the cluster;
     /// `TooMany` after the second use within 24 hours; `NotSignedIn` for a caller who is no user; `StoreUnavailable`.
     pub async fn open(&self, caller: &Caller, cluster: ClusterId, reason: String) -> Result<BreakGlassRow> {
         let given = check_reason(Some(&reason))?;
-        // the caller may have no right in the cluster, so the request names it only as a parameter
+        // the caller may have no right in the cluster, so the cluster is only a parameter of the request
         let access = AccessRequest::to(Verb::BreakGlass, Resource::Grant)
             .named(&caller.username)
             .with("cluster_id", cluster.0)

@@ -3,7 +3,7 @@
 
 use super::Clusters;
 use crate::{
-    access::{Caller, Granted},
+    access::{Caller, Granted, StepUpAction},
     error::{Cause, Error, Result},
     ids::{ClusterId, GrantId},
     object::Labels,
@@ -16,9 +16,11 @@ use crate::{
 impl Clusters {
     /// Checks a change of a cluster's labels, from `before` to `after`, and adds the live grants whose clusters it changes
     /// to the audit row. `cluster` and `before` are `None` for a new cluster: then the caller needs rights on all clusters.
+    /// Such a change requires the same second factor as the creation of a grant.
     ///
     /// # Errors
-    /// `RoleTooLow` with the first right that the caller lacks of those that such a grant gives; `StoreUnavailable`.
+    /// `RoleTooLow` with the first right of such a grant that the caller lacks; `TokenNotAllowed`,
+    /// `SecondFactorNotEnrolled`, `SecondFactorStale`; `StoreUnavailable`.
     pub(super) async fn granted_with_labels(
         &self,
         granted: Granted,
@@ -29,7 +31,11 @@ impl Clusters {
         let changed = self.grants_changed_by(granted.caller(), cluster, before, after).await;
         match changed {
             Ok(grants) if grants.is_empty() => Ok(granted),
-            Ok(grants) => Ok(granted.with("grants", serde_json::json!(grants))),
+            Ok(grants) => {
+                let granted = granted.with("grants", serde_json::json!(grants));
+                self.gate.require_factor_for(&granted, StepUpAction::Grants).await?;
+                Ok(granted)
+            }
             Err(refusal) if refusal.cause == Cause::RoleTooLow => {
                 self.gate.refuse_granted(&granted, refusal).await
             }

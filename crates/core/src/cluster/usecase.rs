@@ -131,10 +131,12 @@ impl Clusters {
         Ok(select(rows, query))
     }
 
-    /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant.
+    /// Registers a cluster after a connection test. Labels that match the label selector of a grant require the right
+    /// to give that grant, and the second factor for it.
     ///
     /// # Errors
-    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
+    /// `RoleTooLow`, `TokenNotAllowed`, `SecondFactorNotEnrolled`, `SecondFactorStale`, `InvalidInput`, `EgressDenied`,
+    /// `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
     /// the cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
@@ -446,7 +448,7 @@ impl Clusters {
         if insecure && !self.allow_insecure_tls {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
-        // a rule of its own: the right to manage users is one that super admins alone have
+        // separate rule: only super admins have the right to manage users
         let manages_users =
             granted.caller().rights.extent(RightVerb::Update, &RightResource::Users) != Extent::None;
         if insecure && !manages_users {

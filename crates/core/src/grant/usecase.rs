@@ -304,7 +304,7 @@ struct Gift<'a> {
     until: Option<Timestamp>,
 }
 
-/// The subject that a caller is, beside the groups of a user.
+/// The subject of a caller, without the groups of a user.
 fn own_subject(caller: &Caller) -> Option<Subject> {
     caller.principal().map(Subject::from)
 }

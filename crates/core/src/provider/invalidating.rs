@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::{
-    Admission, Binding, DueConfirmation, EndedSessions, FederationStore, PendingLogin, Person,
-    ProviderSession,
+    Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+    PendingLogin, Person, ProviderSession,
 };
 use crate::{
     access::Permit,
@@ -42,6 +42,10 @@ impl FederationStore for Invalidating<dyn FederationStore> {
         self.change(async move { registry.admit(&permit, admission).await }).await
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        self.registry.user_of(provider, subject).await
+    }
+
     async fn open(
         &self,
         permit: &Permit,
@@ -56,13 +60,12 @@ impl FederationStore for Invalidating<dyn FederationStore> {
         self.registry.provider_of(session).await
     }
 
-    async fn claim_due(
-        &self,
-        before: Timestamp,
-        at: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DueConfirmation>> {
-        self.registry.claim_due(before, at, limit).await
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>> {
+        self.registry.claim_due(claim).await
+    }
+
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()> {
+        self.registry.release(due, visited_at).await
     }
 
     async fn confirm(
@@ -76,13 +79,9 @@ impl FederationStore for Invalidating<dyn FederationStore> {
         self.change(async move { registry.confirm(&due, &person, refresh_token, at).await }).await
     }
 
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize> {
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
-        self.change(async move { registry.withdraw(&permit, ended, at).await }).await
-    }
-
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool> {
-        self.registry.first_use(provider, jti, until).await
+        self.change(async move { registry.withdraw(&permit, ended, live).await }).await
     }
 
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {

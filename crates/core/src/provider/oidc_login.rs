@@ -1,4 +1,4 @@
-//! Sign-in at an OpenID provider: the browser goes there and comes back with a code.
+//! Sign-in at an OpenID provider: the browser is redirected to the provider and returns with a code.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::{
-    AuthorizationAnswer, AuthorizationRequest, EndedSessions, Federation, OpenIdProvider, PendingLogin,
-    Provider, ProviderKind, ProviderPort, ProviderSession,
+    AuthorizationAnswer, AuthorizationRequest, EndedSessions, Federation, LogoutToken, OpenIdProvider,
+    PendingLogin, Provider, ProviderKind, ProviderPort, ProviderSession,
+    refusal::Attempt,
     usecase::{Renewal, SignInClient},
 };
 use crate::{
-    access::{AccessRequest, Caller, Origin, Resource, Verb},
+    access::Origin,
     error::{Cause, Error, Reason, Result},
     session::{ClientAddress, Identity, SecretHash, ThrottleKey, Tokens},
 };
 
-/// Time in which a sign-in must end that has begun.
+/// Maximum time between the start and the end of a sign-in.
 const PENDING: Duration = Duration::from_secs(10 * 60);
 
 /// Maximum length of a path of the console in bytes.
@@ -27,13 +28,13 @@ const MAX_PATH_BYTES: usize = 2048;
 /// A sign-in that has begun.
 #[derive(Clone, Debug)]
 pub struct OidcStarted {
-    /// Where the browser goes.
+    /// The address to which the browser is redirected.
     pub location: String,
     /// The secret that the browser keeps in a cookie until it comes back.
     pub browser: SecretString,
 }
 
-/// What a browser brings back from the provider.
+/// Data with which the browser returns from the provider.
 #[derive(Clone, Debug)]
 pub struct OidcFinish {
     /// Id of the provider.
@@ -52,7 +53,7 @@ pub struct OidcFinish {
     pub origin: Origin,
 }
 
-/// A sign-in that has ended well.
+/// A successful sign-in.
 #[derive(Clone, Debug)]
 pub struct OidcFinished {
     /// Tokens of the session.
@@ -67,10 +68,11 @@ impl Federation {
     /// Begins a sign-in. `to` is the path of the console to which the browser returns; anything else counts as `/`.
     ///
     /// # Errors
-    /// `NotFound` for an unknown provider; `ProviderUnavailable`; `Overloaded` if too many have begun and not ended;
-    /// `StoreUnavailable`.
+    /// `NotFound` for an unknown provider; `TooManyLogins`; `ProviderUnavailable`; `StoreUnavailable`;
+    /// `AuditUnavailable`.
     pub async fn oidc_start(&self, provider: &str, to: Option<&str>, origin: &Origin) -> Result<OidcStarted> {
         let (provider, port) = self.open_id(provider)?;
+        self.require_unblocked(&Attempt::nameless(&provider.id, origin.clone())).await?;
         let sessions = &self.sessions;
         let [browser, state] = [sessions.secret(), sessions.secret()];
         let location = port
@@ -95,31 +97,34 @@ impl Federation {
     }
 
     /// Ends a sign-in: exchanges the code, and opens a session for the person. A state is accepted once, from the
-    /// browser that began, within ten minutes.
+    /// browser that began, within ten minutes. A refused one counts as a failed login of its address.
     ///
     /// # Errors
     /// `NotFound` for an unknown provider; `SignInExpired`, `SignInRejected`, `GroupsMissing`; `BadCredentials` if the
-    /// user is disabled here; `ProviderUnavailable`; `StoreUnavailable`; `AuditUnavailable`.
+    /// user is disabled here; `TooManyLogins`; `ProviderUnavailable`; `StoreUnavailable`; `AuditUnavailable`.
     pub async fn oidc_finish(&self, finish: OidcFinish) -> Result<OidcFinished> {
         let (provider, port) = self.open_id(&finish.provider)?;
-        let (sessions, gate) = (&self.sessions, &self.sessions.gate);
-        // no session is opened without an audit row
-        gate.capacity_for(Verb::Login)?;
-        let at = sessions.clock.now();
+        let attempt = Attempt::nameless(&provider.id, finish.origin.clone());
+        self.require_unblocked(&attempt).await?;
+        let at = self.sessions.clock.now();
         let [state, browser] =
             [&finish.state, &finish.browser].map(|secret| SecretHash::of(secret.expose_secret()));
-        // without a row of the trail: nothing was begun, and anybody can send this
+        // no audit row: no sign-in was begun, and any client can send this request
         let to = self.store.take(&provider.id, state, browser, at).await?;
         let to = to.ok_or_else(|| Error::new(Cause::SignInExpired))?;
         match self.signed_in(provider, port, &finish, at).await {
             Ok((tokens, identity)) => Ok(OidcFinished { tokens, identity, to }),
-            Err(refusal) => {
-                let shown = format!("{}:-", provider.id);
-                let access = AccessRequest::to(Verb::Login, Resource::Session).named(&*shown);
-                let anonymous = Caller::anonymous(shown, finish.origin);
-                gate.record_refused_login(&anonymous, &access, &refusal).await?;
-                Err(refusal)
+            Err(refusal)
+                if matches!(
+                    refusal.cause,
+                    Cause::SignInRejected | Cause::GroupsMissing | Cause::BadCredentials
+                ) =>
+            {
+                // concurrent attempts can pass the first check together; this check limits their audit rows
+                self.require_unblocked(&attempt).await?;
+                self.refuse(&attempt, refusal).await
             }
+            Err(failure) => self.undecided(&provider.id, attempt, failure).await,
         }
     }
 
@@ -143,7 +148,7 @@ impl Federation {
             provider: provider.id.clone(),
             sid: sign_in.sid,
             refresh_token: sign_in.refresh_token,
-            // never in future, whatever the clock of the provider says
+            // never in the future, even if the clock of the provider is ahead
             factor_at: sign_in
                 .authenticated_at
                 .filter(|_| provider.trusts_second_factor)
@@ -190,13 +195,13 @@ impl Federation {
             Cause::SignInRejected => malformed(),
             _ => error,
         })?;
-        let jti = SecretHash::of(&notice.jti);
-        if !self.store.first_use(&provider.id, jti, notice.valid_until).await? {
-            return Err(malformed());
-        }
-        let ended =
-            EndedSessions::Named { provider: provider.id.clone(), subject: notice.subject, sid: notice.sid };
-        self.withdraw(provider.id.as_str(), ended).await.map(drop)
+        let ended = EndedSessions::Named {
+            provider: provider.id.clone(),
+            subject: notice.subject,
+            sid: notice.sid,
+            token: LogoutToken { jti: SecretHash::of(&notice.jti), valid_until: notice.valid_until },
+        };
+        self.withdraw(provider.id.as_str(), ended).await?.map(drop).ok_or_else(malformed)
     }
 
     fn open_id(&self, id: &str) -> Result<(&Provider, &dyn OpenIdProvider)> {
@@ -208,7 +213,7 @@ impl Federation {
     }
 }
 
-/// A value of 256 bits that only the holder of the browser's cookie can know. So the database has no secret of a
+/// A value of 256 bits that can be computed only from the browser's cookie, so that the database stores no secret of a
 /// sign-in.
 fn derived(browser: &SecretString, purpose: &str) -> String {
     let digest =

@@ -1,4 +1,4 @@
-//! Port for what is stored of identity providers: bindings, sign-ins that have begun, people and their groups.
+//! Storage port of identity providers: bindings, pending sign-ins, people and their groups.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,13 +14,14 @@ use crate::{
     user::{User, Username},
 };
 
-/// Maximum number of sign-ins at all OpenID providers that have begun and not ended.
+/// Maximum number of pending sign-ins at all OpenID providers. A further sign-in replaces the oldest: if it were
+/// refused, clients at a few hundred addresses could block all sign-ins.
 pub const MAX_PENDING_LOGINS: usize = 10_000;
 
-/// Maximum number of such sign-ins from one address. A further one replaces the oldest.
+/// Maximum number of pending sign-ins from one address. A further sign-in replaces the oldest.
 pub const MAX_PENDING_LOGINS_OF_ADDRESS: usize = 64;
 
-/// What the id of a provider stands for.
+/// Binding of the id of a provider to its issuer or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The id.
@@ -31,7 +32,7 @@ pub struct Binding {
     pub authority: String,
 }
 
-/// A sign-in at an OpenID provider that has begun.
+/// A pending sign-in at an OpenID provider: begun and not ended.
 #[derive(Clone, Debug)]
 pub struct PendingLogin {
     /// The provider.
@@ -65,7 +66,7 @@ pub struct Admission {
     pub at: Timestamp,
 }
 
-/// What a session has besides, if a provider has opened it.
+/// Additional data of a session that was opened through a provider.
 #[derive(Clone, Debug)]
 pub struct ProviderSession {
     /// The provider.
@@ -74,8 +75,32 @@ pub struct ProviderSession {
     pub sid: Option<String>,
     /// The provider's refresh token. Sealed by the adapter.
     pub refresh_token: Option<SecretString>,
-    /// When the person gave a second factor at a provider that is trusted with it.
+    /// Time of the second factor at the provider, if the provider is trusted for second factors.
     pub factor_at: Option<Timestamp>,
+}
+
+/// Condition for a live session: it expires after `at` and was used after `used_after`.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// The current time.
+    pub at: Timestamp,
+    /// The current time minus the idle timeout.
+    pub used_after: Timestamp,
+}
+
+/// Selection of the confirmations to claim.
+#[derive(Clone, Debug)]
+pub struct ConfirmationClaim {
+    /// The provider.
+    pub provider: ProviderId,
+    /// Its kind.
+    pub kind: ProviderKind,
+    /// The last confirmation, and the last claim, is before this time.
+    pub before: Timestamp,
+    /// Condition for live sessions, and the time of the claim.
+    pub live: Liveness,
+    /// Maximum number.
+    pub limit: usize,
 }
 
 /// A person whose groups are to be read again.
@@ -93,6 +118,17 @@ pub struct DueConfirmation {
     pub session: Option<SessionId>,
     /// The provider's refresh token.
     pub refresh_token: Option<SecretString>,
+    /// Time of the last confirmation of the user, read with the claim.
+    pub confirmed_at: Option<Timestamp>,
+}
+
+/// A logout token, which is used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogoutToken {
+    /// Hash of its id.
+    pub jti: SecretHash,
+    /// Time after which it would be refused in any case.
+    pub valid_until: Timestamp,
 }
 
 /// Sessions that a provider has ended. With `sid` and `subject`, those that match both.
@@ -102,7 +138,7 @@ pub enum EndedSessions {
     One(SessionId),
     /// All sessions of a user.
     OfUser(UserId),
-    /// Sessions by what the provider calls them.
+    /// Sessions that a logout token of the provider names.
     Named {
         /// The provider.
         provider: ProviderId,
@@ -110,6 +146,8 @@ pub enum EndedSessions {
         subject: Option<String>,
         /// The provider's session.
         sid: Option<String>,
+        /// The logout token.
+        token: LogoutToken,
     },
 }
 
@@ -123,15 +161,13 @@ pub trait FederationStore: Send + Sync {
     /// `StoreUnavailable`, as for every method of this port.
     async fn bind(&self, binding: &Binding) -> Result<bool>;
 
-    /// Stores the beginning of a sign-in, and removes those that have expired.
-    ///
-    /// # Errors
-    /// `Overloaded` if there are [`MAX_PENDING_LOGINS`].
+    /// Stores the beginning of a sign-in, and removes those that have expired, and the oldest ones beyond
+    /// [`MAX_PENDING_LOGINS`] and [`MAX_PENDING_LOGINS_OF_ADDRESS`].
     async fn begin(&self, login: PendingLogin) -> Result<()>;
 
     /// Ends a sign-in that has begun: removes it and returns its path of the console. `None` if there is none with this
-    /// provider, state and browser, or it has expired. One of several concurrent calls gets it. A wrong browser removes
-    /// nothing.
+    /// provider, state and browser, or it has expired. One of several concurrent calls returns it. A wrong browser
+    /// removes nothing.
     async fn take(
         &self,
         provider: &ProviderId,
@@ -145,6 +181,9 @@ pub trait FederationStore: Send + Sync {
     /// records that they are confirmed. Safe to call from several replicas concurrently.
     async fn admit(&self, permit: &Permit, admission: Admission) -> Result<User>;
 
+    /// The user of a person; `None` if provider and subject are new.
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>>;
+
     /// Opens a session, as [`crate::session::SessionStore::open`], for a user of a provider.
     ///
     /// # Errors
@@ -155,15 +194,18 @@ pub trait FederationStore: Send + Sync {
     /// The provider that opened a session; `None` for a local one, or one that has ended.
     async fn provider_of(&self, session: SessionId) -> Result<Option<ProviderId>>;
 
-    /// Claims up to `limit` confirmations whose last one, and last claim, is before `before`, the oldest first. For an
-    /// OpenID provider: each live session with a refresh token. For a directory: each user with a live session or a
-    /// valid API token. Each is returned to one of the replicas that call at the same time. A claim later than `at`,
-    /// made before the clock was set back, counts as old.
-    async fn claim_due(&self, before: Timestamp, at: Timestamp, limit: usize)
-    -> Result<Vec<DueConfirmation>>;
+    /// Claims confirmations of a provider, the oldest first. For an OpenID provider: each live session with a refresh
+    /// token. For a directory: each user with a live session or a valid API token. Each is returned to one of the
+    /// replicas that call at the same time. A claim later than the current time, made before the clock was set back,
+    /// counts as old.
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>>;
+
+    /// Releases claimed confirmations, and sets the time of their last claim to `visited_at`.
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()>;
 
     /// Stores that a person is confirmed at this time: groups, display name, and the refresh token that replaces the
-    /// session's. Nothing happens if the user was deleted meanwhile; the session may have ended.
+    /// session's. Nothing happens if, since the claim, the user was deleted, the session has ended, the person has lost
+    /// the confirmation or, without a session, was confirmed by another sign-in or claim.
     async fn confirm(
         &self,
         due: &DueConfirmation,
@@ -172,15 +214,18 @@ pub trait FederationStore: Send + Sync {
         at: Timestamp,
     ) -> Result<()>;
 
-    /// Ends sessions because their provider did, and returns their number. A person who then has no live session of the
-    /// provider loses all groups and is not confirmed any more, so that API tokens stop too. The permit's audit row is
-    /// stored if a session ended or a person lost the confirmation, in the same transaction.
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize>;
+    /// Ends sessions that their provider has ended, and returns their number; `None`, without a change, if the logout
+    /// token was used before. One of several concurrent calls uses it.
+    ///
+    /// A person without a live session afterwards loses all groups and the confirmation, so that API tokens stop too.
+    /// This applies to the user of [`EndedSessions::OfUser`], to the user of a session that ended, and to the person
+    /// whom a logout token names without `sid`. It does not apply if no session with the `sid` is stored: then the user
+    /// has ended that session in Pilothouse.
+    ///
+    /// The permit's audit row is stored if a session ended or a person lost the confirmation, in the same transaction.
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>>;
 
-    /// Records the use of a logout token until a time. Returns false if it was used before. One of several concurrent
-    /// calls gets true.
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool>;
-
-    /// When a user of a provider was last confirmed; `None` for a local user, or one who is not confirmed any more.
+    /// Time of the last confirmation of a user of a provider; `None` for a local user, and for a user who has lost the
+    /// confirmation.
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>>;
 }

@@ -2,41 +2,46 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::{Either, select};
 use secrecy::ExposeSecret;
-use sha2::{Digest, Sha256};
 
 use super::{
-    Admission, Binding, EndedSessions, FederationStore, Person, Provider, ProviderKind, ProviderPort,
-    ProviderRow, ProviderSession,
+    Admission, Binding, EndedSessions, FederationStore, Liveness, Person, Provider, ProviderKind,
+    ProviderPort, ProviderRow, ProviderSession,
 };
 use crate::{
-    access::{Caller, Origin},
+    access::{Caller, Origin, Verb},
     error::{Cause, Error, Result},
     hex::Hex,
-    ids::SessionId,
     name::ProviderId,
+    role::Role,
     session::{Identity, SecretHash, SessionRecord, Sessions, ThrottleKey, Tokens},
+    spawn::Spawner,
     user::{User, Username},
 };
 
-/// Lifetime of a session whose provider gave no refresh token: without one the person's groups cannot be read again.
+/// Lifetime of a session whose provider issued no refresh token: the person's groups cannot be read again.
 pub const SESSION_WITHOUT_REFRESH: Duration = Duration::from_secs(60 * 60);
 
-/// Lifetime of a session from its login, by how the person's groups are read again.
+/// Maximum time for which the response to a logout waits for the address of the provider's logout page.
+const END_SESSION_URL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether the person's groups can be read again during a session. Decides the lifetime of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Renewal {
-    /// They can be read again.
+    /// The groups can be read again.
     Possible,
-    /// They cannot.
+    /// The groups cannot be read again.
     Impossible,
 }
 
-/// Sign-in through identity providers, and what they say later of who signed in.
+/// Use cases of identity providers: sign-in, and later confirmations and logouts by the provider.
 #[derive(Clone)]
 pub struct Federation {
     pub(crate) providers: Arc<BTreeMap<ProviderId, Provider>>,
     pub(crate) store: Arc<dyn FederationStore>,
     pub(crate) sessions: Sessions,
+    pub(crate) spawner: Arc<dyn Spawner>,
 }
 
 impl Federation {
@@ -51,7 +56,12 @@ impl Federation {
         [local].into_iter().chain(self.providers.values().map(Provider::row)).collect()
     }
 
-    /// Binds the id of a provider to its issuer or directory. For the start of the process, before anybody signs in.
+    /// Ids of the configured providers.
+    pub fn provider_ids(&self) -> impl Iterator<Item = &ProviderId> {
+        self.providers.keys()
+    }
+
+    /// Binds the id of a provider to its issuer or directory. Called at the start of the process, before any sign-in.
     ///
     /// # Errors
     /// `ProviderRebound` if the id is bound to another issuer, directory or kind; `StoreUnavailable`.
@@ -74,46 +84,45 @@ impl Federation {
             .ok_or_else(|| Error::new(Cause::NotFound).resource("provider").name(id))
     }
 
-    /// Where the browser goes to end the session at its provider: `None` for a local session, and if the provider has
-    /// no such page or does not answer. To be called before the session ends.
-    ///
-    /// # Errors
-    /// `StoreUnavailable`.
-    pub async fn end_session_url(&self, session: SessionId) -> Result<Option<String>> {
-        let provider = self.store.provider_of(session).await?;
-        let Some(ProviderPort::Oidc(port)) =
-            provider.and_then(|id| self.providers.get(&id)).map(|provider| &provider.port)
-        else {
-            return Ok(None);
-        };
-        // a provider that does not answer must not keep anybody from signing out here
-        Ok(port.end_session_url().await.unwrap_or_default())
-    }
-
-    /// Ends the session of a cookie. Returns where the browser goes to end the session at its provider, as
-    /// [`Federation::end_session_url`].
+    /// Ends the session of a cookie, then returns where the browser goes to end the session at its provider: `None` for
+    /// a local session, and if the provider has no such page, or does not answer within 2 s.
     ///
     /// # Errors
     /// As [`Sessions::logout`].
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<Option<String>> {
         let session = self.sessions.live.by_cookie(cookie).await?.session.id;
-        let url = self.end_session_url(session).await?;
+        // the provider is read first, because an ended session has none
+        let provider = self.store.provider_of(session).await?;
+        // the session ends before the request to the provider, because the client may disconnect meanwhile
         self.sessions.logout(cookie, origin).await?;
-        Ok(url)
+        Ok(self.end_session_url(provider.as_ref()).await)
+    }
+
+    async fn end_session_url(&self, provider: Option<&ProviderId>) -> Option<String> {
+        let ProviderPort::Oidc(port) = &self.providers.get(provider?)?.port else { return None };
+        match select(port.end_session_url(), self.spawner.sleep(END_SESSION_URL_TIMEOUT)).await {
+            Either::Left((url, _)) => url.unwrap_or_default(),
+            Either::Right(_) => None,
+        }
     }
 
     /// The user of a person who has signed in just now.
     ///
     /// # Errors
-    /// `StoreUnavailable`; `AuditUnavailable`.
+    /// `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous callers: then
+    /// only a super admin can sign in, as with a password.
     pub(super) async fn admit(&self, provider: &ProviderId, person: Person) -> Result<User> {
-        let username = Username::federated(provider, person.name());
-        let digest: [u8; 32] = Sha256::digest(person.subject()).into();
-        let suffix = Hex([digest[0], digest[1], digest[2], digest[3]]);
+        if let Err(no_capacity) = self.sessions.gate.capacity_for(Verb::Login) {
+            let user = self.store.user_of(provider, person.subject()).await?;
+            user.filter(|user| user.role == Role::SuperAdmin && !user.disabled).ok_or(no_capacity)?;
+        }
+        // the suffix is random, because another person could have taken a predictable name
+        let mut suffix = [0; 4];
+        self.sessions.rng.fill(&mut suffix);
         let admission = Admission {
             provider: provider.clone(),
-            other_username: Username::federated(provider, &format!("{}-{suffix}", person.name())),
-            username,
+            other_username: Username::namesake(provider, person.name(), Hex(suffix)),
+            username: Username::federated(provider, person.name()),
             person,
             at: self.sessions.clock.now(),
         };
@@ -163,13 +172,20 @@ impl Federation {
         Ok((self.sessions.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
-    /// Ends sessions because their provider did, and returns their number.
+    /// Ends sessions that their provider has ended, and returns their number; `None` if the logout token was used
+    /// before.
     ///
     /// # Errors
     /// `StoreUnavailable`.
-    pub(super) async fn withdraw(&self, name: &str, ended: EndedSessions) -> Result<usize> {
+    pub(super) async fn withdraw(&self, name: &str, ended: EndedSessions) -> Result<Option<usize>> {
         let permit = self.sessions.gate.permit_withdrawal(name);
-        self.store.withdraw(&permit, ended, self.sessions.clock.now()).await
+        self.store.withdraw(&permit, ended, self.liveness()).await
+    }
+
+    /// Condition for sessions that are live now.
+    pub(super) fn liveness(&self) -> Liveness {
+        let at = self.sessions.clock.now();
+        Liveness { at, used_after: at - self.sessions.lifetimes.idle }
     }
 }
 
@@ -178,6 +194,6 @@ pub(super) struct SignInClient {
     pub(super) origin: Origin,
     pub(super) user_agent: Option<String>,
     pub(super) throttle_key: Option<ThrottleKey>,
-    /// The kind of code that was given here. `None` without one.
+    /// The kind of code that was given to Pilothouse. `None` without one.
     pub(super) factor: Option<&'static str>,
 }

@@ -16,7 +16,7 @@ use crate::{
     session::{LoginThrottle, ThrottleKey},
 };
 
-/// `Retry-After` of a code that is sent while another one of the same user is checked.
+/// `Retry-After` of a code that is sent during the check of another code of the same user.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Checks codes. A wrong code counts as a failed login.
@@ -25,7 +25,7 @@ pub(crate) struct CodeCheck {
     ports: SecondFactorPorts,
     throttle: Arc<dyn LoginThrottle>,
     clock: Arc<dyn Clock>,
-    /// Users of whom a code is being checked. One at a time, so that many guesses at once do not pass the throttle
+    /// Users with a running check. At most one check runs per user, so that concurrent guesses do not pass the throttle
     /// together.
     running: Arc<Mutex<HashSet<UserId>>>,
 }

@@ -1,4 +1,4 @@
-//! Texts of the second factor: codes as users send them, recovery codes, and the seed as users give it to their app.
+//! Text forms of the second factor: codes in requests, recovery codes, and the seed for authenticator apps.
 
 use std::fmt::Write as _;
 

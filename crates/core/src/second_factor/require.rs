@@ -1,14 +1,15 @@
-//! Setting that states who must have a second factor.
+//! Setting `require_second_factor`: the users that must have a second factor.
 
 use crate::{
     rights::{BuiltInRole, Extent, RightResource, RightVerb, Rights},
     role::Role,
 };
 
-/// Who must have a second factor: the setting `require_second_factor`. Whoever must have one and has none can only enrol.
+/// Users that must have a second factor: the setting `require_second_factor`. Such a user without a second factor can
+/// only enrol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequireSecondFactor {
-    /// Nobody.
+    /// No user.
     #[default]
     None,
     /// Users of the roles ops_admin and super_admin, and users who have a grant of the role `admin`, or of a role with a
@@ -31,7 +32,7 @@ impl RequireSecondFactor {
         }
     }
 
-    /// Parses the setting; `None` if it is no value of it.
+    /// Parses the setting; `None` for an invalid value.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|value| value.as_str() == text)
     }

@@ -103,7 +103,7 @@ impl SecondFactors {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Gives the caller's second factor again, so that it is fresh for operations that want it.
+    /// Renews the caller's second factor, so that it is fresh for operations that require it.
     ///
     /// # Errors
     /// `BadCredentials` for a wrong code; `SecondFactorNotEnrolled`; `TooManyLogins`; `SessionEnded`;

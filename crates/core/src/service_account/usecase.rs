@@ -47,8 +47,8 @@ impl ServiceAccounts {
         self.gate.change_local(caller, access, work).await
     }
 
-    /// Changes the description or the owner of a service account. A new owner has the use of all its rights; super
-    /// admins may give every right, so no grant of the account needs a further check.
+    /// Changes the description or the owner of a service account. A new owner can use all rights of the account. Super
+    /// admins may give every right, so the grants of the account need no further check.
     ///
     /// # Errors
     /// `InvalidInput`, `RoleTooLow`, `TokenNotAllowed`, `NotFound` of the account or the owner, `StoreUnavailable`.

@@ -1,5 +1,5 @@
-//! Registries that invalidate the caches of sessions and tokens: they contain users, whether these have a second factor,
-//! service accounts and the rights stamp.
+//! Registries that invalidate the caches of sessions and tokens: the cached values contain users, the state of their
+//! second factor, service accounts and the rights stamp.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ use crate::{
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
-/// A registry whose changes invalidate the caches of sessions and tokens, so that they hold at the next request of this
-/// process.
+/// A registry whose changes invalidate the caches of sessions and tokens, so that the changes apply to the next request
+/// of this process.
 pub(crate) struct Invalidating<R: ?Sized> {
     pub(crate) registry: Arc<R>,
     pub(crate) caches: Caches,

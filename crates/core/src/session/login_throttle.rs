@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::ClientAddress;
-use crate::{error::Result, ids::SessionId, user::Username};
+use crate::{error::Result, ids::SessionId, name::ProviderId, user::Username};
 
 /// Port that counts failed logins in the database, so that the counts are shared by replicas and survive a restart.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -40,7 +40,8 @@ pub trait LoginThrottle: Send + Sync {
 /// Key under which failed logins and wrong passwords are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
-    /// `account:<name>`, `account:<name> <address>`, `address:<address>`, `session:<id>` or `factor:<name>`.
+    /// `account:<name>`, `account:<name> <address>`, `address:<address>`, `session:<id>`, `factor:<name>` or
+    /// `provider:<id> <address>`.
     pub key: String,
     /// Failures within the window before pauses begin.
     pub limit: u32,
@@ -85,6 +86,13 @@ impl ThrottleKey {
         Self { key: format!("factor:{username}"), limit: u32::MAX }
     }
 
+    /// Key of the sign-ins at a provider, from an address, that the provider has not decided. No failure is counted
+    /// under it, only refusals ([`LoginThrottle::refused`]).
+    pub fn undecided(provider: &ProviderId, address: Option<&ClientAddress>) -> Self {
+        let address = address.map_or("-", ClientAddress::as_str);
+        Self { key: format!("provider:{provider} {address}"), limit: u32::MAX }
+    }
+
     /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each further
     /// failure, at most 15 minutes.
     pub fn pause(&self, failures: u32) -> Option<Duration> {
@@ -113,7 +121,6 @@ pub(crate) async fn account_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::ProviderId;
 
     #[test]
     fn pauses_double_up_to_the_window() {
@@ -128,18 +135,26 @@ mod tests {
     fn throttle_keys_are_distinct() {
         let (name, address) =
             (Username::new("admin").unwrap(), ClientAddress::of("10.0.0.1".parse().unwrap()));
+        let provider = ProviderId::new("corp").unwrap();
         let keys = [
             ThrottleKey::account(&name),
             ThrottleKey::account_at(&name, &address),
             ThrottleKey::address(&address),
             ThrottleKey::session(SessionId(1)),
             ThrottleKey::missing_factor(&name),
+            ThrottleKey::undecided(&provider, Some(&address)),
         ];
         assert_eq!(
             keys.clone().map(|key| key.key),
-            ["account:admin", "account:admin 10.0.0.1", "address:10.0.0.1", "session:1", "factor:admin"]
+            [
+                "account:admin",
+                "account:admin 10.0.0.1",
+                "address:10.0.0.1",
+                "session:1",
+                "factor:admin",
+                "provider:corp 10.0.0.1"
+            ]
         );
-        let provider = ProviderId::new("corp").unwrap();
         for name in [Username::new("admin 10.0.0.1"), Ok(Username::federated(&provider, "admin 10.0.0.1"))] {
             assert!(
                 name.is_err() || !name.unwrap().as_str().contains(' '),

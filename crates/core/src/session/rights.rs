@@ -31,7 +31,7 @@ pub(crate) struct UserRights {
     cache: Mutex<RightsCache>,
 }
 
-/// Whose rights are asked for.
+/// Key and input of a look-up of rights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RightsOf<'a> {
     pub(crate) principal: Principal,
@@ -45,7 +45,7 @@ pub(crate) struct RightsOf<'a> {
 
 #[derive(Default)]
 struct RightsCache {
-    /// By user or service account, and by the token whose ceiling cuts the rights.
+    /// Key: the user or service account, and the token whose ceiling narrows the rights.
     compiled: HashMap<(Principal, Option<TokenId>), Compiled>,
     /// Number of entries at which outdated ones are removed next.
     sweep_at: usize,
@@ -89,7 +89,7 @@ impl UserRights {
     /// `StoreUnavailable`.
     pub(crate) async fn of_principal(&self, asked: RightsOf<'_>) -> Result<Arc<Rights>> {
         let RightsOf { principal, role, stamp, ceiling } = asked;
-        // a ceiling that narrows nothing shares the rights of the owner
+        // a token whose ceiling narrows nothing uses the cached rights of the owner
         let ceiling = ceiling.filter(|(_, ceiling)| **ceiling != Ceiling::default());
         let key = (principal, ceiling.map(|(token, _)| token));
         let now = self.clock.now();

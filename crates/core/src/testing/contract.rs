@@ -128,7 +128,8 @@ pub const STORE: &[Case] = cases! {
         deleting_a_user_leaves_the_accounts_without_an_owner;
     tokens: created_token_is_found_by_secret_and_id, ceiling_that_narrows_nothing_is_stored,
         token_of_a_service_account_has_the_account_and_its_owner,
-        token_has_the_confirmation_of_its_federated_owner, token_needs_an_existing_owner_and_role,
+        token_has_the_confirmation_of_its_federated_owner, token_has_the_second_factor_of_its_owner,
+        token_needs_an_existing_owner_and_role,
         tokens_are_listed_by_user, revoked_token_is_not_found, renamed_token_keeps_everything_else,
         last_use_never_goes_back, live_tokens_of_an_owner_are_limited,
         deletion_and_password_reset_of_a_user_revoke_the_tokens, own_password_change_keeps_the_tokens,
@@ -142,6 +143,8 @@ pub const STORE: &[Case] = cases! {
     federation: provider_is_bound_for_ever, pending_login_is_taken_once_by_its_browser,
         pending_logins_of_an_address_are_limited, person_is_one_user_by_provider_and_subject,
         groups_give_rights_while_confirmed, one_replica_claims_a_confirmation,
+        released_confirmation_is_due_again, confirmation_after_the_end_of_its_session_changes_nothing,
+        idle_session_is_not_live_for_its_provider, own_logout_keeps_the_confirmation,
         provider_ends_the_sessions_that_it_names, session_opens_only_for_an_enabled_user_of_the_provider,
         logout_token_is_used_once;
     monitor: stored_objects_are_counted;

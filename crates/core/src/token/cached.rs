@@ -16,8 +16,8 @@ use crate::{
     ttl_cache::{Caches, Invalidate, TtlCache},
 };
 
-/// A [`TokenStore`] that caches tokens by secret, for requests, and by id, for the checks of streams. Each change through
-/// it invalidates the caches. All changes of a process go through this type: [`crate::app::App`] provides no other store.
+/// A [`TokenStore`] that caches tokens by secret, for requests, and by id, for the checks of streams, and invalidates the
+/// caches with each change through it. All changes of a process go through this type: [`crate::app::App`] provides no other store.
 pub(crate) struct CachedTokens {
     store: Arc<dyn TokenStore>,
     /// By the hash of the secret. It has unknown secrets too, so that a client that repeats a revoked token causes no

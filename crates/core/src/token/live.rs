@@ -10,7 +10,7 @@ use crate::{
     error::{Cause, Error, Result},
     gate::{CurrentRights, TokenCheck},
     ids::TokenId,
-    rights::Rights,
+    rights::{Ceiling, Rights},
     session::{RightsOf, SecretHash, UserRights},
 };
 
@@ -37,10 +37,24 @@ impl LiveTokens {
     /// # Errors
     /// `StoreUnavailable`.
     pub(super) async fn rights_of(&self, found: &FoundToken) -> Result<Arc<Rights>> {
-        let FoundToken { token, owner, rights: stamp, .. } = found;
-        let ceiling = Some((token.id, &token.ceiling));
-        let asked = RightsOf { principal: token.owner, role: owner.role(), stamp: *stamp, ceiling };
-        self.rights.of_principal(asked).await
+        self.rights_within(found, Some((found.token.id, &found.token.ceiling))).await
+    }
+
+    /// The rights of the owner, without the ceiling.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub(super) async fn rights_of_owner(&self, found: &FoundToken) -> Result<Arc<Rights>> {
+        self.rights_within(found, None).await
+    }
+
+    async fn rights_within(
+        &self,
+        found: &FoundToken,
+        ceiling: Option<(TokenId, &Ceiling)>,
+    ) -> Result<Arc<Rights>> {
+        let (principal, role) = (found.token.owner, found.owner.role());
+        self.rights.of_principal(RightsOf { principal, role, stamp: found.rights, ceiling }).await
     }
 
     fn require_live(&self, found: Option<FoundToken>) -> Result<FoundToken> {

@@ -36,7 +36,7 @@ impl TokenKind {
         }
     }
 
-    /// The kind of which a bearer token claims to be. `None` for an access token of a session.
+    /// The kind of API token by the first characters of a bearer token. `None` for an access token of a session.
     pub fn of(bearer: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| bearer.starts_with(kind.prefix()))
     }
@@ -86,7 +86,7 @@ impl TokenSecret {
         self.0.expose_secret().chars().take(DISPLAYED).collect()
     }
 
-    /// The secret, for the one response that shows it.
+    /// The secret, for the response to the creation only.
     pub fn secret(&self) -> &SecretString {
         &self.0
     }

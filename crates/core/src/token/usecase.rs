@@ -1,21 +1,22 @@
 //! Use cases of API tokens: create, list, rename, revoke, and the authentication of a request.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
     ApiToken, FoundOwner, FoundToken, LiveTokens, Networks, TokenKind, TokenRecord, TokenRow, TokenSecret,
     TokenStore,
 };
 use crate::{
-    access::{AccessRequest, Caller, Granted, Origin, Permit, Principal, Resource, Verb},
+    access::{AccessRequest, Caller, Factor, Granted, Origin, Permit, Principal, Resource, Verb},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::{ServiceAccountId, TokenId, UserId},
-    name::is_invisible,
+    name::{ProviderId, is_invisible},
     rights::{Ceiling, ClusterScope, Extent, Reach, RightResource, RightVerb},
     rng::Rng,
     rows::{ListQuery, Pagination, Row, select},
+    second_factor::RequireSecondFactor,
     service_account::ServiceAccountStore,
     user::{User, UserRegistry},
 };
@@ -32,7 +33,7 @@ pub struct NewToken {
     pub name: String,
     /// Days until it expires; [`NewToken::DEFAULT_DAYS`] if `None`.
     pub expires_in_days: Option<u32>,
-    /// What the rights of its owner are cut to.
+    /// Ceiling to which the rights of its owner are cut.
     pub ceiling: Ceiling,
     /// Networks from which it is accepted.
     pub networks: Networks,
@@ -41,7 +42,7 @@ pub struct NewToken {
 }
 
 impl NewToken {
-    /// Days until a token expires, unless it is said.
+    /// Default number of days until a token expires.
     pub const DEFAULT_DAYS: u32 = 90;
     /// Allowed numbers of days.
     pub const DAYS: RangeInclusive<u32> = 1..=365;
@@ -80,6 +81,9 @@ pub struct Tokens {
     pub(crate) live: LiveTokens,
     pub(crate) accounts: Arc<dyn ServiceAccountStore>,
     pub(crate) users: Arc<dyn UserRegistry>,
+    pub(crate) require_factor: RequireSecondFactor,
+    /// The providers that are trusted for second factors.
+    pub(crate) trusted_providers: Arc<BTreeSet<ProviderId>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Arc<dyn Rng>,
 }
@@ -106,6 +110,7 @@ impl Tokens {
             (found.token.last_used_at, found.token.last_used_ip) = (Some(now), origin.source_ip);
         }
         let rights = self.live.rights_of(&found).await?;
+        let factor = self.factor_of(&found).await?;
         let (user_id, service_account) = match found.token.owner {
             Principal::User(id) => (Some(id), None),
             Principal::ServiceAccount(id) => (None, Some(id)),
@@ -115,12 +120,31 @@ impl Tokens {
             user_id,
             service_account,
             token: Some(found.token.id),
+            factor,
             ..anonymous.with_rights(found.owner.role(), rights)
         };
         Ok(TokenSignedIn { caller, found })
     }
 
-    /// Makes a token: of the caller, of a service account that the caller owns, or of any one for a super admin.
+    /// The second factor of the owner of a token. A request with a token gives no code. A user of a trusted provider
+    /// counts as enrolled. A service account has no second factor, and the settings require none.
+    async fn factor_of(&self, found: &FoundToken) -> Result<Factor> {
+        let FoundOwner::User(user) = &found.owner else { return Ok(Factor::default()) };
+        // the requirement depends on all rights of the owner: a ceiling does not remove it
+        let required = match &self.require_factor {
+            RequireSecondFactor::None => false,
+            setting => {
+                let rights = self.live.rights_of_owner(found).await?;
+                setting.of(user.role, &rights)
+            }
+        };
+        let provider = user.username.as_str().split_once(':').and_then(|(id, _)| ProviderId::new(id).ok());
+        let by_provider = provider.is_some_and(|id| self.trusted_providers.contains(&id));
+        Ok(Factor { enrolled: found.enrolled || by_provider, required, at: None })
+    }
+
+    /// Makes a token: of the caller, of a service account that the caller owns, or, for a super admin, of any service
+    /// account.
     ///
     /// # Errors
     /// `InvalidInput`; `TokenNotAllowed` for a caller with a token; `SecondFactorStale`; `NotFound` of the service
@@ -180,7 +204,7 @@ impl Tokens {
         Ok(select(rows.collect::<Result<_>>()?, query))
     }
 
-    /// All tokens that [`Tokens::list`] has, by id, for the command line.
+    /// All tokens that [`Tokens::list`] lists, by id, for the command line.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -190,7 +214,7 @@ impl Tokens {
         Ok(visible.iter().map(|(token, owner)| TokenRow::of(token, owner)).collect())
     }
 
-    /// Changes the name of a token that the caller may list. Another one is reported as not found.
+    /// Changes the name of a token that the caller may list. Any other token is reported as not found.
     ///
     /// # Errors
     /// `InvalidInput`, `NotFound`, `TokenNotAllowed`, `StoreUnavailable`.
@@ -207,7 +231,7 @@ impl Tokens {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Revokes a token that the caller may list, for ever. Another one is reported as not found.
+    /// Revokes a token that the caller may list, for ever. Any other token is reported as not found.
     ///
     /// # Errors
     /// `NotFound`, `TokenNotAllowed`, `StoreUnavailable`.

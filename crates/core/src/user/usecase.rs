@@ -146,7 +146,7 @@ impl Users {
     /// `RoleTooLow`, `NotFound`, `FederatedUser`, `Overloaded`, `StoreUnavailable`.
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
         let granted = self.grant_for_user(caller, Verb::ResetPassword, id).await?;
-        // an id has no colon, so the name is a user's
+        // an id has no colon: a name with a colon is that of a user of an identity provider
         if granted.name().is_some_and(|name| name.contains(':')) {
             let refusal = Error::new(Cause::FederatedUser).resource("user").name(id.to_string());
             return self.gate.refuse_granted(&granted, refusal).await;
@@ -163,12 +163,13 @@ impl Users {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// A user by name, for the command line.
+    /// A user by name, local or of an identity provider, for the command line.
     ///
     /// # Errors
     /// `NotFound`, `StoreUnavailable`.
     pub async fn find(&self, username: &Username) -> Result<User> {
-        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| not_found(username))
+        let users = self.registry.list().await?;
+        users.into_iter().find(|user| user.username == *username).ok_or_else(|| not_found(username))
     }
 
     /// Grants a change of a user. The audit row contains the username if the user exists. The row of a refusal

@@ -1,4 +1,4 @@
-//! Break-glass: who may use it, what it gives, and its review.
+//! Break-glass: permitted users, the grant of a use, and the review.
 
 use std::time::Duration;
 

@@ -1,6 +1,10 @@
 //! Labels of clusters as rights: who may change what a grant by labels reaches.
 
-use pilothouse_core::cluster::{Cluster, ClusterChange, NewCluster};
+use pilothouse_core::{
+    access::Factor,
+    cluster::{Cluster, ClusterChange, NewCluster},
+    ids::{ServiceAccountId, TokenId},
+};
 
 use super::*;
 
@@ -102,4 +106,35 @@ fn cluster_that_is_deleted_and_registered_again_gets_no_grant_from_who_may_not_g
     assert_eq!(fixture.relabel(&root, again, &dev), "ok");
     assert!(fixture.sees(bob, again));
     assert!(!fixture.sees(ann, again), "a grant by ids does not reach a cluster with another id");
+}
+
+#[test]
+fn labels_that_change_what_a_grant_reaches_want_the_second_factor_of_a_grant() {
+    let fixture = Fixture::new();
+    let (dev, prod) = (fixture.dev, fixture.prod);
+    let bob = fixture.user("bob", Role::None);
+    fixture.give(bob, "viewer", &json!({"clusters": {"labels": "tier=gold"}, "namespaces": null}), None);
+    let root = fixture.caller(fixture.user("root", Role::SuperAdmin));
+    let given = |minutes: u64| {
+        let at = Some(fixture.now() - Duration::from_secs(60 * minutes));
+        Caller { factor: Factor { enrolled: true, required: false, at }, ..root.clone() }
+    };
+    let (fresh, stale) = (given(10), given(11));
+    let token = Caller { token: Some(TokenId(1)), ..root.clone() };
+    let gold = [("tier", "gold")];
+    for (caller, cause) in [(&token, "token_not_allowed"), (&stale, "second_factor_stale")] {
+        let before = fixture.fake.store.all_operations().len();
+        assert_eq!(fixture.relabel(caller, dev, &gold), cause);
+        assert_eq!(refusal(fixture.register(caller, &gold)), cause);
+        assert_eq!(fixture.fake.store.all_operations().len(), before + 2, "a refusal has a row");
+        // a label that no grant names
+        assert_eq!(fixture.relabel(caller, dev, &[("asked", cause)]), "ok");
+    }
+    assert!(!fixture.sees(bob, dev));
+    assert_eq!(fixture.relabel(&fresh, dev, &gold), "ok");
+    assert!(fixture.sees(bob, dev));
+    assert_eq!(fixture.relabel(&token, dev, &[]), "token_not_allowed", "the grant would end here");
+    let account = Caller { user_id: None, service_account: Some(ServiceAccountId(1)), ..token.clone() };
+    assert_eq!(fixture.relabel(&account, prod, &gold), "ok");
+    assert!(fixture.sees(bob, prod));
 }

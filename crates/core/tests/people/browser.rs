@@ -68,7 +68,8 @@ fn pair_is_given_again_for_ten_seconds() {
     let second = refresh(&here.app, &first, Activity::User).unwrap();
     assert_eq!(second.expires_in, Duration::from_secs(600));
     clock.advance(Duration::from_secs(10));
-    // with the new token too: a tab whose access token a refresh made invalid does not make that of the other invalid
+    // also with the new token: a refresh of a tab whose access token is invalid keeps the access token of the other tab
+    // valid
     for presented in [&first, &second] {
         let again = refresh(&there, presented, Activity::User).unwrap();
         assert_eq!(pair(&again), pair(&second));

@@ -1,4 +1,4 @@
-//! Second factor: enrolment, logins with a code, renewal, removal and reset, and who must have one.
+//! Second factor: enrolment, logins with a code, renewal, removal and reset, and users that must have one.
 
 use std::{thread, time::Duration};
 
@@ -93,7 +93,7 @@ impl Fixture {
         Enrolled { tokens, seed, recovery }
     }
 
-    /// A change that wants a fresh second factor.
+    /// A change that requires a fresh second factor.
     fn grants_a_right(&self, tokens: &Tokens) -> Result<(), Error> {
         let access = AccessRequest::to(Verb::Create, Resource::User);
         block_on(self.app.gate.grant(&self.now(tokens).caller, access)).map(drop)

@@ -14,23 +14,28 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
     app::{App, AppSettings},
     clock::Clock as _,
     ids::{TokenId, UserId},
     kind::Kind,
-    name::ProviderId,
+    name::{Namespace, ProviderId},
     provider::{Admission, Binding, FederationStore as _, Person, ProviderKind},
+    rights::Subject,
     role::Role,
     rows::ListQuery,
-    session::SecretHash,
+    second_factor::{RequireSecondFactor, SecondFactorSettings, SecondFactorStore},
+    session::{Activity, Login, SecretHash},
     testing::{
-        fake::{Fake, MemoryStore},
+        fake::{Fake, MemoryStore, PlainTotp},
         permit,
     },
     token::{ApiToken, FoundOwner, FoundToken, Networks, NewToken, TokenRecord, TokenStore},
     user::{NewPassword, UserPatch, Username},
 };
+
+use secrecy::ExposeSecret as _;
+use serde_json::json;
 
 use crate::{Fixture, Made, cause, everything, new_token, session_of};
 
@@ -180,10 +185,13 @@ fn token_is_accepted_only_from_its_networks() {
     assert!(!listed[0].json().contains("11.0.0.1"), "a refused use is no use");
 }
 
+/// Ends a user's token.
+type Change = fn(&Fixture, UserId, TokenId);
+
 /// A change by this process holds at the next request, one by another process within a second.
 #[test]
 fn token_ends_at_every_replica_within_a_second() {
-    let changes: [(&str, fn(&Fixture, UserId, TokenId)); 4] = [
+    let changes: [(&str, Change); 4] = [
         ("revoked", |fixture, ann, token| {
             let users = block_on(fixture.app.users.all(&Caller::system())).unwrap();
             let ann = users.into_iter().find(|user| user.id == ann).unwrap();
@@ -217,7 +225,7 @@ fn token_ends_at_every_replica_within_a_second() {
     }
 }
 
-/// The user may not be known to the provider any more, and nobody asks the provider while the user has no session.
+/// The user may no longer exist at the provider, and the provider is not asked while the user has no session.
 #[test]
 fn token_of_a_federated_user_needs_a_confirmation_of_the_last_day() {
     let fixture = Fixture::new();
@@ -247,6 +255,68 @@ fn token_of_a_federated_user_needs_a_confirmation_of_the_last_day() {
     sign_in();
     fixture.advance(Duration::from_secs(1));
     assert_eq!(causes(), ["ok"; 2]);
+}
+
+/// A fixture whose settings require a second factor of admins.
+fn requiring() -> Fixture {
+    let fixture = Fixture::new();
+    let require = RequireSecondFactor::Admins;
+    let second_factor = SecondFactorSettings { require, ..SecondFactorSettings::default() };
+    let settings = AppSettings { second_factor, ..AppSettings::default() };
+    Fixture { app: App::new(fixture.fake.ports(), settings), ..fixture }
+}
+
+/// Sets up the second factor of a user.
+fn enroll(fixture: &Fixture, username: &str) {
+    let Fixture { fake, app, .. } = fixture;
+    let login = Login {
+        username: username.into(),
+        password: "correct horse battery".into(),
+        code: None,
+        user_agent: None,
+        origin: Origin::default(),
+    };
+    let (tokens, _) = block_on(app.sessions.login(login)).unwrap();
+    let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
+    let signed_in = app.sessions.authenticate(bearer, cookie, Origin::default(), Activity::User);
+    let signed_in = block_on(signed_in).unwrap();
+    block_on(app.second_factors.enroll(&signed_in)).unwrap();
+    let seed = block_on(SecondFactorStore::find(&*fake.store, signed_in.user.id)).unwrap().unwrap().seed;
+    let code = PlainTotp::code(&seed, fake.runtime.clock.now());
+    block_on(app.second_factors.confirm(&signed_in, &code)).unwrap();
+}
+
+/// A ceiling does not remove a requirement of the settings for the owner. Service accounts are not covered.
+#[test]
+fn token_of_a_user_who_must_have_a_factor_allows_nothing_before_the_enrolment() {
+    let fixture = requiring();
+    let (ann, ben) = (fixture.user("ann", Role::OpsAdmin), fixture.user("ben", Role::None));
+    let (vic, bot) = (fixture.user("vic", Role::Viewer), fixture.account("bot", ann.id));
+    for subject in [Subject::User(ben.id), Subject::ServiceAccount(bot.id)] {
+        fixture.grant(subject, "admin", json!(["shop"]));
+    }
+    let viewer = || {
+        let mut ceiling = everything();
+        ceiling["role"] = json!("viewer");
+        ceiling
+    };
+    let tokens = [&ann, &ben, &vic].map(|user| fixture.token(user, viewer()));
+    let [of_ann, of_ben, of_vic] = &tokens;
+    let of_bot = fixture.token_of(&bot);
+    let reads = |token: &Made| {
+        let caller = fixture.caller(token);
+        let pods = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(fixture.dev);
+        let pods = pods.in_namespace(&Namespace::new("shop").unwrap());
+        cause(block_on(fixture.app.gate.allow(&caller, pods)))
+    };
+    assert_eq!([of_ann, of_ben].map(reads), ["second_factor_not_enrolled"; 2]);
+    assert_eq!([of_vic, &of_bot].map(reads), ["ok"; 2]);
+    let caller = fixture.caller(of_ann);
+    let in_all_clusters = [AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod))];
+    let refused = block_on(fixture.app.gate.allow_in_all_clusters(&caller, &in_all_clusters));
+    assert_eq!(cause(refused), "second_factor_not_enrolled");
+    enroll(&fixture, "ann");
+    assert_eq!([of_ann, of_ben].map(reads), ["ok", "second_factor_not_enrolled"]);
 }
 
 #[test]

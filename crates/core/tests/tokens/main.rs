@@ -1,4 +1,4 @@
-//! API tokens and service accounts on the in-memory ports: who makes them, what they allow, and when they end.
+//! API tokens and service accounts on the in-memory ports: creation, rights and end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;

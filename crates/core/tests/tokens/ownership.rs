@@ -1,4 +1,4 @@
-//! Who makes, sees, renames and revokes tokens.
+//! Permissions to create, list, rename and revoke tokens.
 
 use futures_executor::block_on;
 use pilothouse_core::{

@@ -67,7 +67,7 @@ fn tokens_of_an_account_are_made_by_its_owner_and_super_admins() {
     assert_eq!((made.token.owner.kind, &*made.token.owner.name), ("service_account", "bot"));
     assert_eq!(cause(create(&session_of(&root))), "ok");
     assert_eq!(cause(create(&session_of(&ben))), "not_found");
-    // the next owner is the only one, beside super admins
+    // after the change only the new owner and super admins may make tokens
     let patch = ServiceAccountPatch { owner_user_id: Some(ben.id), description: None };
     block_on(fixture.app.service_accounts.update(&session_of(&root), bot.id, patch)).unwrap();
     assert_eq!((cause(create(&session_of(&ann))), cause(create(&session_of(&ben)))), ("not_found", "ok"));

@@ -1,4 +1,4 @@
-//! Callers: who makes a request, and with which rights.
+//! Callers: identity and rights of the author of a request.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -37,7 +37,7 @@ pub struct Caller {
     pub session: Option<SessionId>,
     /// API token of the request. None for a request in a session.
     pub token: Option<TokenId>,
-    /// Second factor of the session. The default outside a session: none is asked for.
+    /// Second factor of the session. Outside a session the default, which requires no second factor.
     pub factor: Factor,
     /// Origin of the request.
     pub origin: Origin,
@@ -46,8 +46,8 @@ pub struct Caller {
 impl Caller {
     /// The server itself, for scheduled probes and at startup.
     pub fn system() -> Self {
-        let nobody = Self::anonymous("system", Origin::default());
-        nobody.with_role(Role::SuperAdmin)
+        let system = Self::anonymous("system", Origin::default());
+        system.with_role(Role::SuperAdmin)
     }
 
     /// An operator at the command line, with all rights: this user can read the database and the key in any case.
@@ -94,8 +94,8 @@ impl Caller {
     }
 }
 
-/// Who has rights, tokens, idempotency keys and streams of their own: a user or a service account. As text:
-/// `user:7`, `service_account:3`.
+/// A user or a service account: the owner of rights, tokens, idempotency keys and streams. As text: `user:7`,
+/// `service_account:3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Principal {
     /// A user.

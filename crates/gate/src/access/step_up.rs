@@ -1,4 +1,4 @@
-//! Second factor of a caller, and the rule which operations want it, and how fresh.
+//! Second factor of a caller, and the rule for the operations that require it and for its maximum age.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use pilothouse_types::error::{Cause, Error, Result};
 
 use super::{AccessRequest, Caller, Resource, Verb};
 
-/// Second factor of the user of a session. The default asks for none: for callers without a session.
+/// Second factor of the user of a session or of an API token. The default is for other callers and requires none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Factor {
     /// Whether the user has a second factor in Pilothouse.
     pub enrolled: bool,
-    /// Whether the settings require one of the user.
+    /// Whether the settings require a second factor of the user.
     pub required: bool,
-    /// Time at which the user last gave one in this session, to Pilothouse or to a trusted identity provider.
+    /// Time at which the user last gave the second factor in this session, to Pilothouse or to a trusted identity
+    /// provider. None for a token.
     pub at: Option<Timestamp>,
 }
 
@@ -36,7 +37,7 @@ impl Factor {
     }
 }
 
-/// Group of operations that can want a fresh second factor: a value of the setting `step_up`.
+/// Group of operations that can require a fresh second factor: a value of the setting `step_up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepUpAction {
     /// Reveal of the values of a Secret.
@@ -67,12 +68,12 @@ impl StepUpAction {
         }
     }
 
-    /// Parses a value of the setting; `None` if it is none.
+    /// Parses a value of the setting; `None` for an unknown value.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
     }
 
-    /// The action of an operation; `None` if none has it.
+    /// The action of an operation; `None` if no action contains the operation.
     pub const fn of(verb: Verb, resource: Resource) -> Option<Self> {
         match (verb, resource) {
             (Verb::Reveal, _) => Some(Self::Reveal),
@@ -108,31 +109,44 @@ impl StepUp {
         Self(wanted)
     }
 
-    /// Whether an operation wants a fresh second factor. Such an operation is refused to the API token of a person.
-    pub fn wants(self, verb: Verb, resource: Resource) -> bool {
-        StepUpAction::of(verb, resource).is_some_and(|action| self.0[action as usize])
-    }
-
-    /// Checks the caller's second factor for an operation. The caller's own second factor is exempt: there it is
-    /// enrolled and given. The token of a person has no second factor, and allows no operation that wants one.
+    /// Checks the caller's second factor for an operation. Operations on the caller's own second factor are exempt,
+    /// because they enrol and give it.
     ///
     /// # Errors
-    /// `TokenNotAllowed` for the API token of a person;
-    /// `SecondFactorNotEnrolled` if the settings require a second factor of the user, who has none;
-    /// `SecondFactorStale` if the user has one but gave none in this session, or not recently enough for the operation.
+    /// As [`StepUp::check_action`].
     pub(crate) fn check(self, caller: &Caller, access: &AccessRequest, now: Timestamp) -> Result<()> {
-        let factor = caller.factor;
-        if caller.has_personal_token() && self.wants(access.verb, access.resource) {
-            return Err(Error::new(Cause::TokenNotAllowed));
-        }
         if access.resource == Resource::OwnSecondFactor {
             return Ok(());
         }
-        let asked_for = factor.enrolled || factor.required;
-        if asked_for && factor.at.is_none() {
-            return factor.require_fresh(now);
+        self.check_action(caller, StepUpAction::of(access.verb, access.resource), now)
+    }
+
+    /// Checks the caller's second factor for an action, or for an operation without one. The API token of a user gives
+    /// no second factor, and allows no operation that requires one.
+    ///
+    /// # Errors
+    /// `TokenNotAllowed` for the API token of a user; `SecondFactorNotEnrolled` if the settings require a second factor
+    /// of the user, who has none; `SecondFactorStale` if the user has one but gave none in this session, or not
+    /// recently enough for the operation.
+    pub(crate) fn check_action(
+        self,
+        caller: &Caller,
+        action: Option<StepUpAction>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let factor = caller.factor;
+        let wanted = action.is_some_and(|action| self.0[action as usize]);
+        if caller.has_personal_token() {
+            return if wanted {
+                Err(Error::new(Cause::TokenNotAllowed))
+            } else if factor.required && !factor.enrolled {
+                Err(Error::new(Cause::SecondFactorNotEnrolled))
+            } else {
+                Ok(())
+            };
         }
-        if self.wants(access.verb, access.resource) && factor.at.is_some() {
+        let asked_for = factor.enrolled || factor.required;
+        if (asked_for && factor.at.is_none()) || (wanted && factor.at.is_some()) {
             return factor.require_fresh(now);
         }
         Ok(())
@@ -234,6 +248,45 @@ mod tests {
         assert_eq!(check(wants, &account, Verb::Reveal), None);
         assert_eq!(check(wants, &person, Verb::Get), None);
         assert_eq!(check(StepUp::new([]), &person, Verb::Reveal), None, "the setting does not name it");
+    }
+
+    #[test]
+    fn action_of_a_cluster_change_is_checked_as_that_of_an_operation() {
+        let now = Timestamp::UNIX_EPOCH + Duration::from_hours(1);
+        let check = |step_up: StepUp, caller: &Caller| {
+            let checked = step_up.check_action(caller, Some(StepUpAction::Grants), now);
+            checked.err().map(|error| error.cause)
+        };
+        let session =
+            |at| Caller { factor: Factor { enrolled: true, required: false, at }, ..Caller::system() };
+        let person = Caller { token: Some(TokenId(1)), ..Caller::system() };
+        let account = Caller { service_account: Some(ServiceAccountId(1)), ..person.clone() };
+        let wants = StepUp::default();
+        assert_eq!(check(wants, &session(given(10))), None);
+        assert_eq!(check(wants, &session(given(11))), Some(Cause::SecondFactorStale));
+        assert_eq!(check(wants, &person), Some(Cause::TokenNotAllowed));
+        assert_eq!(check(wants, &account), None);
+        assert_eq!(check(StepUp::new([]), &session(given(11))), None, "the setting does not name it");
+        assert_eq!(check(StepUp::new([]), &person), None, "the setting does not name it");
+    }
+
+    #[test]
+    fn token_of_a_person_who_must_have_a_factor_needs_an_enrolment_but_no_code() {
+        let not_enrolled = Some(Cause::SecondFactorNotEnrolled);
+        // enrolled, required, the refusal of a read
+        let cases =
+            [(false, false, None), (true, false, None), (false, true, not_enrolled), (true, true, None)];
+        for (enrolled, required, refusal) in cases {
+            let factor = Factor { enrolled, required, at: None };
+            let person = Caller { token: Some(TokenId(1)), factor, ..Caller::system() };
+            let of = |verb| {
+                let access = AccessRequest::to(verb, Resource::Kind(Kind::Secret));
+                let checked = StepUp::default().check(&person, &access, Timestamp::UNIX_EPOCH);
+                checked.err().map(|error| error.cause)
+            };
+            assert_eq!(of(Verb::Get), refusal, "{factor:?}");
+            assert_eq!(of(Verb::Reveal), Some(Cause::TokenNotAllowed), "{factor:?}");
+        }
     }
 
     #[test]

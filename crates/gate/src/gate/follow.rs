@@ -16,8 +16,9 @@ const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 impl Gate {
     /// Authorises a stream. Returns the permit and a future that resolves with the reason when the authorisation ends:
     /// within seconds of the end of the caller's session (revoked, expired, idle for too long, the user disabled or
-    /// with another role) or API token (revoked, expired, its owner disabled or absent), of a change of what the caller's rights reach (`RightsChanged`), or of the cluster's
-    /// registration. An open stream does not count as a use of the session.
+    /// with another role) or API token (revoked, expired, its owner disabled or absent), of a change of what the
+    /// caller's rights reach (`RightsChanged`), or of the cluster's registration. An open stream does not count as a
+    /// use of the session.
     ///
     /// # Errors
     /// As [`Gate::allow`].

@@ -1,8 +1,9 @@
 //! Rate limiter for the audit rows of refusals. A refused request costs its sender nothing, so the number of rows is
-//! limited: each user and each service account has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`], then one row per
-//! [`REPEAT_INTERVAL`]. Reads do not count as changes, so that nobody hides a refused change behind refused reads. A read
-//! that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without
-//! a row. The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
+//! limited: each user and each service account has [`MAX_ROWS`] rows of changes and as many of reads per [`WINDOW`],
+//! then one row per [`REPEAT_INTERVAL`]. Reads are counted separately from changes, so that refused reads cannot hide a
+//! refused change. A read that is refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of
+//! earlier refusals without a row. The counts are kept per process: each replica has its own limit, and a restart loses
+//! the unreported counts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,8 +46,8 @@ impl RefusalKey {
     pub(super) fn of(access: &AccessRequest) -> Self {
         let (verb, resource) = (access.verb, access.resource);
         Self {
-            // an export only reads, although it is recorded
-            is_read: verb.reads() || verb == Verb::Export,
+            // an export only reads, although it is recorded; a verification of the second factor renews it
+            is_read: (verb.reads() && resource != Resource::OwnSecondFactor) || verb == Verb::Export,
             operation: match needs(verb, resource) {
                 Needs::Right(verb, resource) => RefusedOperation::Right(verb, resource),
                 Needs::SignIn | Needs::AnyRight => RefusedOperation::WithoutRight(verb, resource),

@@ -433,7 +433,7 @@ fn caller_without_the_required_second_factor_reads_and_changes_nothing() {
 }
 
 #[test]
-fn missing_right_is_told_before_a_stale_second_factor() {
+fn missing_right_is_reported_before_a_stale_second_factor() {
     let mut trail = MockAuditWriter::new();
     trail.expect_record().times(2).returning(|_, _| Ok(()));
     let gate = gate(trail);

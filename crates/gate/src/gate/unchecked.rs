@@ -1,6 +1,6 @@
 //! Functions of the gate that do not check the caller's rights: permits for four fixed purposes (a probe, the caller's
-//! own session, the first user, what an identity provider says of its people), and the record of a refused login. All
-//! other permits require a check of rights ([`Permit::for_cache`] derives one from a checked permit).
+//! own session, the first user, a report of an identity provider about its users), and the record of a refused login.
+//! All other permits require a check of rights ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
     error::{Error, Result},
@@ -60,16 +60,16 @@ impl Gate {
         self.permit_of_server(access)
     }
 
-    /// Issues the permit to create the user of a person whose identity a provider has proved, by the server itself. The
-    /// port commits the audit entry if it creates one. For `Federation` in core only.
+    /// Issues the permit to create the user of a person whom a provider has authenticated. The caller is the server.
+    /// The port commits the audit entry if it creates one. For `Federation` in core only.
     pub fn permit_admission(&self, username: &str) -> Permit {
         let access =
             AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", Role::None.as_str());
         self.permit_of_server(access)
     }
 
-    /// Issues the permit to end sessions that their identity provider has ended, by the server itself. The port commits
-    /// the audit entry if it ends any. For `Federation` in core only.
+    /// Issues the permit to end sessions that their identity provider has ended. The caller is the server. The port
+    /// commits the audit entry if it ends any. For `Federation` in core only.
     pub fn permit_withdrawal(&self, name: &str) -> Permit {
         self.permit_of_server(AccessRequest::to(Verb::Revoke, Resource::Session).named(name))
     }

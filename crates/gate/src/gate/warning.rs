@@ -23,7 +23,7 @@ pub enum Warning {
     NotCached(&'static str),
     /// The grant gives more power than the rights of its role.
     DerivedPower(DerivedPower),
-    /// The owner of the service account has the use of the granted rights, by making tokens of it.
+    /// The owner of the service account can use the granted rights, by making tokens of it.
     UsedByOwner,
     /// Nothing was changed, and nothing was sent to the cluster: the object already is as requested.
     Unchanged,

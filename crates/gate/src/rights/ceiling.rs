@@ -1,4 +1,4 @@
-//! Ceiling of an API token: what the rights of its owner are cut to.
+//! Ceiling of an API token: the limits to which the rights of its owner are cut.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ pub struct Ceiling {
     pub role: Option<RoleName>,
     /// Clusters in which the token has rights. [`ClusterScope::All`]: those of the owner.
     pub clusters: ClusterScope,
-    /// Namespaces in which the token has rights. [`Reach::Cluster`]: those of the owner, and what has no namespace.
+    /// Namespaces in which the token has rights. [`Reach::Cluster`]: those of the owner, and objects without a
+    /// namespace.
     #[serde(rename = "namespaces")]
     pub reach: Reach,
 }

@@ -32,11 +32,11 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         // a connection test of a new cluster takes the right to register it
         Resource::NewCluster => Needs::Right(RightVerb::Create, RightResource::Clusters),
         Resource::User => right(RightResource::Users),
-        // whoever makes tokens of service accounts has the use of their rights
+        // a user who makes tokens of a service account can use its rights
         Resource::ServiceAccount => right(RightResource::Users),
         // a lost second factor leaves only the password
         Resource::SecondFactor => Needs::Right(RightVerb::Update, RightResource::Users),
-        // the use case judges tokens of others
+        // the use case checks the right to tokens of others
         Resource::OwnAccount | Resource::OwnSecondFactor | Resource::Session | Resource::Token => {
             Needs::SignIn
         }
@@ -50,7 +50,7 @@ pub fn needs(verb: Verb, resource: Resource) -> Needs {
         Resource::Operation => Needs::SignIn,
         // a review of a use of break-glass is for super admins
         Resource::Grant if verb == Verb::Review => Needs::Right(RightVerb::Update, RightResource::Users),
-        // judged by the scope of the grant, in `pilothouse_core::grant`; break-glass by the settings
+        // checked by the scope of the grant, in `pilothouse_core::grant`; break-glass is checked by the settings
         Resource::Grant | Resource::Request => Needs::SignIn,
         Resource::Role if verb.reads() => Needs::SignIn,
         // a role changes the rights of users

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, dev::Payload, http::header::HeaderValue, web::Data};
 use pilothouse_core::{
     Error,
+    access::{Resource, Verb},
     error::Reason,
     provider::LdapLogin,
     service_account::ServiceAccount,
@@ -74,7 +75,7 @@ pub(crate) struct LoginResponse {
     user: Identity,
 }
 
-/// Where a client has the refresh token.
+/// Place of the refresh token in requests and responses of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RefreshIn {
     Body,
@@ -252,7 +253,7 @@ pub(crate) async fn password(
     api: Data<Api>,
     Authenticated(credential, Body(body)): Authenticated<Body<PasswordBody>>,
 ) -> Result<Response<OneUser>> {
-    let signed_in = credential.into_session()?;
+    let signed_in = credential.into_session(&api, Verb::ChangePassword, Resource::OwnAccount).await?;
     let change = PasswordChange { old: body.old_password, new: body.new_password };
     api.app.sessions.change_password(&signed_in, change).await?;
     Ok(Response::of(OneUser { user: signed_in.user }).with_message(Message::PasswordChanged))

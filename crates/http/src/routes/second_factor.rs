@@ -1,7 +1,11 @@
 //! Routes for the caller's second factor, and its reset for another user.
 
 use actix_web::web::Data;
-use pilothouse_core::{ids::UserId, second_factor::Enrolment};
+use pilothouse_core::{
+    access::{Resource, Verb},
+    ids::UserId,
+    second_factor::Enrolment,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -33,8 +37,8 @@ pub(crate) async fn enroll(
     api: Data<Api>,
     Authenticated(credential, Body(NoFields {})): Authenticated<Body<NoFields>>,
 ) -> Result<Response<EnrolmentResponse>> {
-    let Enrolment { secret, otpauth_url } =
-        api.app.second_factors.enroll(&credential.into_session()?).await?;
+    let signed_in = credential.into_session(&api, Verb::Enroll, Resource::OwnSecondFactor).await?;
+    let Enrolment { secret, otpauth_url } = api.app.second_factors.enroll(&signed_in).await?;
     let [secret, otpauth_uri] = [secret, otpauth_url].map(|text| text.expose_secret().to_owned());
     Ok(Response::of(EnrolmentResponse { secret, otpauth_uri }))
 }
@@ -60,7 +64,8 @@ pub(crate) async fn confirm(
     api: Data<Api>,
     Authenticated(credential, Body(body)): Authenticated<Body<CodeBody>>,
 ) -> Result<Response<RecoveryCodesResponse>> {
-    let codes = api.app.second_factors.confirm(&credential.into_session()?, &body.code).await?;
+    let signed_in = credential.into_session(&api, Verb::Enroll, Resource::OwnSecondFactor).await?;
+    let codes = api.app.second_factors.confirm(&signed_in, &body.code).await?;
     let recovery_codes = codes.codes().iter().map(|code| code.expose_secret().to_owned()).collect();
     Ok(Response::of(RecoveryCodesResponse { recovery_codes }).with_message(Message::SecondFactorEnabled))
 }
@@ -69,7 +74,8 @@ pub(crate) async fn verify(
     api: Data<Api>,
     Authenticated(credential, Body(body)): Authenticated<Body<CodeBody>>,
 ) -> Result<Response<Empty>> {
-    api.app.second_factors.verify(&credential.into_session()?, &body.code).await?;
+    let signed_in = credential.into_session(&api, Verb::Verify, Resource::OwnSecondFactor).await?;
+    api.app.second_factors.verify(&signed_in, &body.code).await?;
     Ok(Response::of(Empty {}).with_message(Message::SecondFactorVerified))
 }
 
@@ -77,7 +83,8 @@ pub(crate) async fn disable(
     api: Data<Api>,
     Authenticated(credential, Body(body)): Authenticated<Body<CodeBody>>,
 ) -> Result<Response<Empty>> {
-    api.app.second_factors.disable(&credential.into_session()?, &body.code).await?;
+    let signed_in = credential.into_session(&api, Verb::Disable, Resource::OwnSecondFactor).await?;
+    api.app.second_factors.disable(&signed_in, &body.code).await?;
     Ok(Response::of(Empty {}).with_message(Message::SecondFactorDisabled))
 }
 

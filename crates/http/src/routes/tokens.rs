@@ -43,10 +43,9 @@ pub(crate) struct NewTokenBody {
     #[schema(value_type = Option<Vec<String>>)]
     #[serde(default = "whole_clusters")]
     namespaces: Reach,
-    /// Networks from which the token is accepted, at most 20, such as `10.0.0.0/8`; none for all.
-    #[schema(value_type = Vec<String>)]
-    #[serde(default)]
-    networks: Networks,
+    /// Networks from which the token is accepted, at most 20, such as `10.0.0.0/8`; none or null for all.
+    #[schema(value_type = Option<Vec<String>>)]
+    networks: Option<Networks>,
     /// The service account whose token it is; the default is the caller.
     service_account_id: Option<Id>,
 }
@@ -73,6 +72,7 @@ pub(crate) async fn create(
         body;
     let ceiling = Ceiling { role, clusters: clusters.unwrap_or(ClusterScope::All), reach: namespaces };
     let owner = service_account_id.map(|id| Principal::ServiceAccount(ServiceAccountId(id.0)));
+    let networks = networks.unwrap_or_default();
     let new = NewToken { name, expires_in_days, ceiling, networks, owner };
     let CreatedToken { token, secret } = api.app.tokens.create(signed_in.caller(), new).await?;
     let secret = secret.secret().expose_secret().to_owned();

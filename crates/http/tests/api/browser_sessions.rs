@@ -107,7 +107,7 @@ async fn session_survives_a_reload_of_the_page() {
     let (mut browser, login) = Browser::sign_in(&api).await;
     assert!(browser.is_signed_in(&api, &login["access_token"]).await);
     for _ in 0..3 {
-        // a reload loses what only the page has: the access token
+        // a reload loses the access token, which only the page has
         api.advance(Duration::from_secs(60));
         let reply = browser.refresh(&api).await;
         browser.store(&reply);

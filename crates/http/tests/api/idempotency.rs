@@ -8,6 +8,7 @@ use pilothouse_http::{document, endpoints};
 use serde_json::{Value, json};
 
 use crate::{
+    second_factors::{enroll, refreshed},
     table::{Line, WITH_FACTOR, lines},
     test_app::{Reply, SignedIn, TestApp},
 };
@@ -30,6 +31,7 @@ impl TestApp {
     /// Sends a POST with these keys.
     pub(crate) async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
         let request = TestRequest::post().uri(path).insert_header(("accept-language", "en"));
+        let request = request.peer_addr("192.0.2.7:4711".parse().unwrap());
         let credentials = &signed_in.credentials;
         let request = request
             .insert_header(("content-type", "application/json"))
@@ -113,6 +115,42 @@ async fn every_change_is_executed_once_and_replayed_byte_for_byte() {
         endpoints().into_iter().filter(|(method, path)| method == "POST" && !WITHOUT_KEY.contains(path));
     let posts = posts.map(|(_, path)| path.to_owned()).filter(|path| !WITH_FACTOR.contains(&path.as_str()));
     assert_eq!(tried, posts.collect());
+}
+
+/// A repetition with a stale second factor is refused exactly where the same request without a key is.
+#[actix_web::test]
+async fn second_factor_of_a_repeated_change_is_judged_again() {
+    let succeeds =
+        |line: &Line| line.method == "POST" && line.status("super") == 200 && !line.input.contains("{own}");
+    let mut refused = BTreeSet::new();
+    for line in lines().into_iter().filter(succeeds) {
+        let path = line.path.as_str();
+        if WITHOUT_KEY.contains(&path) {
+            continue;
+        }
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let signed_in = api.login("super").await;
+        enroll(&api, &signed_in).await;
+        let input = line.input(&api, "super", &signed_in.refresh).await;
+        let first = api.keyed(&signed_in, &["key-1"], path, &input).await;
+        assert_eq!(first.status.as_u16(), 200, "{path}: {}", first.text);
+        api.advance(Duration::from_secs(11 * 60));
+        let signed_in = refreshed(&api, signed_in).await;
+        let without_key = api.keyed(&signed_in, &[], path, &input).await;
+        let (before, claims) = (api.recorded(), api.fake.store.claims());
+        let replayed = api.keyed(&signed_in, &["key-1"], path, &input).await;
+        if without_key.error().2 == "second_factor_stale" {
+            let stale = (401, "AUTHENTICATION_ERROR".to_owned(), "second_factor_stale".to_owned());
+            assert_eq!(replayed.error(), stale, "{path}");
+            assert_eq!((api.recorded(), api.fake.store.claims()), (before + 1, claims), "{path}");
+            refused.insert(line.path.clone());
+        } else {
+            assert_replayed(&first, &replayed);
+        }
+    }
+    assert!(refused.contains("/api/access/grants") && refused.contains("/api/auth/users"), "{refused:?}");
+    assert!(!refused.contains("/api/auth/users/delete") && !refused.contains(SCALE), "{refused:?}");
 }
 
 #[actix_web::test]

@@ -7,7 +7,10 @@ use pilothouse_core::{
     Cause, Error,
     clock::Clock as _,
     name::ProviderId,
-    provider::{LogoutNotice, MockDirectory, MockOpenIdProvider, OidcSignIn, Person, Provider, ProviderPort},
+    provider::{
+        LogoutNotice, MockDirectory, MockOpenIdProvider, OidcSignIn, PasswordCheck, Person, Provider,
+        ProviderPort,
+    },
     testing::fake::Fake,
 };
 use pilothouse_http::{HttpSettings, NoopObserver};
@@ -55,7 +58,8 @@ fn open_id(fake: &Fake) -> MockOpenIdProvider {
 fn directory() -> MockDirectory {
     let mut directory = MockDirectory::new();
     directory.expect_sign_in().returning(|username, password| {
-        Ok((username == "mei" && password.expose_secret() == "right").then(person))
+        let is_right = username == "mei" && password.expose_secret() == "right";
+        Ok(if is_right { PasswordCheck::Right(person()) } else { PasswordCheck::Wrong { name: None } })
     });
     directory
 }

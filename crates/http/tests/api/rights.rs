@@ -143,7 +143,8 @@ async fn every_route_answers_alike_for_a_hidden_cluster_and_for_none() {
         let Line { method, path, input, .. } = &line;
         assert_eq!(hidden, shown(&line, false).await, "{method} {path} {input}");
         let expected = match (&**method, &**path) {
-            // a request is judged at its approval; who may give, take or see grants is judged before the cluster
+            // a request is checked at its approval; the right to give, revoke or list grants is checked before the
+            // cluster
             ("POST", "/api/access/requests") => 200,
             ("POST", "/api/access/grants" | "/api/access/break-glass") | ("GET", "/api/access/who") => 403,
             _ => 404,

@@ -2,32 +2,42 @@
 //! request that is refused for want of a right is sent to no cluster, but for the kinds that the cluster serves: they
 //! decide which right an object of any kind takes, and take none themselves.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use pilothouse_core::{
     access::Caller,
+    app::AppSettings,
     clock::Clock as _,
     cluster::ClusterChange,
     grant::GrantRecord,
     ids::{ClusterId, GrantId, UserId},
+    name::ProviderId,
     object::Labels,
+    provider::{MockDirectory, PasswordCheck, Person, Provider, ProviderPort},
     rights::{RoleName, Subject},
-    testing::new_cluster,
+    second_factor::{RequireSecondFactor, SecondFactorSettings},
+    testing::{fake::Fake, new_cluster},
 };
-use pilothouse_http::{document, endpoints};
+use pilothouse_http::{HttpSettings, NoopObserver, document, endpoints};
 use serde_json::{Value, json};
 
 use crate::{
     table::{Line, good_inputs, lines},
-    test_app::{Credentials, SignedIn, TestApp, seed},
+    test_app::{Credentials, Ready, SignedIn, TestApp, seed},
 };
 
 /// The kinds of rights, in the order of the columns. `viewer`, `ops` and `super` are users with a role and no grant;
 /// the others are the user ann of the role `none` with one grant, or an API token, as the file says.
-const KINDS: [&str; 22] = [
+const KINDS: [&str; 24] = [
     "none", "viewer", "ops", "super", "view", "oper", "edit", "admin", "other", "prefix", "label", "whole",
     "far", "expired", "future", "revoked", "group", "token", "ceiling", "account", "dead", "network",
+    "member", "covered",
 ];
+
+/// The provider of the group of `group` and `member`.
+const PROVIDER: &str = "keycloak";
+/// The user of the kind `member`.
+const MEMBER: &str = "keycloak:mei";
 
 /// The users with a role, and their roles, the lowest first.
 const PRESETS: [(&str, &str); 3] = [("viewer", "viewer"), ("ops", "ops_admin"), ("super", "super_admin")];
@@ -45,9 +55,28 @@ fn head() -> impl Iterator<Item = &'static str> {
     FILE.lines().filter(|line| line.starts_with('#'))
 }
 
-/// An application with the clusters `demo` (labelled, with objects in [`NAMESPACE`] too) and `far`.
-async fn installation() -> (TestApp, ClusterId) {
-    let api = TestApp::new().await;
+/// A provider with the person `mei` of the group `shop`.
+fn provider() -> Provider {
+    let mut directory = MockDirectory::new();
+    directory.expect_sign_in().returning(|_, _| {
+        let person = Person::new("subject-1", "mei", None, ["shop".to_owned()]).unwrap();
+        Ok(PasswordCheck::Right(person))
+    });
+    let id = ProviderId::new(PROVIDER).unwrap();
+    let port = ProviderPort::Ldap(Arc::new(directory));
+    Provider { id, label: "Provider".to_owned(), trusts_second_factor: false, port }
+}
+
+/// An application with the clusters `demo` (labelled, with objects in [`NAMESPACE`] too) and `far`. For the kind
+/// `covered` its settings require a second factor.
+async fn installation(kind: &str) -> (TestApp, ClusterId) {
+    let provider = provider();
+    let fake = Fake { providers: [(provider.id.clone(), provider)].into(), ..Fake::default() };
+    let require = if kind == "covered" { RequireSecondFactor::All } else { RequireSecondFactor::None };
+    let second_factor = SecondFactorSettings { require, ..SecondFactorSettings::default() };
+    let settings = AppSettings { second_factor, ..AppSettings::default() };
+    let observer = Arc::new(NoopObserver);
+    let api = TestApp::with_app_settings(fake, settings, HttpSettings::default(), Ready::Yes, observer).await;
     let demo = ClusterId(api.cluster);
     let labels = Labels::from([("environment".to_owned(), "dev".to_owned())]);
     let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
@@ -61,6 +90,9 @@ async fn installation() -> (TestApp, ClusterId) {
 async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn, &'static str) {
     if ["viewer", "ops", "super"].contains(&kind) {
         return (api.login(kind).await, kind);
+    }
+    if kind == "covered" {
+        return (api.login("super").await, "super");
     }
     let signed_in = api.ann().await;
     match kind {
@@ -81,14 +113,15 @@ async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn
         "label" => ("admin", json!({"labels": "environment in (dev,staging)"}), json!(["*"])),
         "whole" => ("admin", demo, Value::Null),
         "far" => ("admin", json!({"ids": [far]}), Value::Null),
-        "expired" | "future" | "revoked" | "group" => ("admin", json!({"all": true}), Value::Null),
+        "expired" | "future" | "revoked" | "group" | "member" => ("admin", json!({"all": true}), Value::Null),
         kind => panic!("{kind} is not a kind of rights"),
     };
     let now = api.fake.runtime.clock.now();
     let minute = Duration::from_secs(60);
     let ann = Subject::User(UserId(api.user("ann").await));
+    let of_group = ["group", "member"].contains(&kind);
     let record = GrantRecord {
-        subject: if kind == "group" { Subject::group("keycloak", "shop").unwrap() } else { ann },
+        subject: if of_group { Subject::group(PROVIDER, "shop").unwrap() } else { ann },
         role: RoleName::new(role).unwrap(),
         clusters: serde_json::from_value(clusters).unwrap(),
         reach: serde_json::from_value(namespaces).unwrap(),
@@ -100,6 +133,7 @@ async fn sign_in(api: &TestApp, far: ClusterId, kind: &'static str) -> (SignedIn
     match kind {
         "expired" => api.advance(minute),
         "revoked" => api.revoke(grant).await,
+        "member" => return (api.login_at(PROVIDER, "mei").await, MEMBER),
         _ => {}
     }
     (signed_in, "ann")
@@ -258,7 +292,7 @@ async fn every_kind_of_rights_gets_the_status_of_the_table() {
     for line in lines().into_iter().map(in_namespace) {
         let (mut statuses, mut named_roles) = (Vec::new(), BTreeSet::new());
         for kind in KINDS {
-            let (api, far) = installation().await;
+            let (api, far) = installation(kind).await;
             api.login("target").await;
             let (signed_in, name) = sign_in(&api, far, kind).await;
             let input = line.input(&api, name, &signed_in.refresh).await;

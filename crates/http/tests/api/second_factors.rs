@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pilothouse_core::{
+    access::StepUp,
     app::AppSettings,
     break_glass::BreakGlassSettings,
     clock::Clock as _,
@@ -37,7 +38,7 @@ fn code(api: &TestApp, seed: &TotpSeed) -> String {
 }
 
 /// Sets up the second factor of a user. Returns the seed and the recovery codes.
-async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) {
+pub(crate) async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) {
     let data = api.post(signed_in, "/api/auth/totp/enroll", json!({})).await.data();
     let secret = data["secret"].as_str().unwrap();
     assert!(data["otpauth_uri"].as_str().unwrap().contains(secret));
@@ -45,6 +46,16 @@ async fn enroll(api: &TestApp, signed_in: &SignedIn) -> (TotpSeed, Vec<String>) 
     let body = json!({"code": code(api, &seed)});
     let codes = api.post(signed_in, "/api/auth/totp/confirm", body).await.data()["recovery_codes"].take();
     (seed, serde_json::from_value(codes).unwrap())
+}
+
+/// The session with a new access token, which does not renew the second factor.
+pub(crate) async fn refreshed(api: &TestApp, signed_in: SignedIn) -> SignedIn {
+    let body = json!({"refresh_token": signed_in.refresh});
+    let data = api.post(&signed_in, "/api/auth/refresh", body).await.data();
+    let text = |key: &str| data[key].as_str().unwrap().to_owned();
+    let bearer = Some(text("access_token"));
+    let credentials = Credentials { bearer, ..signed_in.credentials };
+    SignedIn { credentials, refresh: text("refresh_token"), data: signed_in.data }
 }
 
 /// A login as `viewer`.
@@ -82,10 +93,7 @@ async fn reveal_wants_a_fresh_factor() {
         async |signed_in: &SignedIn| api.post(signed_in, "/api/k8s/secrets/reveal", body.clone()).await;
     reveal(&ops).await.data();
     api.advance(Duration::from_secs(9 * 60));
-    let refreshed = json!({"refresh_token": ops.refresh});
-    let data = api.post(&ops, "/api/auth/refresh", refreshed).await.data();
-    let bearer = data["access_token"].as_str().map(str::to_owned);
-    let ops = SignedIn { credentials: Credentials { bearer, ..ops.credentials.clone() }, ..ops };
+    let ops = refreshed(&api, ops).await;
     api.advance(Duration::from_secs(2 * 60));
     assert_eq!(
         reveal(&ops).await.error(),
@@ -102,10 +110,8 @@ async fn enrolment_wants_a_recent_login() {
     let api = TestApp::new().await;
     let viewer = api.login("viewer").await;
     api.advance(Duration::from_secs(11 * 60));
-    let data = api.post(&viewer, "/api/auth/refresh", json!({"refresh_token": viewer.refresh})).await.data();
-    let bearer = data["access_token"].as_str().map(str::to_owned);
-    let credentials = Credentials { bearer, ..viewer.credentials.clone() };
-    let reply = api.call(&credentials, "POST", "/api/auth/totp/enroll", "").await;
+    let viewer = refreshed(&api, viewer).await;
+    let reply = api.call(&viewer.credentials, "POST", "/api/auth/totp/enroll", "").await;
     assert_eq!(reply.error(), (401, "AUTHENTICATION_ERROR".into(), "login_stale".into()));
 }
 
@@ -141,6 +147,28 @@ async fn factor_is_removed_by_its_user_or_reset_by_a_super_admin() {
     api.post(&admin, "/api/auth/users/reset-second-factor", body).await.data();
     assert_eq!(api.get(&viewer, "/api/auth/me", "").await.error().2, "session_ended");
     login(&api, Value::Null).await.data();
+}
+
+/// Also without `step_up`.
+#[actix_web::test]
+async fn repeated_break_glass_wants_a_fresh_factor() {
+    let break_glass = BreakGlassSettings {
+        users: [Username::new("viewer").unwrap()].into(),
+        networks: vec!["192.0.2.0/24".parse().unwrap()],
+    };
+    let second_factor = SecondFactorSettings { step_up: StepUp::new([]), ..SecondFactorSettings::default() };
+    let api = app(AppSettings { break_glass, second_factor, ..AppSettings::default() }).await;
+    let viewer = api.login("viewer").await;
+    enroll(&api, &viewer).await;
+    let body = json!({"cluster_id": api.cluster, "reason": "the provider does not answer"}).to_string();
+    let open =
+        async |signed_in: &SignedIn| api.keyed(signed_in, &["key"], "/api/access/break-glass", &body).await;
+    let first = open(&viewer).await;
+    first.data();
+    assert_eq!(open(&viewer).await.text, first.text);
+    api.advance(Duration::from_secs(11 * 60));
+    let viewer = refreshed(&api, viewer).await;
+    assert_eq!(open(&viewer).await.error().2, "second_factor_stale");
 }
 
 #[actix_web::test]

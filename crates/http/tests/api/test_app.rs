@@ -225,7 +225,12 @@ impl TestApp {
     }
 
     pub(crate) async fn login(&self, username: &str) -> SignedIn {
-        let body = json!({"username": username, "password": PASSWORD}).to_string();
+        self.login_at("local", username).await
+    }
+
+    /// Signs in with the password of a provider.
+    pub(crate) async fn login_at(&self, provider: &str, username: &str) -> SignedIn {
+        let body = json!({"username": username, "password": PASSWORD, "provider": provider}).to_string();
         let data = self.call(&Credentials::default(), "POST", "/api/auth/login", &body).await.data();
         let text = |key: &str| data[key].as_str().unwrap().to_owned();
         let credentials =
@@ -235,7 +240,8 @@ impl TestApp {
 
     /// The id of a user.
     pub(crate) async fn user(&self, name: &str) -> i64 {
-        self.app.users.find(&name.to_owned().try_into().unwrap()).await.unwrap().id.0
+        let users = self.app.users.all(&Caller::system()).await.unwrap();
+        users.into_iter().find(|user| user.username.as_str() == name).unwrap().id.0
     }
 
     /// The id of the user's first session, if there is one.

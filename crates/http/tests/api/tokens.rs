@@ -1,6 +1,7 @@
 //! API tokens: requests with a token instead of a session, and the tokens of service accounts.
 
 use actix_web::http::StatusCode;
+use pilothouse_core::operation::Status;
 use serde_json::{Value, json};
 
 use crate::test_app::{Credentials, SignedIn, TestApp};
@@ -86,6 +87,15 @@ async fn token_is_cut_to_its_ceiling_and_its_networks() {
     let (row, here) = make(&api, &ops, json!({"name": "here", "networks": ["192.0.2.7"]})).await;
     assert_eq!(row["networks"], json!(["192.0.2.7/32"]));
     assert_eq!(api.call(&here, "GET", "/api/auth/me", "").await.status, StatusCode::OK);
+
+    let nothing = json!({
+        "name": "whole", "expires_in_days": null, "role": null, "clusters": null, "namespaces": null, "networks": null,
+        "service_account_id": null,
+    });
+    let (row, whole) = make(&api, &ops, nothing).await;
+    assert_eq!(row["networks"], json!([]));
+    assert_eq!(row["ceiling"], json!({"role": null, "clusters": {"all": true}, "namespaces": null}));
+    assert_eq!(api.call(&whole, "GET", "/api/auth/me", "").await.status, StatusCode::OK);
 }
 
 #[actix_web::test]
@@ -98,7 +108,10 @@ async fn token_changes_no_account_credential_or_right() {
         (TOKENS, json!({"name": "another"})),
         ("/api/auth/password", json!({"old_password": "x", "new_password": "another horse battery"})),
         ("/api/auth/totp/enroll", json!({})),
+        ("/api/auth/totp/confirm", json!({"code": "123456"})),
         ("/api/auth/totp/verify", json!({"code": "123456"})),
+        ("/api/auth/totp/verify", json!({"code": "123456"})),
+        ("/api/auth/totp/disable", json!({"code": "123456"})),
         ("/api/auth/users/delete", json!({"id": target})),
         ("/api/auth/service-accounts", json!({"name": "robot", "owner_user_id": target})),
         ("/api/access/roles/delete", json!({"name": "first-aid"})),
@@ -107,8 +120,12 @@ async fn token_changes_no_account_credential_or_right() {
             json!({"subject": {"type": "user", "id": target}, "role": "viewer", "clusters": {"all": true}, "namespaces": null}),
         ),
     ] {
+        let before = api.fake.store.all_operations().len();
         let reply = api.call(&token, "POST", path, &body.to_string()).await;
         assert_eq!(reply.error(), (403, "PERMISSION_DENIED".into(), "token_not_allowed".into()), "{path}");
+        let recorded = api.fake.store.all_operations().split_off(before);
+        let [row] = &recorded[..] else { panic!("{path}: {recorded:?}") };
+        assert_eq!((&*row.username, row.status), ("super", Status::Failed), "{path}");
     }
     let reveal = json!({"cluster_id": api.cluster, "namespace": "shop", "name": "pass"}).to_string();
     let reply = api.call(&token, "POST", "/api/k8s/secrets/reveal", &reveal).await;

@@ -1,5 +1,5 @@
-//! Checks of the messages of an LDAP server, before the library reads them: it panics on unexpected ones, and recurses
-//! into nested ones.
+//! Checks of the messages of an LDAP server, before the library reads them: the library panics on unexpected messages,
+//! and recurses into nested elements.
 
 /// Largest message, in bytes.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 10;
@@ -18,7 +18,7 @@ const EXTENDED_RESPONSE: u8 = 0x78;
 /// The request StartTLS (RFC 4511, 4.14.1), as message 1.
 pub(super) const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
 
-/// The message is not one of LDAP, or not one that is accepted.
+/// The message is not valid LDAP, or is not an expected response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -96,15 +96,18 @@ pub(super) fn check(message: &[u8]) -> Result<(), Malformed> {
 
 /// Whether a message is a response to [`START_TLS`] that agrees.
 pub(super) fn is_start_tls_success(message: &[u8]) -> bool {
-    let succeeds = |(id, (tag, content)): (&[u8], (u8, &[u8]))| {
+    let succeeds = |(id, (tag, content)): (&[u8], Tagged<'_>)| {
         let code = first(content).ok()?;
         Some(id == [1] && tag == EXTENDED_RESPONSE && code.0 == ENUMERATED && code.1 == [0])
     };
     check(message).is_ok() && parts(message).ok().and_then(succeeds).unwrap_or_default()
 }
 
-/// The id of a message, and tag and content of its response.
-fn parts(message: &[u8]) -> Result<(&[u8], (u8, &[u8])), Malformed> {
+/// Tag and content of an element.
+type Tagged<'a> = (u8, &'a [u8]);
+
+/// The id of a message, and its response.
+fn parts(message: &[u8]) -> Result<(&[u8], Tagged<'_>), Malformed> {
     let (tag, content) = first(message)?;
     let (id_tag, id) = first(content)?;
     if tag != SEQUENCE || id_tag != INTEGER {
@@ -114,8 +117,7 @@ fn parts(message: &[u8]) -> Result<(&[u8], (u8, &[u8])), Malformed> {
     Ok((id, first(&content[id_element.header + id_element.content..])?))
 }
 
-/// Tag and content of the first element.
-fn first(bytes: &[u8]) -> Result<(u8, &[u8]), Malformed> {
+fn first(bytes: &[u8]) -> Result<Tagged<'_>, Malformed> {
     let Element { tag, header, content } = element(bytes)?.ok_or(Malformed)?;
     bytes.get(header..header + content).map(|content| (tag, content)).ok_or(Malformed)
 }

@@ -95,16 +95,16 @@ pub(super) async fn connect(address: &Address, guard: &EgressGuard, tls: &Tls) -
     let mut tasks = JoinSet::new();
     tasks.spawn(pass(stream, ours));
     tasks.spawn(async move {
-        // its end ends the operations
+        // the operations end when the connection ends
         let _ = connection.drive().await;
     });
     Ok(Connection { ldap, _tasks: tasks })
 }
 
-/// Asks for TLS. `None` if the server does not agree.
+/// Requests StartTLS. `None` if the server refuses.
 async fn start_tls(stream: &mut TcpStream) -> Option<()> {
     stream.write_all(ber::START_TLS).await.ok()?;
-    // not a byte more is read than the answer has: what an attacker appends to it is read as TLS, and fails
+    // reads no byte beyond the answer: bytes that an attacker appends are read as TLS, and the handshake fails
     let mut answer = Vec::new();
     let length = loop {
         answer.push(stream.read_u8().await.ok()?);
@@ -118,7 +118,8 @@ async fn start_tls(stream: &mut TcpStream) -> Option<()> {
     ber::is_start_tls_success(&answer).then_some(())
 }
 
-/// Passes bytes between server and library until one of them ends, or the server sends what it must not.
+/// Passes bytes between server and library until one of them ends, or the server sends a malformed message or too many
+/// bytes.
 async fn pass(server: Box<dyn Stream>, library: UnixStream) {
     let (mut from_server, mut to_server) = split(server);
     let (mut from_library, mut to_library) = library.into_split();

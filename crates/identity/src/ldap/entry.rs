@@ -1,4 +1,4 @@
-//! What an entry of a directory says.
+//! Attributes of a directory entry: subject, name and state of a person.
 
 use ldap3::SearchEntry;
 
@@ -20,7 +20,7 @@ const ACCOUNT_DISABLED: i64 = 2;
 
 /// The first value of an attribute, whose name a server may spell in any case.
 fn bytes(entry: &SearchEntry, name: &str) -> Option<Vec<u8>> {
-    let texts = entry.attrs.iter().map(|(name, values)| (name, values.first().map(|text| text.as_bytes())));
+    let texts = entry.attrs.iter().map(|(name, values)| (name, values.first().map(String::as_bytes)));
     let binary = entry.bin_attrs.iter().map(|(name, values)| (name, values.first().map(Vec::as_slice)));
     let mut found = texts.chain(binary).filter(|(found, _)| found.eq_ignore_ascii_case(name));
     found.next()?.1.map(<[u8]>::to_vec)
@@ -31,7 +31,7 @@ pub(super) fn text(entry: &SearchEntry, name: &str) -> Option<String> {
     String::from_utf8(bytes(entry, name)?).ok().filter(|text| !text.is_empty())
 }
 
-/// The id of a person: what the directory never changes, or else the name of the entry.
+/// The subject of a person: an attribute that the directory never changes, otherwise the name of the entry.
 pub(super) fn subject(entry: &SearchEntry) -> String {
     if let Some(guid) = bytes(entry, "objectGUID").filter(|guid| guid.len() == 16) {
         let hex: String = guid.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -43,7 +43,7 @@ pub(super) fn subject(entry: &SearchEntry) -> String {
     }
 }
 
-/// What finds a subject again.
+/// Search that finds the entry of a subject again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// A filter.
@@ -73,12 +73,12 @@ impl Wanted {
 pub(super) fn is_disabled(entry: &SearchEntry) -> bool {
     let control = text(entry, "userAccountControl").map(|control| control.parse::<i64>());
     let is_locked = text(entry, "nsAccountLock").is_some_and(|lock| lock.eq_ignore_ascii_case("true"));
-    // a value that is no number is no statement that the account is enabled
+    // a value that is no number counts as disabled
     is_locked
         || control.is_some_and(|control| control.map_or(true, |control| control & ACCOUNT_DISABLED != 0))
 }
 
-/// What a person is called.
+/// The username of a person.
 pub(super) fn name(entry: &SearchEntry) -> String {
     let names = ["sAMAccountName", "uid", "userPrincipalName", "cn"];
     names.into_iter().find_map(|name| text(entry, name)).unwrap_or_else(|| entry.dn.clone())

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Client, LEEWAY, Metadata, configuration::algorithms, rejected};
 
-/// Claims that the library does not know.
+/// Claims that the library does not define.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct AllClaims {
     #[serde(flatten)]
@@ -23,12 +23,12 @@ pub(super) struct AllClaims {
 
 impl AdditionalClaims for AllClaims {}
 
-/// Why a token does not verify.
+/// Reason for which a token does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unverified {
-    /// No key of the provider is the one that signed it. Its newest keys may have it.
+    /// The token is signed with an unknown key, which may be among the newest keys of the provider.
     UnknownKey,
-    /// It is not to be accepted.
+    /// The token must not be accepted.
     Rejected,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn payload(token: &str) -> Option<Map<String, Value>> {
 }
 
 impl Claims {
-    /// Claims about a person of whom no more is known.
+    /// Claims that contain only the subject of a person.
     pub(super) fn of_subject(subject: &str) -> Self {
         Self(Map::from_iter([("sub".to_owned(), Value::from(subject))]))
     }
@@ -124,17 +124,17 @@ impl Claims {
         self.text("sid").filter(|sid| sid.len() <= Person::MAX_SUBJECT_BYTES).map(str::to_owned)
     }
 
-    /// When the person proved the identity at the provider.
+    /// Time of the authentication at the provider.
     pub(super) fn authenticated_at(&self) -> Option<Timestamp> {
         Timestamp::from_second(self.0.get("auth_time")?.as_i64()?).ok()
     }
 
-    /// The person, with name and groups from these claims. Without the claim of the name the subject is the name.
-    /// Without a name of the claim for groups nobody has groups.
+    /// The person, with name and groups from these claims. If the claim of the name is missing, the subject is the
+    /// name. If `groups_claim` is empty, the person has no groups.
     ///
     /// # Errors
     /// `SignInRejected`; `GroupsMissing` if the claim of the groups is missing or is no list of texts. Entra ID leaves
-    /// it out, and points to another service in `_claim_names`, when somebody has more than 200 groups.
+    /// it out, and points to another service in `_claim_names`, when a user has more than 200 groups.
     pub(super) fn person(&self, username_claim: &str, groups_claim: &str) -> Result<Person> {
         let subject = self.subject()?;
         let groups = if groups_claim.is_empty() { Vec::new() } else { self.groups(groups_claim)? };
@@ -188,6 +188,19 @@ mod tests {
         assert_eq!(person(json!({"sub": "1"})), Err(Cause::GroupsMissing));
         let elsewhere = json!({"sub": "1", "groups": [], "_claim_names": {"groups": "src1"}});
         assert_eq!(person(elsewhere), Err(Cause::GroupsMissing));
+    }
+
+    #[test]
+    fn time_of_the_authentication_is_a_whole_number_of_seconds() {
+        let at = |auth_time: Value| {
+            let claims = Map::from_iter([("auth_time".to_owned(), auth_time)]);
+            Claims(claims).authenticated_at().map(Timestamp::as_second)
+        };
+        assert_eq!(at(json!(1_767_225_600)), Some(1_767_225_600));
+        for other in [json!(null), json!("1767225600"), json!(1.5), json!(i64::MAX), json!(true)] {
+            assert_eq!(at(other.clone()), None, "{other}");
+        }
+        assert_eq!(Claims::of_subject("1").authenticated_at(), None);
     }
 
     #[test]

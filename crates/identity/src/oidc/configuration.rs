@@ -22,9 +22,9 @@ use crate::{
 
 /// Time after which configuration and keys are read again.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
-/// Shortest interval between two reads of the keys because one is not known.
+/// Minimum interval between two reads of the keys that an unknown key causes.
 const KEYS_INTERVAL: Duration = Duration::from_secs(60);
-/// Time after a failed read in which the provider is not asked again: anybody can begin a sign-in.
+/// Time after a failed read in which the provider is not asked again, because any client can begin a sign-in.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Algorithms of signatures that are accepted: neither `none`, nor those with a shared secret.
@@ -40,7 +40,7 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
     CoreJwsSigningAlgorithm::EdDsa,
 ];
 
-/// What a provider publishes besides what OpenID Connect Discovery defines.
+/// Fields of a configuration that OpenID Connect Discovery does not define.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct More {
     /// Page that ends the session at the provider.
@@ -73,7 +73,7 @@ pub(super) fn algorithms(metadata: &Metadata) -> Vec<CoreJwsSigningAlgorithm> {
     ALGORITHMS.into_iter().filter(|algorithm| announced.contains(algorithm)).collect()
 }
 
-/// Reads and keeps the configuration of one provider.
+/// Reads and caches the configuration of one provider.
 pub(super) struct Discovery {
     issuer: IssuerUrl,
     http: HttpClient,
@@ -84,7 +84,7 @@ pub(super) struct Discovery {
 struct Cache {
     /// The configuration with the keys, and the time of its read.
     read: Option<(Arc<Metadata>, Instant)>,
-    /// Time of the last read of the keys because one was not known.
+    /// Time of the last read of the keys that an unknown key caused.
     keys_at: Option<Instant>,
     failed_at: Option<Instant>,
 }
@@ -99,7 +99,7 @@ impl Discovery {
     /// # Errors
     /// `ProviderUnavailable`.
     pub(super) async fn metadata(&self) -> Result<Arc<Metadata>> {
-        // callers wait for the one that reads
+        // concurrent callers wait for the running read
         let mut cache = self.cache.lock().await;
         if let Some((metadata, read_at)) = &cache.read
             && read_at.elapsed() < LIFETIME
@@ -171,7 +171,7 @@ impl Discovery {
     }
 }
 
-/// What is wrong with a provider's configuration or keys.
+/// Error for unusable configuration or keys of a provider.
 fn reason(error: &DiscoveryError<HttpError>) -> Error {
     unavailable(match error {
         DiscoveryError::Request(HttpError::NotHttps) => {

@@ -1,5 +1,5 @@
-//! Logout tokens of back-channel logout (OpenID Connect Back-Channel Logout 1.0). The library does not read them: one
-//! that names a session alone has no `sub`. Its keys verify them.
+//! Logout tokens of back-channel logout (OpenID Connect Back-Channel Logout 1.0). The library does not read these
+//! tokens: a token that names only a session has no `sub`. The key types of the library verify the signatures.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +16,7 @@ use super::{
 
 /// Largest token, in bytes.
 const MAX_BYTES: usize = 16 << 10;
-/// How much the clocks may differ.
+/// Maximum difference between the clocks.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 /// Age above which a token is refused.
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(120);
@@ -68,7 +68,7 @@ pub(super) fn verify(
     notice(&claims, metadata.issuer().as_str(), client_id, now).ok_or_else(rejected)
 }
 
-/// What verified claims say; `None` if they are not those of a logout token for this client at this time.
+/// The notice in verified claims; `None` if the claims are not those of a logout token for this client at this time.
 fn notice(
     claims: &Map<String, Value>,
     issuer: &str,

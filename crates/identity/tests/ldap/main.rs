@@ -1,4 +1,4 @@
-//! The adapter against an LDAP server that is honest, lies, fails or hangs.
+//! Tests of the adapter with an LDAP server that sends correct or false data, fails or hangs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod server;
@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use pilothouse_core::{
     Cause,
     error::Reason,
-    provider::{Directory as _, Person},
+    provider::{Directory as _, PasswordCheck, Person},
 };
 use pilothouse_identity::{
     DnsResolver, EgressGuard, EgressRules, LdapDirectory, LdapSettings, ResolverLimits, SystemResolver,
@@ -76,7 +76,11 @@ async fn started() -> (Server, LdapDirectory) {
 }
 
 async fn sign_in(directory: &LdapDirectory, username: &str, password: &str) -> Result<Option<Person>, Cause> {
-    directory.sign_in(username, &password.into()).await.map_err(|error| error.cause)
+    match directory.sign_in(username, &password.into()).await {
+        Ok(PasswordCheck::Right(person)) => Ok(Some(person)),
+        Ok(PasswordCheck::Wrong { .. }) => Ok(None),
+        Err(error) => Err(error.cause),
+    }
 }
 
 #[tokio::test]
@@ -100,6 +104,18 @@ async fn wrong_and_unknown_cost_the_same_binds() {
         assert_eq!(binds.len(), 2, "{binds:?}");
         assert_eq!(binds[0].0, SEARCHER);
     }
+}
+
+#[tokio::test]
+async fn wrong_password_names_the_person_it_was_tried_for() {
+    let server = Server::start(entries()).await;
+    let user_filter = "(|(uid={username})(mail={username}))".to_owned();
+    let directory = directory(LdapSettings { user_filter, ..settings(&server.url) }).unwrap();
+    for (username, name) in [("mei", Some("mei")), ("MEI@example.com", Some("mei")), ("nobody", None)] {
+        let checked = directory.sign_in(username, &"wrong".into()).await.unwrap();
+        assert_eq!(checked, PasswordCheck::Wrong { name: name.map(str::to_owned) }, "{username}");
+    }
+    assert!(sign_in(&directory, "mei@example.com", "canary-mei").await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -261,6 +277,27 @@ async fn hanging_server_is_given_up() {
     let given_up =
         tokio::time::timeout(Duration::from_secs(7), sign_in(&directory, "mei", "canary-mei")).await;
     assert_eq!(given_up.expect("within 5 s"), Err(Cause::ProviderUnavailable));
+}
+
+#[tokio::test]
+async fn sign_ins_at_once_are_limited() {
+    let (server, directory) = started().await;
+    server.behave(Behaviour::Hangs);
+    let directory = Arc::new(directory);
+    let logins: Vec<_> = (0..48)
+        .map(|_| {
+            let directory = directory.clone();
+            tokio::spawn(async move { sign_in(&directory, "mei", "canary-mei").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(server.connections(), 32, "the others wait");
+    for login in logins {
+        let refused = login.await.unwrap().unwrap_err();
+        assert!(matches!(refused, Cause::ProviderUnavailable | Cause::Overloaded), "{refused:?}");
+    }
+    server.behave(Behaviour::Honest);
+    assert!(sign_in(&directory, "mei", "canary-mei").await.unwrap().is_some());
 }
 
 #[tokio::test]

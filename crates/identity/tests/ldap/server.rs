@@ -1,7 +1,10 @@
-//! An LDAP server with a few entries, that answers whatever a test wants.
+//! LDAP server for tests, with a few entries and scripted answers.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,7 +89,7 @@ impl Entry {
     }
 }
 
-/// What the server does with requests.
+/// Reaction of the server to requests.
 #[derive(Clone)]
 pub(crate) enum Behaviour {
     /// Answers by its entries.
@@ -95,9 +98,9 @@ pub(crate) enum Behaviour {
     Searches(fn(&[u8]) -> Vec<u8>),
     /// Answers binds with this code.
     Binds(u8),
-    /// Answers binds of names without a password, as Active Directory does: as nobody, and with success.
+    /// Accepts a bind with a name and an empty password as an anonymous bind, as Active Directory does.
     AnonymousBinds,
-    /// Answers nothing.
+    /// Sends no answer.
     Hangs,
     /// Ends every connection.
     Closes,
@@ -108,6 +111,7 @@ pub(crate) struct Server {
     entries: Arc<Mutex<Vec<Entry>>>,
     behaviour: Arc<Mutex<Behaviour>>,
     binds: Arc<Mutex<Vec<(String, String)>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -119,11 +123,13 @@ impl Server {
             entries: Arc::new(Mutex::new(entries)),
             behaviour: Arc::new(Mutex::new(Behaviour::Honest)),
             binds: Arc::default(),
+            connections: Arc::default(),
         };
         let (entries, behaviour) = (server.entries.clone(), server.behaviour.clone());
-        let binds = server.binds.clone();
+        let (binds, connections) = (server.binds.clone(), server.connections.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(serve(stream, entries.clone(), behaviour.clone(), binds.clone()));
             }
         });
@@ -136,6 +142,11 @@ impl Server {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Vec<Entry>)) {
         change(&mut self.entries.lock().unwrap());
+    }
+
+    /// Number of connections that were accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// The binds since the last call: names and passwords.

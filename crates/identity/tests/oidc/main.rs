@@ -1,5 +1,5 @@
-//! The adapter against an OpenID provider that lies, fails or hangs: none of its answers opens a session, and none
-//! leads to an address that the egress rules refuse.
+//! Tests of the adapter with an OpenID provider that sends false data, fails or hangs: none of its answers opens a
+//! session, and none leads to an address that the egress rules refuse.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod provider;
@@ -286,10 +286,13 @@ async fn answer_of_another_issuer_is_rejected() {
     assert_eq!(fixture.redeem().await.unwrap_err().cause, Cause::SignInRejected, "it always names itself");
 }
 
+/// A false value of the configuration of the provider with this issuer.
+type FalseValue = fn(&str) -> Value;
+
 #[tokio::test]
 async fn false_configurations_are_refused() {
     let issuer_of = |fixture: &Fixture| fixture.provider.issuer.clone();
-    let cases: [(&str, fn(&str) -> Value); 10] = [
+    let cases: [(&str, FalseValue); 10] = [
         ("issuer", |issuer| json!(format!("{issuer}/"))),
         ("issuer", |_| json!(null)),
         ("token_endpoint", |_| json!(null)),
@@ -397,15 +400,55 @@ async fn person_is_read_again_with_the_refresh_token() {
     let another = with(claims.clone(), "sub", json!("2"));
     fixture.provider.issue(Some(&fixture.signed(&another)));
     assert!(renew().await.unwrap().is_none(), "another person");
-    fixture.provider.answer("/token", Answer::error(400, "invalid_grant"));
-    assert!(renew().await.unwrap().is_none(), "the provider ended it");
-    for (status, error) in [(401, "invalid_client"), (500, "server_error"), (400, "temporarily_unavailable")]
-    {
-        fixture.provider.answer("/token", Answer::error(status, error));
-        assert_eq!(renew().await.unwrap_err().cause, Cause::ProviderUnavailable, "{error} ends no session");
+    for error in [
+        "invalid_grant",
+        "access_denied",
+        "account_selection_required",
+        "consent_required",
+        "interaction_required",
+        "login_required",
+    ] {
+        for status in [400, 401] {
+            fixture.provider.answer("/token", Answer::error(status, error));
+            assert!(renew().await.unwrap().is_none(), "{status} {error}: the provider refuses the person");
+        }
+        fixture.provider.answer("/token", Answer::error(500, error));
+        assert_eq!(renew().await.unwrap_err().cause, Cause::ProviderUnavailable, "500 {error}");
+    }
+    for error in [
+        "invalid_client",
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "slow_down",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "unknown",
+    ] {
+        for status in [400, 401, 500] {
+            fixture.provider.answer("/token", Answer::error(status, error));
+            let refusal = renew().await.unwrap_err().cause;
+            assert_eq!(refusal, Cause::ProviderUnavailable, "{status} {error} ends no session");
+        }
     }
     fixture.provider.issue(Some(&fixture.signed(&with(claims, "groups", json!(null)))));
     assert_eq!(renew().await.unwrap_err().cause, Cause::GroupsMissing);
+}
+
+/// The adapter returns a time in the future unchanged; the caller replaces it by the current time.
+#[tokio::test]
+async fn time_of_the_authentication_is_that_of_the_id_token() {
+    let fixture = Fixture::with(|settings| settings.userinfo = true, lenient()).await;
+    let now = fixture.now();
+    let userinfo = json!({"sub": "1", "groups": ["ops"], "auth_time": now});
+    fixture.provider.answer("/userinfo", Answer::json(&userinfo));
+    for auth_time in [Some(now - 10), Some(now + 3600), None] {
+        let claims = with(fixture.claims(), "auth_time", json!(auth_time));
+        fixture.provider.issue(Some(&fixture.signed(&claims)));
+        let authenticated_at = fixture.redeem().await.unwrap().authenticated_at;
+        assert_eq!(authenticated_at.map(jiff::Timestamp::as_second), auth_time);
+    }
 }
 
 #[tokio::test]

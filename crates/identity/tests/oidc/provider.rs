@@ -1,4 +1,4 @@
-//! An OpenID provider that answers whatever a test wants.
+//! OpenID provider for tests, with scripted answers.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ pub(crate) enum Answer {
     Http(u16, String, String),
     /// Bytes without end.
     Endless,
-    /// None.
+    /// No answer.
     Hang,
     /// The end of the connection.
     Close,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error, Result,
     ids::{SessionId, UserId},
-    provider::{DueConfirmation, ProviderKind},
+    provider::{ConfirmationClaim, DueConfirmation, ProviderKind},
     seal::Keyring,
     user::Username,
 };
@@ -20,17 +20,20 @@ use crate::{
     Store,
     db::{read, transact_retried},
     error::corrupt,
-    schema::{At, api_tokens, identity_providers, provider_sessions, service_accounts, sessions, users},
+    schema::{At, api_tokens, provider_sessions, service_accounts, sessions, users},
 };
 
-/// Id and name of a user, provider, subject.
-type PersonRow = (i64, String, Option<String>, Option<String>);
+/// Id and name of a user, provider, subject, last confirmation.
+type PersonRow = (i64, String, Option<String>, Option<String>, Option<At>);
 
 /// Session, id of the row, sealed refresh token.
 type TokenRow = (i64, String, Option<Vec<u8>>);
 
+/// A claimed confirmation.
+type ClaimedRow = (PersonRow, Option<TokenRow>);
+
 fn due_person(
-    (id, username, provider, subject): PersonRow,
+    (id, username, provider, subject, confirmed_at): PersonRow,
     token: Option<TokenRow>,
     keyring: &dyn Keyring,
 ) -> Result<DueConfirmation> {
@@ -46,6 +49,7 @@ fn due_person(
         subject: subject.ok_or_else(|| corrupt("users.subject"))?,
         session,
         refresh_token,
+        confirmed_at: confirmed_at.map(|at| at.0),
     })
 }
 
@@ -60,75 +64,55 @@ fn open_token(uuid: &str, sealed: &[u8], keyring: &dyn Keyring) -> Result<Secret
 impl Store {
     pub(super) async fn claim_confirmations(
         &self,
-        before: Timestamp,
-        at: Timestamp,
-        limit: usize,
+        claim: &ConfirmationClaim,
     ) -> Result<Vec<DueConfirmation>> {
-        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-        let session_is_due =
-            move || provider_sessions::visited_at.lt(At(before)).or(provider_sessions::visited_at.gt(At(at)));
-        let user_is_due = move || users::visited_at.lt(At(before)).or(users::visited_at.gt(At(at)));
+        let claimed = match claim.kind {
+            ProviderKind::Oidc => self.claim_sessions(claim).await?,
+            ProviderKind::Ldap => self.claim_people(claim).await?,
+        };
+        let keyring = &*self.deps.keyring;
+        let open = |(person, token)| {
+            due_person(person, token, keyring).inspect_err(|error| {
+                tracing::error!(%error, "a user of an identity provider cannot be read again");
+            })
+        };
+        // a refresh token that cannot be unsealed must not stop the other confirmations
+        Ok(claimed.into_iter().filter_map(|row| open(row).ok()).collect())
+    }
+
+    /// Claims the sessions of an OpenID provider that are due.
+    async fn claim_sessions(&self, claim: &ConfirmationClaim) -> Result<Vec<ClaimedRow>> {
+        let (provider, live, rows) = (claim.provider.to_string(), claim.live, row_limit(claim));
+        let before = claim.before;
+        let is_due = move || {
+            provider_sessions::visited_at.lt(At(before)).or(provider_sessions::visited_at.gt(At(live.at)))
+        };
         // usually no confirmation is due, and then nothing is written
-        let (due_sessions, due_users): (Vec<(At, i64)>, Vec<(Option<At>, i64)>) = read!(self.db, |conn| {
-            let due_sessions: Vec<(At, i64)> = provider_sessions::table
+        let due: Vec<i64> = read!(self.db, |conn| {
+            let due: Vec<i64> = provider_sessions::table
                 .inner_join(sessions::table)
+                .filter(provider_sessions::provider.eq(provider))
                 .filter(provider_sessions::refresh_token.is_not_null())
-                .filter(sessions::expires_at.gt(At(at)))
-                .filter(session_is_due())
-                .select((provider_sessions::visited_at, provider_sessions::session_id))
+                .filter(sessions::expires_at.gt(At(live.at)))
+                .filter(sessions::last_seen_at.gt(At(live.used_after)))
+                .filter(is_due())
+                .select(provider_sessions::session_id)
                 .order_by(provider_sessions::visited_at)
                 .limit(rows)
                 .load(conn)
                 .await?;
-            let of_directories = identity_providers::table
-                .filter(identity_providers::kind.eq(ProviderKind::Ldap.as_str()))
-                .select(identity_providers::id.nullable());
-            let has_session = exists(
-                sessions::table
-                    .filter(sessions::user_id.eq(users::id))
-                    .filter(sessions::expires_at.gt(At(at))),
-            );
-            let has_token = exists(
-                api_tokens::table
-                    .filter(api_tokens::user_id.eq(users::id.nullable()))
-                    .filter(api_tokens::revoked_at.is_null())
-                    .filter(api_tokens::expires_at.gt(At(at))),
-            );
-            // the tokens of a service account stop, too, when its owner is not confirmed
-            let owns_account = exists(
-                service_accounts::table.filter(service_accounts::owner_user_id.eq(users::id.nullable())),
-            );
-            let due_users: Vec<(Option<At>, i64)> = users::table
-                .filter(users::provider.eq_any(of_directories))
-                .filter(user_is_due())
-                .filter(has_session.or(has_token).or(owns_account))
-                .select((users::visited_at, users::id))
-                .order_by(users::visited_at)
-                .limit(rows)
-                .load(conn)
-                .await?;
-            Ok((due_sessions, due_users))
+            Ok(due)
         })?;
-        // the oldest of both
-        let of_sessions = due_sessions.into_iter().map(|(At(visited_at), id)| (visited_at, true, id));
-        let of_users = due_users.into_iter().filter_map(|(visited_at, id)| Some((visited_at?.0, false, id)));
-        let mut due: Vec<_> = of_sessions.chain(of_users).collect();
-        due.sort_unstable();
-        due.truncate(limit);
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = |sessions: bool| -> Vec<i64> {
-            due.iter().filter(|(_, is_session, _)| *is_session == sessions).map(|(.., id)| *id).collect()
-        };
-        let (session_ids, user_ids) = (ids(true), ids(false));
-        let claimed: Vec<(PersonRow, Option<TokenRow>)> = transact_retried!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
             // a row that another replica has claimed meanwhile is no longer due
             let still_due = provider_sessions::table
-                .filter(provider_sessions::session_id.eq_any(session_ids.clone()))
-                .filter(session_is_due());
+                .filter(provider_sessions::session_id.eq_any(due.clone()))
+                .filter(is_due());
             let tokens: Vec<TokenRow> = diesel::update(still_due)
-                .set(provider_sessions::visited_at.eq(At(at)))
+                .set(provider_sessions::visited_at.eq(At(live.at)))
                 .returning((
                     provider_sessions::session_id,
                     provider_sessions::uuid,
@@ -136,31 +120,99 @@ impl Store {
                 ))
                 .get_results(conn)
                 .await?;
-            let still_due = users::table.filter(users::id.eq_any(user_ids.clone())).filter(user_is_due());
-            let people: Vec<PersonRow> = diesel::update(still_due)
-                .set(users::visited_at.eq(At(at)))
-                .returning((users::id, users::username, users::provider, users::subject))
-                .get_results(conn)
-                .await?;
-            let mut claimed: Vec<_> = people.into_iter().map(|person| (person, None)).collect();
+            let mut claimed: Vec<ClaimedRow> = Vec::new();
             for token in tokens {
                 let person: PersonRow = sessions::table
                     .inner_join(users::table)
                     .filter(sessions::id.eq(token.0))
-                    .select((users::id, users::username, users::provider, users::subject))
+                    .select((
+                        users::id,
+                        users::username,
+                        users::provider,
+                        users::subject,
+                        users::confirmed_at,
+                    ))
                     .first(conn)
                     .await?;
                 claimed.push((person, Some(token)));
             }
             Ok(claimed)
-        })?;
-        let keyring = &*self.deps.keyring;
-        let open = |(person, token)| {
-            due_person(person, token, keyring).inspect_err(|error| {
-                tracing::error!(%error, "a user of an identity provider cannot be read again");
-            })
-        };
-        // one that cannot be opened must not stop the others
-        Ok(claimed.into_iter().filter_map(|row| open(row).ok()).collect())
+        })
     }
+
+    /// Claims the users of a directory who are due.
+    async fn claim_people(&self, claim: &ConfirmationClaim) -> Result<Vec<ClaimedRow>> {
+        let (provider, live, rows) = (claim.provider.to_string(), claim.live, row_limit(claim));
+        let before = claim.before;
+        let is_due = move || users::visited_at.lt(At(before)).or(users::visited_at.gt(At(live.at)));
+        // usually no confirmation is due, and then nothing is written
+        let due: Vec<i64> = read!(self.db, |conn| {
+            let has_session = exists(
+                sessions::table
+                    .filter(sessions::user_id.eq(users::id))
+                    .filter(sessions::expires_at.gt(At(live.at)))
+                    .filter(sessions::last_seen_at.gt(At(live.used_after))),
+            );
+            let has_token = exists(
+                api_tokens::table
+                    .filter(api_tokens::user_id.eq(users::id.nullable()))
+                    .filter(api_tokens::revoked_at.is_null())
+                    .filter(api_tokens::expires_at.gt(At(live.at))),
+            );
+            // the tokens of a service account stop, too, when its owner is not confirmed
+            let owns_account = exists(
+                service_accounts::table.filter(service_accounts::owner_user_id.eq(users::id.nullable())),
+            );
+            let due: Vec<i64> = users::table
+                .filter(users::provider.eq(provider))
+                .filter(is_due())
+                .filter(has_session.or(has_token).or(owns_account))
+                .select(users::id)
+                .order_by(users::visited_at)
+                .limit(rows)
+                .load(conn)
+                .await?;
+            Ok(due)
+        })?;
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        transact_retried!(self.db, |conn| {
+            // a row that another replica has claimed meanwhile is no longer due
+            let still_due = users::table.filter(users::id.eq_any(due.clone())).filter(is_due());
+            let people: Vec<PersonRow> = diesel::update(still_due)
+                .set(users::visited_at.eq(At(live.at)))
+                .returning((users::id, users::username, users::provider, users::subject, users::confirmed_at))
+                .get_results(conn)
+                .await?;
+            let claimed: Vec<ClaimedRow> = people.into_iter().map(|person| (person, None)).collect();
+            Ok(claimed)
+        })
+    }
+
+    pub(super) async fn release_confirmations(
+        &self,
+        due: &[DueConfirmation],
+        visited_at: Timestamp,
+    ) -> Result<()> {
+        let session_ids: Vec<i64> = due.iter().filter_map(|due| due.session).map(|id| id.0).collect();
+        let user_ids: Vec<i64> =
+            due.iter().filter(|due| due.session.is_none()).map(|due| due.user_id.0).collect();
+        transact_retried!(self.db, |conn| {
+            let people = users::table.filter(users::id.eq_any(user_ids.clone()));
+            diesel::update(people).set(users::visited_at.eq(At(visited_at))).execute(conn).await?;
+            let claimed =
+                provider_sessions::table.filter(provider_sessions::session_id.eq_any(session_ids.clone()));
+            diesel::update(claimed)
+                .set(provider_sessions::visited_at.eq(At(visited_at)))
+                .execute(conn)
+                .await?;
+            Ok(())
+        })
+    }
+}
+
+/// Maximum number of rows of a claim.
+fn row_limit(claim: &ConfirmationClaim) -> i64 {
+    i64::try_from(claim.limit).unwrap_or(i64::MAX)
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Result,
     access::Permit,
+    name::ProviderId,
     provider::{Admission, DueConfirmation, Person},
     role::Role,
     seal::SealedFor,
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     Store,
     audit::Trail as _,
-    db::{transact, transact_retried},
+    db::{read, transact, transact_retried},
     error::corrupt,
     grant::to_json,
     rekey::ActiveKey as _,
@@ -31,8 +32,8 @@ pub(crate) fn refresh_token_owner(row: Uuid) -> SealedFor {
     SealedFor { row, field: "provider_sessions.refresh_token" }
 }
 
-/// Stores what a provider says of a user: groups and display name, confirmed now. Other groups replace the rights stamp:
-/// `$groups` is the JSON of a sorted set, so equal groups give equal texts.
+/// Stores groups and display name of a user, as reported by the provider, and the time of the confirmation. Changed
+/// groups replace the rights stamp: `$groups` is the JSON of a sorted set, so equal groups give equal texts.
 macro_rules! confirm_user {
     ($conn:ident, $id:expr, $person:expr, $groups:expr, $stamp:expr, $at:expr) => {{
         let stored: Option<String> = users::table.find($id).select(users::group_names).first($conn).await?;
@@ -96,6 +97,20 @@ impl Store {
         })
     }
 
+    pub(super) async fn user_of_person(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        let (provider, subject) = (provider.to_string(), subject.to_owned());
+        read!(self.db, |conn| {
+            let found: Option<UserRow> = users::table
+                .filter(users::provider.eq(provider))
+                .filter(users::subject.eq(subject))
+                .select(UserRow::as_select())
+                .first(conn)
+                .await
+                .optional()?;
+            Ok(found.map(User::try_from).transpose()?)
+        })
+    }
+
     pub(super) async fn confirm_person(
         &self,
         due: &DueConfirmation,
@@ -109,31 +124,38 @@ impl Store {
         transact_retried!(self.db, |conn| {
             let key = conn.active_key().await?;
             conn.lock_rights_stamp().await?;
-            let known: i64 = users::table
+            // locks the user before the session, as a sign-in does; setting a column to itself locks the row
+            let user = users::table
                 .find(due.user_id.0)
                 .filter(users::provider.eq(due.provider.as_str()))
-                .filter(users::subject.eq(&due.subject))
-                .count()
-                .get_result(conn)
-                .await?;
-            if known == 0 {
+                .filter(users::subject.eq(&due.subject));
+            let locked =
+                diesel::update(user).set(users::disabled.eq(users::disabled)).returning(users::confirmed_at);
+            let confirmed_at: Option<Option<At>> = locked.get_result(conn).await.optional()?;
+            let Some(confirmed_at) = confirmed_at else { return Ok(()) };
+            let confirmed_at = confirmed_at.map(|at| at.0);
+            // the provider has ended the person's sessions since the claim, or the person has signed in again
+            if confirmed_at != due.confirmed_at && (confirmed_at.is_none() || due.session.is_none()) {
                 return Ok(());
             }
-            confirm_user!(conn, due.user_id.0, person, &groups, stamp, at);
-            let Some(session) = due.session else { return Ok(()) };
-            let row = diesel::update(provider_sessions::table.find(session.0))
-                .set(provider_sessions::visited_at.eq(At(at)))
-                .returning(provider_sessions::uuid);
-            // the session may have ended
-            let uuid: Option<String> = row.get_result(conn).await.optional()?;
-            if let (Some(uuid), Some(token)) = (uuid, &refresh_token) {
-                let owner = refresh_token_owner(uuid.parse().map_err(|_| corrupt("provider_sessions.uuid"))?);
-                let sealed = keyring.keys(&key)?.sealer.seal(&owner, token.expose_secret().as_bytes())?;
-                diesel::update(provider_sessions::table.find(session.0))
-                    .set(provider_sessions::refresh_token.eq(sealed))
-                    .execute(conn)
-                    .await?;
+            if let Some(session) = due.session {
+                let row = diesel::update(provider_sessions::table.find(session.0))
+                    .set(provider_sessions::visited_at.eq(At(at)))
+                    .returning(provider_sessions::uuid);
+                let uuid: Option<String> = row.get_result(conn).await.optional()?;
+                // the session has ended
+                let Some(uuid) = uuid else { return Ok(()) };
+                if let Some(token) = &refresh_token {
+                    let uuid = uuid.parse().map_err(|_| corrupt("provider_sessions.uuid"))?;
+                    let sealer = keyring.keys(&key)?.sealer;
+                    let sealed = sealer.seal(&refresh_token_owner(uuid), token.expose_secret().as_bytes())?;
+                    diesel::update(provider_sessions::table.find(session.0))
+                        .set(provider_sessions::refresh_token.eq(sealed))
+                        .execute(conn)
+                        .await?;
+                }
             }
+            confirm_user!(conn, due.user_id.0, person, &groups, stamp, at);
             Ok(())
         })?;
         if replaces_token {

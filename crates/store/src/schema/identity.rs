@@ -214,5 +214,6 @@ diesel::allow_tables_to_appear_in_same_query!(provider_sessions, sessions, users
 diesel::allow_tables_to_appear_in_same_query!(api_tokens, service_accounts, users);
 diesel::allow_tables_to_appear_in_same_query!(second_factors, sessions);
 diesel::allow_tables_to_appear_in_same_query!(second_factors, users);
-diesel::allow_tables_to_appear_in_same_query!(identity_providers, users);
+diesel::allow_tables_to_appear_in_same_query!(second_factors, api_tokens);
+diesel::allow_tables_to_appear_in_same_query!(second_factors, service_accounts);
 diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);

@@ -22,11 +22,11 @@ use crate::{
     schema::{At, login_addresses, provider_sessions, refresh_tokens, sessions, throttles, users},
 };
 
-/// What a user has proved to open a session.
+/// Proof with which a user opens a session.
 pub(crate) enum Proof {
     /// Knowledge of the password with this hash.
     Password(PasswordHash),
-    /// The identity, to a provider.
+    /// Authentication at a provider.
     Provider(ProviderSession),
 }
 

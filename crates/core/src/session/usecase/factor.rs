@@ -29,8 +29,8 @@ impl Sessions {
         Ok(Some(code.as_str()))
     }
 
-    /// Refuses a login because of its code, and records that. A login without a code is usually the first half of one
-    /// with a code, so an account has at most one audit row of it per minute.
+    /// Refuses a login because of its code, and records the refusal. A login without a code usually precedes a login
+    /// with a code, so at most one such audit row is written per account and minute.
     pub(crate) async fn refused_code<T>(
         &self,
         caller: Caller,

@@ -47,8 +47,8 @@ impl Sessions {
     }
 
     /// As [`Sessions::refresh`], for a browser, whose tabs share the refresh token as a cookie: refreshes within ten
-    /// seconds give the same pair, at any replica, so that none makes the tokens of another tab invalid. Each refresh
-    /// token after the first is derived from the session and its generation.
+    /// seconds give the same pair, at any replica, so that a refresh of one tab does not make the tokens of another tab
+    /// invalid. Each refresh token after the first is derived from the session and its generation.
     ///
     /// # Errors
     /// As [`Sessions::refresh`].
@@ -63,7 +63,8 @@ impl Sessions {
         let found = self.live.by_cookie(cookie.expose_secret()).await?;
         let cookie_hash = SecretHash::of(cookie.expose_secret());
         let derived = |generation| self.ports.tokens.refresh_token(cookie_hash, generation);
-        // a cached session may have an older generation; then another refresh was a moment ago, and its pair is given
+        // a cached session may have an older generation: then another refresh has just rotated it, and its pair is
+        // returned
         let generation = found.session.generation;
         let fresh = derived(generation + 1);
         let presented = SecretHash::of(refresh.expose_secret());

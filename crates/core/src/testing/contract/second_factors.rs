@@ -16,7 +16,7 @@ use crate::{
 
 const STEP: i64 = 1000;
 
-/// A seed whose bytes are all this one.
+/// A seed whose bytes all have this value.
 fn seed(byte: u8) -> TotpSeed {
     TotpSeed::new([byte; TotpSeed::BYTES])
 }
@@ -45,7 +45,7 @@ impl StorePorts {
     }
 
     /// Creates a user with a confirmed second factor and a session.
-    async fn enrolled(&self, name: &str) -> (User, SessionId, SecretHash) {
+    pub(super) async fn enrolled(&self, name: &str) -> (User, SessionId, SecretHash) {
         let user = self.user(name, Role::Viewer).await;
         let (session, cookie, _) = self.session(&user).await;
         let enrolment = self.begin(user.id, 7).await.unwrap();

@@ -113,6 +113,22 @@ pub(super) async fn token_has_the_confirmation_of_its_federated_owner(ports: &St
     }
 }
 
+pub(super) async fn token_has_the_second_factor_of_its_owner(ports: &StorePorts) {
+    let (ann, ..) = ports.enrolled("ann").await;
+    let ben = ports.user("ben", Role::Viewer).await;
+    let bot = ports.account("bot", ann.id).await;
+    let owners = [
+        (Principal::User(ann.id), true),
+        (Principal::User(ben.id), false),
+        (Principal::ServiceAccount(bot.id), false),
+    ];
+    for ((owner, enrolled), secret) in owners.into_iter().zip(SECRETS) {
+        let token = ports.token(new_token(ports, owner, secret)).await.unwrap();
+        assert_eq!(ports.found(secret).await.unwrap().enrolled, enrolled, "{owner}");
+        assert_eq!(ports.tokens.get(token.id).await.unwrap().unwrap().enrolled, enrolled, "{owner}");
+    }
+}
+
 pub(super) async fn token_needs_an_existing_owner_and_role(ports: &StorePorts) {
     let ann = ports.user("ann", Role::Viewer).await;
     let before = ports.operations().await.len();

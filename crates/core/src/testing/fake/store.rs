@@ -71,10 +71,10 @@ struct State {
     /// Second factors, with the hashes of the unused recovery codes.
     second_factors: Vec<(SecondFactor, Vec<SecretHash>)>,
     bindings: Vec<Binding>,
-    /// Sign-ins at OpenID providers that have begun, oldest first.
+    /// Pending sign-ins at OpenID providers, oldest first.
     pending_logins: Vec<PendingLogin>,
     people: Vec<StoredPerson>,
-    /// For sessions that a provider has opened, what it knows of them.
+    /// Data of the provider, for sessions that were opened through a provider.
     origins: Vec<StoredOrigin>,
     /// Logout tokens that were used, with the time until which they are stored.
     logout_tokens: Vec<(ProviderId, SecretHash, Timestamp)>,

@@ -9,7 +9,7 @@ use pilothouse_core::{
     app::{App, AppSettings},
     clock::Clock as _,
     name::ProviderId,
-    provider::{LdapLogin, MockDirectory, Person, Provider, ProviderPort},
+    provider::{LdapLogin, MockDirectory, PasswordCheck, Person, Provider, ProviderPort},
     session::Tokens,
     testing::fake::Fake,
     user::UserPatch,
@@ -19,13 +19,18 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{STEP, wrong};
 use crate::{Fixture, PASSWORD, cause};
 
-/// A fixture with the directory `corp`, which has the person `mei`.
+const MAIL: &str = "mei.chen@example.com";
+
+/// A fixture with the directory `corp`, which has the person `mei`, who is found by an address too.
 fn fixture(trusts_second_factor: bool) -> Fixture {
     let mut directory = MockDirectory::new();
     directory.expect_sign_in().returning(|username, password| {
-        let matches = username == "mei" && password.expose_secret() == PASSWORD;
-        let mei = || Person::new("uid=mei,ou=people", "mei", None, Vec::new()).unwrap();
-        Ok(matches.then(mei))
+        let is_known = ["mei", MAIL].contains(&username);
+        Ok(if is_known && password.expose_secret() == PASSWORD {
+            PasswordCheck::Right(Person::new("uid=mei,ou=people", "mei", None, Vec::new()).unwrap())
+        } else {
+            PasswordCheck::Wrong { name: is_known.then(|| "mei".to_owned()) }
+        })
     });
     let id = ProviderId::new("corp").unwrap();
     let port = ProviderPort::Ldap(Arc::new(directory));
@@ -36,9 +41,18 @@ fn fixture(trusts_second_factor: bool) -> Fixture {
 
 impl Fixture {
     fn ldap_login(&self, password: &str, code: Option<SecretString>) -> Result<Tokens, Error> {
+        self.ldap_login_as("mei", password, code)
+    }
+
+    fn ldap_login_as(
+        &self,
+        username: &str,
+        password: &str,
+        code: Option<SecretString>,
+    ) -> Result<Tokens, Error> {
         let login = LdapLogin {
             provider: "corp".to_owned(),
-            username: "mei".to_owned(),
+            username: username.to_owned(),
             password: password.into(),
             code,
             user_agent: None,
@@ -67,6 +81,23 @@ fn enrolled_user_of_a_directory_signs_in_with_password_and_code() {
     for _ in 0..4 {
         assert_eq!(cause(fixture.ldap_login(PASSWORD, Some(wrong(&code)))), Cause::BadCredentials);
     }
+    assert_eq!(cause(fixture.ldap_login(PASSWORD, Some(code))), Cause::TooManyLogins);
+}
+
+#[test]
+fn wrong_codes_count_for_the_person_whatever_name_is_typed() {
+    let fixture = fixture(false);
+    let tokens = fixture.ldap_login(PASSWORD, None).unwrap();
+    fixture.enroll(&tokens).unwrap();
+    let seed = fixture.seed(fixture.now(&tokens).user.id);
+    fixture.confirm(&tokens, &fixture.code(&seed)).unwrap();
+    fixture.advance(STEP);
+    let code = fixture.code(&seed);
+    for name in ["mei", MAIL, "mei", MAIL, MAIL] {
+        let refused = fixture.ldap_login_as(name, PASSWORD, Some(wrong(&code)));
+        assert_eq!(cause(refused), Cause::BadCredentials, "{name}");
+    }
+    assert_eq!(cause(fixture.ldap_login_as(MAIL, PASSWORD, Some(code.clone()))), Cause::BadCredentials);
     assert_eq!(cause(fixture.ldap_login(PASSWORD, Some(code))), Cause::TooManyLogins);
 }
 

@@ -11,8 +11,9 @@ use crate::{
     ids::{SessionId, UserId},
     name::ProviderId,
     provider::{
-        Admission, Binding, DueConfirmation, EndedSessions, FederationStore, MAX_PENDING_LOGINS,
-        MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderKind, ProviderSession,
+        Admission, Binding, ConfirmationClaim, DueConfirmation, EndedSessions, FederationStore, Liveness,
+        MAX_PENDING_LOGINS, MAX_PENDING_LOGINS_OF_ADDRESS, PendingLogin, Person, ProviderKind,
+        ProviderSession,
     },
     rights::Subject,
     role::Role,
@@ -30,7 +31,7 @@ pub(super) struct StoredPerson {
     claimed_at: Timestamp,
 }
 
-/// What a session has of its provider.
+/// Data of the provider of a session.
 pub(super) struct StoredOrigin {
     session: SessionId,
     origin: ProviderSession,
@@ -62,7 +63,7 @@ impl FederationStore for MemoryStore {
             state.pending_logins.remove(oldest);
         }
         if state.pending_logins.len() >= MAX_PENDING_LOGINS {
-            return Err(Error::new(Cause::Overloaded));
+            state.pending_logins.remove(0);
         }
         state.pending_logins.push(login);
         Ok(())
@@ -123,6 +124,14 @@ impl FederationStore for MemoryStore {
         Ok(user)
     }
 
+    async fn user_of(&self, provider: &ProviderId, subject: &str) -> Result<Option<User>> {
+        let state = self.lock();
+        let person =
+            state.people.iter().find(|person| person.provider == *provider && person.subject == subject);
+        let of_person = |user: &&User| person.is_some_and(|person| person.user == user.id);
+        Ok(state.users.iter().map(|(user, _)| user).find(of_person).cloned())
+    }
+
     async fn open(&self, permit: &Permit, record: SessionRecord, origin: ProviderSession) -> Result<Session> {
         let mut state = self.write()?;
         let is_enabled = state.users.iter().any(|(user, _)| user.id == record.user_id && !user.disabled);
@@ -146,31 +155,19 @@ impl FederationStore for MemoryStore {
         Ok(origin.map(|stored| stored.origin.provider.clone()))
     }
 
-    async fn claim_due(
-        &self,
-        before: Timestamp,
-        at: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DueConfirmation>> {
+    async fn claim_due(&self, claim: ConfirmationClaim) -> Result<Vec<DueConfirmation>> {
         let mut state = self.lock();
-        let mut due = state.due(before, at);
+        let mut due = state.due(&claim);
         due.sort_by_key(|(claimed_at, _)| *claimed_at);
-        due.truncate(limit);
-        for (_, due) in &due {
-            match due.session {
-                Some(session) => state
-                    .origins
-                    .iter_mut()
-                    .filter(|stored| stored.session == session)
-                    .for_each(|stored| stored.claimed_at = at),
-                None => state
-                    .people
-                    .iter_mut()
-                    .filter(|stored| stored.user == due.user_id)
-                    .for_each(|stored| stored.claimed_at = at),
-            }
-        }
-        Ok(due.into_iter().map(|(_, due)| due).collect())
+        due.truncate(claim.limit);
+        let due: Vec<_> = due.into_iter().map(|(_, due)| due).collect();
+        state.set_claimed(&due, claim.live.at);
+        Ok(due)
+    }
+
+    async fn release(&self, due: &[DueConfirmation], visited_at: Timestamp) -> Result<()> {
+        self.lock().set_claimed(due, visited_at);
+        Ok(())
     }
 
     async fn confirm(
@@ -181,6 +178,13 @@ impl FederationStore for MemoryStore {
         at: Timestamp,
     ) -> Result<()> {
         let mut state = self.write()?;
+        let confirmed_at = state.confirmed_at(due.user_id);
+        let is_outdated =
+            confirmed_at != due.confirmed_at && (confirmed_at.is_none() || due.session.is_none());
+        let is_stored = |session: SessionId| state.sessions.iter().any(|(stored, _)| stored.id == session);
+        if is_outdated || due.session.is_some_and(|session| !is_stored(session)) {
+            return Ok(());
+        }
         let Ok(user) = state.user(due.user_id) else { return Ok(()) };
         person.display_name().clone_into(&mut user.display_name);
         state.confirm_person(due.user_id, person, at);
@@ -193,13 +197,19 @@ impl FederationStore for MemoryStore {
         Ok(())
     }
 
-    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, at: Timestamp) -> Result<usize> {
+    async fn withdraw(&self, permit: &Permit, ended: EndedSessions, live: Liveness) -> Result<Option<usize>> {
         let mut state = self.write()?;
+        if let EndedSessions::Named { provider, token, .. } = &ended {
+            if state.logout_tokens.iter().any(|(by, used, _)| by == provider && *used == token.jti) {
+                return Ok(None);
+            }
+            state.logout_tokens.push((provider.clone(), token.jti, token.valid_until));
+        }
         let ending = state.sessions_of(&ended);
         let mut users: BTreeSet<UserId> = ending.iter().map(|session| session.user_id).collect();
         match &ended {
             EndedSessions::OfUser(user) => users.extend([*user]),
-            EndedSessions::Named { provider, subject: Some(subject), .. } => users.extend(
+            EndedSessions::Named { provider, subject: Some(subject), sid: None, .. } => users.extend(
                 state
                     .people
                     .iter()
@@ -212,7 +222,7 @@ impl FederationStore for MemoryStore {
         let without_session: Vec<_> = users
             .into_iter()
             .filter(|user| {
-                !state.sessions.iter().any(|(session, _)| session.user_id == *user && at < session.expires_at)
+                !state.sessions.iter().any(|(session, _)| session.user_id == *user && is_live(session, live))
             })
             .collect();
         let mut changed = !ending.is_empty();
@@ -226,21 +236,16 @@ impl FederationStore for MemoryStore {
         if changed {
             state.record_success(permit, None)?;
         }
-        Ok(ending.len())
-    }
-
-    async fn first_use(&self, provider: &ProviderId, jti: SecretHash, until: Timestamp) -> Result<bool> {
-        let mut state = self.lock();
-        let used = state.logout_tokens.iter().any(|(by, used, _)| by == provider && *used == jti);
-        if !used {
-            state.logout_tokens.push((provider.clone(), jti, until));
-        }
-        Ok(!used)
+        Ok(Some(ending.len()))
     }
 
     async fn confirmed_at(&self, user: UserId) -> Result<Option<Timestamp>> {
         Ok(self.lock().confirmed_at(user))
     }
+}
+
+fn is_live(session: &Session, live: Liveness) -> bool {
+    live.at < session.expires_at && live.used_after < session.last_seen_at
 }
 
 impl State {
@@ -261,7 +266,7 @@ impl State {
         groups.collect()
     }
 
-    /// Removes what is stored of a user's provider.
+    /// Removes the data of the provider of a user.
     pub(super) fn forget_person(&mut self, user: UserId) {
         self.people.retain(|person| person.user != user);
     }
@@ -275,22 +280,36 @@ impl State {
         }
     }
 
+    /// Sets the time of the last claim.
+    fn set_claimed(&mut self, due: &[DueConfirmation], at: Timestamp) {
+        for due in due {
+            match due.session {
+                Some(session) => self
+                    .origins
+                    .iter_mut()
+                    .filter(|stored| stored.session == session)
+                    .for_each(|stored| stored.claimed_at = at),
+                None => self
+                    .people
+                    .iter_mut()
+                    .filter(|stored| stored.user == due.user_id)
+                    .for_each(|stored| stored.claimed_at = at),
+            }
+        }
+    }
+
     /// Confirmations that are due, with the time of the last one.
-    fn due(&self, before: Timestamp, at: Timestamp) -> Vec<(Timestamp, DueConfirmation)> {
-        let kind = |provider: &ProviderId| {
-            let bound = self.bindings.iter().find(|bound| bound.provider == *provider);
-            bound.map(|bound| bound.kind)
-        };
-        let is_due = |claimed_at: Timestamp| claimed_at < before || claimed_at > at;
+    fn due(&self, claim: &ConfirmationClaim) -> Vec<(Timestamp, DueConfirmation)> {
+        let is_due = |claimed_at: Timestamp| claimed_at < claim.before || claimed_at > claim.live.at;
         let mut due = Vec::new();
-        for person in &self.people {
+        for person in self.people.iter().filter(|person| person.provider == claim.provider) {
             let Some((user, _)) = self.users.iter().find(|(user, _)| user.id == person.user) else {
                 continue;
             };
             let sessions: Vec<_> = self
                 .sessions
                 .iter()
-                .filter(|(session, _)| session.user_id == person.user && at < session.expires_at)
+                .filter(|(session, _)| session.user_id == person.user && is_live(session, claim.live))
                 .map(|(session, _)| session.id)
                 .collect();
             let confirmation = |session, refresh_token| DueConfirmation {
@@ -300,12 +319,15 @@ impl State {
                 subject: person.subject.clone(),
                 session,
                 refresh_token,
+                confirmed_at: person.confirmed_at,
             };
-            match kind(&person.provider) {
-                Some(ProviderKind::Ldap) if !sessions.is_empty() && is_due(person.claimed_at) => {
-                    due.push((person.claimed_at, confirmation(None, None)));
+            match claim.kind {
+                ProviderKind::Ldap => {
+                    if !sessions.is_empty() && is_due(person.claimed_at) {
+                        due.push((person.claimed_at, confirmation(None, None)));
+                    }
                 }
-                Some(ProviderKind::Oidc) => {
+                ProviderKind::Oidc => {
                     let origins = self.origins.iter().filter(|stored| {
                         sessions.contains(&stored.session)
                             && stored.origin.refresh_token.is_some()
@@ -316,7 +338,6 @@ impl State {
                         (stored.claimed_at, confirmation(Some(stored.session), refresh_token))
                     }));
                 }
-                _ => {}
             }
         }
         due
@@ -327,7 +348,7 @@ impl State {
         let is_ended = |session: &Session| match ended {
             EndedSessions::One(id) => session.id == *id,
             EndedSessions::OfUser(user) => session.user_id == *user,
-            EndedSessions::Named { provider, subject, sid } => {
+            EndedSessions::Named { provider, subject, sid, .. } => {
                 let person = self.people.iter().find(|person| person.user == session.user_id);
                 let origin = self.origins.iter().find(|stored| stored.session == session.id);
                 (subject.is_some() || sid.is_some())

@@ -205,7 +205,11 @@ impl State {
             FoundOwner::ServiceAccount { account, .. } => account.owner_user_id,
         };
         let confirmed_at = user.and_then(|user| self.confirmed_at(user));
-        Some(FoundToken { token: token.clone(), owner, confirmed_at, rights: self.rights_stamp })
+        let enrolled = match &owner {
+            FoundOwner::User(user) => self.confirmed_factor(user.id).is_some(),
+            FoundOwner::ServiceAccount { .. } => false,
+        };
+        Some(FoundToken { token: token.clone(), owner, confirmed_at, enrolled, rights: self.rights_stamp })
     }
 
     fn owner_of(&self, token: &ApiToken) -> Option<FoundOwner> {

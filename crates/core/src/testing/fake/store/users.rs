@@ -23,7 +23,8 @@ impl UserRegistry for MemoryStore {
     }
 
     async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
-        Ok(self.lock().users.iter().find(|(user, _)| user.username == *username).cloned())
+        let is_wanted = |user: &User| user.username == *username && !user.username.is_federated();
+        Ok(self.lock().users.iter().find(|(user, _)| is_wanted(user)).cloned())
     }
 
     async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
