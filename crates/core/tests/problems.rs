@@ -116,8 +116,8 @@ fn healthy_cluster_has_no_problem() {
     let fixture = Fixture::of(1);
     fixture.web(0, 4, json!([]));
     let running = json!({"name": "app", "ready": true, "state": {"running": {}}});
-    let pod = json!({"metadata": {"name": "web-1", "namespace": "shop"}, "status":
-        {"phase": "Running", "containerStatuses": [running]}});
+    let pod = json!({"metadata": {"name": "web-1", "namespace": "shop"}, "spec": {"containers": [{"name": "app"}]},
+        "status": {"phase": "Running", "containerStatuses": [running], "conditions": [{"type": "Ready", "status": "True"}]}});
     fixture.put(0, Kind::Pod, pod);
     fixture.put(
         0,
