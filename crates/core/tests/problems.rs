@@ -9,7 +9,7 @@ use pilothouse_core::{
     Cause,
     access::Caller,
     app::{App, AppSettings},
-    ids::{ClusterId, UserId},
+    ids::ClusterId,
     inventory::ClusterResultStatus,
     kind::Kind,
     name::{Namespace, ObjectName},
@@ -82,7 +82,8 @@ impl Fixture {
         };
         let clusters = ClusterLabels::from([(cluster, Labels::new())]);
         let rights = Rights::compile(&[grant], &clusters, Timestamp::UNIX_EPOCH);
-        Caller { user_id: Some(UserId(77)), ..Caller::system().with_rights(Role::None, Arc::new(rights)) }
+        let user_id = Some(pilothouse_core::ids::UserId(77));
+        Caller { user_id, ..Caller::system().with_rights(Role::None, Arc::new(rights)) }
     }
 
     fn list(&self, query: &str) -> pilothouse_core::Result<ProblemPage> {
@@ -122,6 +123,30 @@ fn pods_of_one_workload_with_one_rule_are_one_problem() {
     assert_eq!((reason.as_deref(), namespace.as_deref()), (Some("OOMKilled"), Some("shop")));
     assert_eq!(since.unwrap().to_string(), "2026-01-01T00:00:00Z");
     assert_eq!(page.clusters[0].total, Some(2));
+}
+
+#[test]
+fn recent_changes_are_operations_that_the_caller_may_see() {
+    let fixture = Fixture::of(1);
+    fixture.web(0, 1, json!([]));
+    fixture.pod_of_web(0, "web-5d9f-a", "ImagePullBackOff", "");
+    let web = WorkloadRef {
+        namespace: Namespace::new("shop").unwrap(),
+        kind: WorkloadType::Deployment,
+        name: ObjectName::new("web").unwrap(),
+    };
+    let scale = Replicas::try_from(2_i64).unwrap();
+    let workloads = &fixture.app.workloads;
+    block_on(workloads.scale(&Caller::system(), fixture.clusters[0], &web, scale)).unwrap();
+    let changes = |rules: Value| {
+        let query = ProblemQuery::parse(&[]).unwrap();
+        let page = block_on(fixture.app.problems.list(&fixture.caller(rules), &query)).unwrap();
+        page.problems[0].recent_changes.len()
+    };
+    let workloads = json!({"verbs": ["list"], "resources": ["workloads"]});
+    let audit = json!({"verbs": ["list"], "resources": ["audit"]});
+    assert_eq!(changes(json!([workloads])), 0, "the operation is another user's");
+    assert_eq!(changes(json!([workloads, audit])), 1);
 }
 
 #[test]
@@ -264,28 +289,4 @@ fn recent_changes_of_the_object_are_listed() {
     fixture.fake.runtime.clock.advance(std::time::Duration::from_secs(2 * 60 * 60));
     let page = fixture.list("rule=image_pull").unwrap();
     assert!(page.problems[0].recent_changes.is_empty());
-}
-
-#[test]
-fn recent_changes_are_operations_that_the_caller_may_see() {
-    let fixture = Fixture::of(1);
-    fixture.web(0, 1, json!([]));
-    fixture.pod_of_web(0, "web-5d9f-a", "ImagePullBackOff", "");
-    let web = WorkloadRef {
-        namespace: Namespace::new("shop").unwrap(),
-        kind: WorkloadType::Deployment,
-        name: ObjectName::new("web").unwrap(),
-    };
-    let scale = Replicas::try_from(2_i64).unwrap();
-    let workloads = &fixture.app.workloads;
-    block_on(workloads.scale(&Caller::system(), fixture.clusters[0], &web, scale)).unwrap();
-    let changes = |rules: Value| {
-        let query = ProblemQuery::parse(&[]).unwrap();
-        let page = block_on(fixture.app.problems.list(&fixture.caller(rules), &query)).unwrap();
-        page.problems[0].recent_changes.len()
-    };
-    let workloads = json!({"verbs": ["list"], "resources": ["workloads"]});
-    let audit = json!({"verbs": ["list"], "resources": ["audit"]});
-    assert_eq!(changes(json!([workloads])), 0, "the operation is another user's");
-    assert_eq!(changes(json!([workloads, audit])), 1);
 }
