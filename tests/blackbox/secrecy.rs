@@ -63,7 +63,7 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
         "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
         "/api/k8s/kinds" => "",
-        "/api/k8s/objects" => "&resource=secrets&namespace=default",
+        "/api/k8s/objects" => "&resource=configmaps&namespace=default",
         "/api/k8s/dependents" | "/api/k8s/objects/detail" => {
             "&namespace=default&resource=deployments.apps&name=web"
         }

@@ -1,7 +1,10 @@
 //! Problems of all clusters on the in-memory ports.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use futures_executor::block_on;
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause,
     access::Caller,
@@ -11,6 +14,8 @@ use pilothouse_core::{
     kind::Kind,
     name::{Namespace, ObjectName},
     problem::{ProblemPage, ProblemQuery, ProblemRow},
+    rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Reach, Rights, RoleRules},
+    role::Role,
     testing::{
         fake::{Condition, Fake},
         new_cluster,
@@ -64,6 +69,23 @@ impl Fixture {
         );
     }
 
+    /// A caller of the role `none` with these rules in the namespace `shop` of the first cluster.
+    fn caller(&self, rules: Value) -> Caller {
+        let cluster = self.clusters[0];
+        let grant = EffectiveGrant {
+            grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
+            rules: Arc::new(RoleRules::new(serde_json::from_value(rules).unwrap()).unwrap()),
+            clusters: serde_json::from_value(json!({"ids": [cluster]})).unwrap(),
+            reach: serde_json::from_value::<Reach>(json!(["shop"])).unwrap(),
+            from: Timestamp::UNIX_EPOCH,
+            revoked: false,
+        };
+        let clusters = ClusterLabels::from([(cluster, Labels::new())]);
+        let rights = Rights::compile(&[grant], &clusters, Timestamp::UNIX_EPOCH);
+        let user_id = Some(pilothouse_core::ids::UserId(77));
+        Caller { user_id, ..Caller::system().with_rights(Role::None, Arc::new(rights)) }
+    }
+
     fn list(&self, query: &str) -> pilothouse_core::Result<ProblemPage> {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -101,6 +123,30 @@ fn pods_of_one_workload_with_one_rule_are_one_problem() {
     assert_eq!((reason.as_deref(), namespace.as_deref()), (Some("OOMKilled"), Some("shop")));
     assert_eq!(since.unwrap().to_string(), "2026-01-01T00:00:00Z");
     assert_eq!(page.clusters[0].total, Some(2));
+}
+
+#[test]
+fn recent_changes_are_operations_that_the_caller_may_see() {
+    let fixture = Fixture::of(1);
+    fixture.web(0, 1, json!([]));
+    fixture.pod_of_web(0, "web-5d9f-a", "ImagePullBackOff", "");
+    let web = WorkloadRef {
+        namespace: Namespace::new("shop").unwrap(),
+        kind: WorkloadType::Deployment,
+        name: ObjectName::new("web").unwrap(),
+    };
+    let scale = Replicas::try_from(2_i64).unwrap();
+    let workloads = &fixture.app.workloads;
+    block_on(workloads.scale(&Caller::system(), fixture.clusters[0], &web, scale)).unwrap();
+    let changes = |rules: Value| {
+        let query = ProblemQuery::parse(&[]).unwrap();
+        let page = block_on(fixture.app.problems.list(&fixture.caller(rules), &query)).unwrap();
+        page.problems[0].recent_changes.len()
+    };
+    let workloads = json!({"verbs": ["list"], "resources": ["workloads"]});
+    let audit = json!({"verbs": ["list"], "resources": ["audit"]});
+    assert_eq!(changes(json!([workloads])), 0, "the operation is another user's");
+    assert_eq!(changes(json!([workloads, audit])), 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use pilothouse_core::{
     rows::Level,
 };
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::messages::Catalog;
@@ -59,7 +60,7 @@ pub(crate) struct CallBody {
     path: &'static str,
     /// The query parameters, or the fields of the body, that are known.
     #[schema(value_type = Object)]
-    params: BTreeMap<&'static str, String>,
+    params: BTreeMap<&'static str, Value>,
 }
 
 impl FindingBody {
@@ -75,8 +76,12 @@ impl FindingBody {
 
 impl StepBody {
     fn of(step: &Step, finding: &Finding, cluster: ClusterId, catalog: &Catalog) -> Self {
-        let call = step.call.clone().map(|SuggestedCall { method, path, mut params }| {
-            params.insert("cluster_id", cluster.to_string());
+        let call = step.call.clone().map(|SuggestedCall { method, path, params }| {
+            let params = params.into_iter().map(|(name, value)| (name, Value::from(value)));
+            let mut params: BTreeMap<_, _> = params.collect();
+            // a number in a body, a text in a query
+            let id: Value = if method == "POST" { cluster.0.into() } else { cluster.to_string().into() };
+            params.insert("cluster_id", id);
             CallBody { method, path, params }
         });
         Self { text: catalog.step(step.action, finding), call }

@@ -184,7 +184,7 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/pods/logs",               Right(Logs, Workloads),    LOGS,    pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",        Right(Logs, Workloads),    LOGS,    pods::follow,           "A container's log as it is written, as server-sent events"),
         get( "/api/k8s/pods/logs/download",      Right(Logs, Workloads),    LOGS,    pods::download,         "A container's whole log as a file"),
-        get( "/api/k8s/diagnose",                Right(Get, Workloads),     CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
+        get( "/api/k8s/diagnose",                SignedIn,                  CLUSTER, diagnosis::diagnose,    "Why an object does not work: causes, evidence and next steps"),
         change("/api/k8s/configmaps",            Right(Create, Config),     CLUSTER, configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",       Right(Get, Config),        CLUSTER, configmaps::detail,     "A ConfigMap with its values"),
         change("/api/k8s/configmaps/update",     Right(Update, Config),     CLUSTER, configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
@@ -206,7 +206,7 @@ pub(crate) fn table() -> Vec<Route> {
         get( "/api/k8s/live",                    SignedIn,                  &[],     fleet::live,            "Several watches in one stream of server-sent events"),
 
         get( "/api/k8s/compare",                 SignedIn,                  CLUSTER, compare::compare,       "A workload compared across clusters: images, replicas, resources, environment, probes, ConfigMaps"),
-        get( "/api/k8s/metrics/series",          Right(Get, Workloads),     CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
+        get( "/api/k8s/metrics/series",          SignedIn,                  CLUSTER, usage::series,          "The usage of CPU and memory of a node or pod in the last hour"),
 
         get( "/api/k8s/audit/verify",            Right(List, Audit),        CLUSTER, audit::verify,          "Verify the audit trail; reports the first bad entry"),
         get( "/api/k8s/audit/export",            Right(List, Audit),        CLUSTER, audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),

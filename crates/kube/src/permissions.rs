@@ -266,6 +266,24 @@ const FEATURES: &[(&str, Credential, &[Need])] = &[
         ],
     ),
     ("read_logs", Credential::View, &[may("get", Kind::Pod), on_part("get", Kind::Pod, "log")]),
+    (
+        "read_workload_logs",
+        Credential::View,
+        &[may("list", Kind::Pod), may("get", Kind::Pod), on_part("get", Kind::Pod, "log")],
+    ),
+    (
+        "show_problems",
+        Credential::View,
+        &[
+            may("list", Kind::Deployment),
+            may("list", Kind::StatefulSet),
+            may("list", Kind::DaemonSet),
+            may("list", Kind::Job),
+            may("list", Kind::Pod),
+            may("list", Kind::Node),
+            may("list", Kind::PersistentVolumeClaim),
+        ],
+    ),
     ("show_configmaps", Credential::View, &[may("get", Kind::ConfigMap)]),
     ("create_configmaps", Credential::Operate, &[may("create", Kind::ConfigMap)]),
     ("update_configmaps", Credential::Operate, &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)]),
@@ -370,6 +388,8 @@ mod tests {
             "list_endpoints",
             "scale_workloads",
             "show_usage",
+            "show_problems",
+            "read_workload_logs",
             "list_objects",
         ] {
             assert!(names.contains(name), "{name}");

@@ -24,8 +24,10 @@ const FULL: &str = "\
 # Credential for all features of Pilothouse: besides what operate.yaml allows, objects of any kind can be read, custom
 # resources included.
 #
-# This credential can read everything in the cluster, every Secret included: store its token in Pilothouse only. The roles
-# of Pilothouse decide who may see what; each access to the values of a Secret is recorded.";
+# This credential can read everything in the cluster, every Secret included: store its token in Pilothouse only. The
+# roles of Pilothouse decide who may see what; each access to the values of a Secret is recorded. The right on every
+# kind includes subresources, such as nodes/proxy and, before Kubernetes 1.35, commands in pods (pods/exec), so the
+# token gives control of the cluster. To limit the kinds, replace the last rule.";
 
 /// The manifest of a credential: namespace, service account, cluster role, binding, and the Secret with its token. The
 /// role grants exactly the permissions that the features of the credential need.

@@ -92,6 +92,16 @@ fn document_names_the_lowest_permitted_role() {
     }
 }
 
+/// A service is judged as `network`, a claim as `storage`, a node as `nodes`.
+#[test]
+fn document_names_no_right_where_it_depends_on_the_request() {
+    let document = document();
+    for path in ["/api/k8s/diagnose", "/api/k8s/metrics/series", "/api/k8s/objects", "/api/k8s/watch"] {
+        let operation = &document["paths"][path]["get"];
+        assert!(operation.is_object() && operation["x-required-right"].is_null(), "{path}");
+    }
+}
+
 /// The rights in the document come from the route table; they must be those whose absence the gate and the use cases
 /// name. A request that is refused for its content, such as a grant that gives too much, is sent by no viewer here.
 #[actix_web::test]

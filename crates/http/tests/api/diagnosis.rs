@@ -59,6 +59,23 @@ async fn finding_has_text_evidence_and_steps() {
 }
 
 #[actix_web::test]
+async fn call_of_a_change_is_accepted_as_it_is() {
+    let api = TestApp::new().await;
+    let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let job = json!({"metadata": {"name": "once", "namespace": "shop", "uid": "once"},
+        "spec": {"selector": {"matchLabels": {"job": "once"}}}, "status": {"failed": 3, "conditions": [failed]}});
+    api.fake.clusters.put(ClusterId(api.cluster), Kind::Job, job);
+    let ops = api.login("ops").await;
+    let query = format!("cluster_id={}&namespace=shop&type=job&name=once", api.cluster);
+    let data = api.get(&ops, PATH, &query).await.data();
+    let steps = data["findings"][0]["steps"].as_array().unwrap();
+    let call = steps.iter().map(|step| &step["call"]).find(|call| call["method"] == "POST").unwrap();
+    assert_eq!(call["path"], "/api/k8s/jobs/rerun");
+    api.post(&ops, "/api/k8s/jobs/rerun", call["params"].clone()).await.data();
+}
+
+#[actix_web::test]
 async fn texts_are_in_the_language_of_the_caller() {
     let api = TestApp::new().await;
     put_sick_pod(&api);

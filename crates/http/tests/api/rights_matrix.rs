@@ -179,6 +179,8 @@ fn with_token(signed_in: SignedIn, data: &Value) -> SignedIn {
 /// A line with the namespace of this table.
 fn in_namespace(line: Line) -> Line {
     let input = line.input.replace("=shop", &format!("={NAMESPACE}"));
+    // in the query of a watch of a live stream
+    let input = input.replace("%3Dshop", &format!("%3D{NAMESPACE}"));
     let input = input.replace("\"shop\"", &format!("\"{NAMESPACE}\""));
     Line { input, ..line }
 }

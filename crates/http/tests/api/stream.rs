@@ -13,6 +13,7 @@ use pilothouse_core::{
     clock::Clock as _,
     grant::GrantRecord,
     ids::GrantId,
+    inventory::ListEvent,
     rights::{RoleName, Subject},
     role::Role,
     user::{NewPassword, NewUser},
@@ -307,6 +308,36 @@ fn watch_ends_when_its_rights_grow_or_shrink() {
         let end = std::iter::from_fn(|| event(&mut lines)).find(|event| event.event == "end");
         assert_eq!(end.expect("an end event").reason(), "rights_changed", "{change}");
     }
+}
+
+#[test]
+fn watch_of_a_live_stream_ends_with_its_grant_and_the_others_go_on() {
+    let running = Running::start(HttpSettings::default());
+    let ann = running.ann();
+    let grant = running.grant(&ann, "shop", None);
+    running.grant(&ann, "bank", None);
+    let watches = [running.fake.clusters.next_watch(), running.fake.clusters.next_watch()];
+    let cluster = running.cluster;
+    let sub = |namespace: &str| format!("sub=kind%3Dpods%26cluster_id%3D{cluster}%26namespace%3D{namespace}");
+    let mut lines = lines(running.open("ann", &format!("/api/k8s/live?{}&{}", sub("shop"), sub("bank"))));
+    let mut next = |name: &str| {
+        let event = std::iter::from_fn(|| event(&mut lines)).find(|event| event.event == name);
+        let event = event.expect("an event");
+        let sub = serde_json::from_str::<Value>(&event.data).unwrap()["sub"].clone();
+        (event, sub)
+    };
+    // both are open
+    let mut synced = [next("synced").1, next("synced").1].map(|sub| sub.as_u64());
+    synced.sort_unstable();
+    assert_eq!(synced, [Some(0), Some(1)]);
+    running.revoke(grant);
+    let (end, sub) = next("end");
+    assert_eq!((end.reason(), sub), ("rights_changed".to_owned(), json!(0)));
+    for events in &watches {
+        // that of the first watch is closed
+        let _ = events.unbounded_send(ListEvent::Freshness { as_of: Timestamp::UNIX_EPOCH, stale: true });
+    }
+    assert_eq!(next("freshness").1, 1);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use proptest::{prelude::*, sample, strategy::ValueTree as _, test_runner::TestRu
 use serde_json::{Value, json};
 
 use crate::{
-    non_interference::{seen, send, sign_in, targets},
+    non_interference::{is_live, seen, send, sign_in, targets},
     table::lines,
     test_app::{Credentials, Ready, Reply, TestApp, seed},
 };
@@ -334,7 +334,9 @@ async fn what_is_outside_random_rights_changes_no_response() {
             for _ in 0..2 {
                 let reply = one.ask(&one.ann, asked, etag.as_deref()).await;
                 let same = other.ask(&other.ann, asked, etag.as_deref()).await;
-                assert_eq!(reply.text, same.text, "{asked:?} {plan:?}");
+                if !is_live(&reply) {
+                    assert_eq!(reply.text, same.text, "{asked:?} {plan:?}");
+                }
                 assert_eq!(seen(&reply), seen(&same), "{asked:?} {plan:?}");
                 let Some(tag) = reply.header("etag") else { break };
                 etag = Some(tag.to_owned());

@@ -94,6 +94,7 @@ async fn permissions_name_missing_needs() {
         found.missing.join(", ")
     };
     assert_eq!(missing("list_pods"), "");
-    assert_eq!(missing("read_logs"), "get pods/log");
+    assert_eq!([missing("read_logs"), missing("read_workload_logs")], ["get pods/log", "get pods/log"]);
+    assert_eq!(missing("show_problems"), "");
     assert_eq!(missing("scale_workloads"), "patch deployments.apps, patch statefulsets.apps");
 }
