@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join, stream::BoxStream};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Verb},
@@ -25,6 +25,7 @@ use crate::{
     json_patch::JsonPatch,
     mask::{MaskedFields, sees_masked_values},
     name::ObjectName,
+    operation::Status,
     spawn::Spawner,
     streams::{EventStream, Reader, StreamEnd, StreamGuard, Streams},
     workload::{
@@ -39,7 +40,7 @@ use crate::{
 mod change;
 mod diagnosed;
 
-use change::{pause, read_revisions, read_workload, set_images, undo};
+use change::{UndoneRevisions, pause, read_revisions, read_workload, set_images, undo};
 
 pub use diagnosed::Rollout;
 
@@ -191,7 +192,8 @@ impl Rollouts {
     }
 
     /// Makes a revision the wanted one again: of this number, or the newest one that is not current, as `kubectl rollout
-    /// undo`. Only the pod template and the annotation with the change cause change.
+    /// undo`. Only the pod template and the annotation with the change cause change. The audit trail records the numbers of
+    /// the current revision and of this one.
     ///
     /// # Errors
     /// `InvalidInput` for a job or cron job; `NotFoundInCluster`, also for a revision; `RolloutPaused`; `Modified`;
@@ -210,12 +212,13 @@ impl Rollouts {
         }
         let granted = self.gate.grant(caller, access).await?;
         let (api, workload) = (self.api.clone(), workload.clone());
-        let found = Arc::new(OnceLock::new());
+        let found = Arc::new(OnceLock::<UndoneRevisions>::new());
         let chosen = found.clone();
         let work = async move |permit: Permit| undo(&*api, &permit, &workload, to_revision, &chosen).await;
-        let params = move || {
-            let to_revision = found.get().map(|number: &i64| ("to_revision", (*number).into()));
-            to_revision.into_iter().collect::<ExtraParams>()
+        let params = move |_: Status| -> ExtraParams {
+            let Some(UndoneRevisions { from, to }) = found.get() else { return ExtraParams::new() };
+            let from = from.map(|number| ("from_revision", Value::from(number)));
+            from.into_iter().chain([("to_revision", Value::from(*to))]).collect()
         };
         self.gate.change_granted(granted, work, params).await
     }
