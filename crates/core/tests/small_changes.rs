@@ -1,16 +1,17 @@
 //! Changes of jobs, pods and nodes, and the dependents of objects: the rights that they take, and what is recorded.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Result,
+    Cause, Error, Result,
     access::Caller,
     app::{App, AppSettings},
     audit::OperationRow,
     change_reason::ChangeReason,
+    dependents::{Dependee, Dependents, DependentsNote, MockDependentApi, OwnedObject},
     gate::Warning,
     ids::ClusterId,
     inventory::objects::{MockObjectApi, ServedKind, ServedKinds},
@@ -296,5 +297,86 @@ fn dependents_are_of_the_kinds_that_the_caller_may_list() {
     assert_eq!(read(&ann, "pods").unwrap_err().cause, Cause::NotFoundInCluster);
     for unknown in ["boats.example.org", "nodes", "events", "deployments"] {
         assert_eq!(read(&Caller::system(), unknown).unwrap_err().cause, Cause::KindNotServed, "{unknown}");
+    }
+}
+
+/// Reads the dependents of a deployment in a cluster with these kinds (group, plural, kind), of which some fail. Returns the
+/// plurals of the kinds that were read, too.
+fn read_dependents(
+    kinds: &[(&str, &str, &str)],
+    failure: fn(&str) -> Option<Cause>,
+) -> (Result<Dependents>, Vec<&'static str>) {
+    let served = |&(group, plural, kind): &(&str, &str, &str)| ServedKind {
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        plural: plural.to_owned(),
+        kind: kind.to_owned(),
+        namespaced: true,
+        verbs: ["delete", "list", "watch"].map(str::to_owned).to_vec(),
+        ..ServedKind::default()
+    };
+    let kinds = ServedKinds { kinds: kinds.iter().map(served).collect(), warnings: Vec::new() };
+    let kinds = Arc::new(kinds);
+    let mut objects = MockObjectApi::new();
+    objects.expect_kinds().returning(move |_, _| Ok(kinds.clone()));
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let seen = read.clone();
+    let mut dependents = MockDependentApi::new();
+    let web = Dependee { uid: "d1".to_owned(), ..Dependee::default() };
+    dependents.expect_dependee().returning(move |_, _| Ok(Some(web.clone())));
+    dependents.expect_owned_objects().returning(move |permit| {
+        let plural = permit.kind().unwrap().info().plural;
+        seen.lock().unwrap().push(plural);
+        match failure(plural) {
+            Some(cause) => Err(Error::new(cause)),
+            None => {
+                let (uid, name) = (format!("uid of {plural}"), format!("one of {plural}"));
+                Ok(Some(vec![OwnedObject { uid, name, owners: vec!["d1".to_owned()] }]))
+            }
+        }
+    });
+    let mut ports = Fake::default().ports();
+    ports.objects.objects = Arc::new(objects);
+    ports.objects.dependents = Arc::new(dependents);
+    let app = App::new(ports, AppSettings::default());
+    let cluster = block_on(app.clusters.create(&Caller::system(), new_cluster("one"))).unwrap().value.id;
+    let resource = "deployments.apps".parse().unwrap();
+    let found = block_on(app.dependents.read(&Caller::system(), cluster, &resource, &shop(), &name("web")));
+    let read = read.lock().unwrap().clone();
+    (found, read)
+}
+
+#[test]
+fn kinds_that_fail_are_left_out_of_the_dependents_and_named() {
+    let kinds = [
+        ("apps", "deployments", "Deployment"),
+        ("", "pods", "Pod"),
+        ("", "configmaps", "ConfigMap"),
+        ("down.example.org", "boats", "Boat"),
+        ("slow.example.org", "rafts", "Raft"),
+        ("slow.example.org", "ships", "Ship"),
+    ];
+    let (found, read) = read_dependents(&kinds, |plural| match plural {
+        "configmaps" => Some(Cause::TooLarge),
+        "boats" => Some(Cause::FailingCluster),
+        "rafts" | "ships" => Some(Cause::DeadlineExceeded),
+        _ => None,
+    });
+    let found = found.unwrap();
+    let names: Vec<_> = found.tree.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["one of deployments", "one of pods"]);
+    assert_eq!(found.note, Some(DependentsNote::Partial));
+    let not_read = ["boats", "configmaps", "rafts", "ships"].map(Warning::NotRead);
+    assert_eq!(found.warnings, not_read);
+    assert!(read.contains(&"rafts") && !read.contains(&"ships"), "{read:?}");
+
+    for cause in [Cause::Unreachable, Cause::CircuitOpen, Cause::Overloaded] {
+        let failure: fn(&str) -> Option<Cause> = match cause {
+            Cause::Unreachable => |_| Some(Cause::Unreachable),
+            Cause::CircuitOpen => |_| Some(Cause::CircuitOpen),
+            _ => |_| Some(Cause::Overloaded),
+        };
+        let (failed, _) = read_dependents(&kinds, failure);
+        assert_eq!(failed.unwrap_err().cause, cause, "the whole cluster fails");
     }
 }
