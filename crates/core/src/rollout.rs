@@ -344,7 +344,13 @@ impl Watched {
             return StreamEnd::TooSlow;
         }
         while let Some(()) = signals.next().await {
-            match rollouts.read_progress(&caller, &permit, &workload).await {
+            let read = async {
+                // log lines and unmasked values take rights of their own, which may have been lost
+                let asked = access(Verb::Get, permit.cluster()?, &workload)?;
+                let caller = rollouts.gate.refreshed(&caller, &asked).await?;
+                rollouts.read_progress(&caller, &permit, &workload).await
+            };
+            match read.await {
                 Ok(rollout) => {
                     failures = 0;
                     if rollout != last {
