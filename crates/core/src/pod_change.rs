@@ -120,7 +120,8 @@ pub trait PodChangeApi: Send + Sync {
     /// [`PodChangeApi::delete_pod`].
     async fn evict_pod(&self, permit: &Permit, name: &ObjectName, uid: &Uid) -> Result<()>;
 
-    /// Changes the resources of a container of the pod with this uid, without restarting the pod.
+    /// Changes the resources of a container of the pod with this uid, without restarting the pod. With the warning
+    /// `Unchanged` if they are as requested.
     ///
     /// # Errors
     /// `NotFoundInCluster` for the pod or the container (resource `container`); `Modified` if the pod has another uid, or
@@ -132,7 +133,7 @@ pub trait PodChangeApi: Send + Sync {
         name: &ObjectName,
         uid: &Uid,
         resize: &Resize,
-    ) -> Result<PodRow>;
+    ) -> Result<Changed<PodRow>>;
 }
 
 /// Use cases: deleting, evicting and resizing pods.
@@ -223,8 +224,11 @@ impl PodChanges {
         }
         let (api, pod) = (self.api.clone(), pod.clone());
         let work = async move |permit: Permit| {
-            let value = api.resize_pod(&permit, &pod.name, &pod.uid, &resize).await?;
-            Ok(Changed { value, warnings: vec![Warning::UntilReplaced] })
+            let mut changed = api.resize_pod(&permit, &pod.name, &pod.uid, &resize).await?;
+            if !changed.warnings.contains(&Warning::Unchanged) {
+                changed.warnings.push(Warning::UntilReplaced);
+            }
+            Ok(changed)
         };
         self.gate.change(caller, access, work).await
     }

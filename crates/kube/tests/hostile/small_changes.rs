@@ -146,6 +146,17 @@ async fn refusals_of_a_resize_are_told_apart() {
 }
 
 #[tokio::test]
+async fn resize_to_the_present_resources_sends_nothing() {
+    let server = pod_server(|| Reply::Disconnect).await;
+    let permit = permit(Verb::Resize, Kind::Pod, "shop");
+    let cpu = "1".to_owned().try_into().ok();
+    let same = Resize { limits: Amounts { cpu, memory: None }, ..resize("app") };
+    let resized = adapter(&server).resize_pod(&permit, &object("web-0"), &uid("a"), &same).await.unwrap();
+    assert_eq!((resized.value.name.as_str(), resized.warnings), ("web-0", vec![Warning::Unchanged]));
+    assert!(server.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
 async fn resize_of_another_pod_or_container_sends_nothing() {
     let server = pod_server(|| Reply::Disconnect).await;
     let permit = permit(Verb::Resize, Kind::Pod, "shop");

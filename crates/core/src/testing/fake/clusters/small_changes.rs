@@ -125,7 +125,7 @@ impl PodChangeApi for FakeClusters {
         name: &ObjectName,
         uid: &Uid,
         resize: &Resize,
-    ) -> Result<PodRow> {
+    ) -> Result<Changed<PodRow>> {
         let key = self.pod_key(permit, name, uid)?;
         let pod = self.change(&key, |pod| {
             let containers = pod["spec"]["containers"].as_array_mut();
@@ -139,7 +139,7 @@ impl PodChangeApi for FakeClusters {
             }
             Ok(())
         })?;
-        Ok(PodRow::project(parse(&pod)?))
+        Ok(PodRow::project(parse(&pod)?).into())
     }
 }
 
