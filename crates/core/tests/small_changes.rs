@@ -133,6 +133,7 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
     let (operator, editor) =
         (fixture.caller(on_workloads(&["restart"])), fixture.caller(on_workloads(&["restart", "delete"])));
     let viewer = fixture.caller(on_workloads(&["list", "get"]));
+    let cleaner = fixture.caller(on_workloads(&["delete"]));
     let (replaced, bare) = (pod("web-0", "web-0"), pod("bare", "bare"));
     let low = Err(Cause::RoleTooLow);
     for (caller, pod, grace_seconds, expected) in [
@@ -143,6 +144,9 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
         (&operator, &bare, None, low),
         (&editor, &bare, None, Ok(())),
         (&editor, &replaced, Some(0), Ok(())),
+        (&cleaner, &replaced, None, low),
+        (&cleaner, &replaced, Some(0), Ok(())),
+        (&cleaner, &bare, Some(30), Ok(())),
     ] {
         fixture.put_pods();
         let result = fixture.delete(caller, pod, grace_seconds);
@@ -157,6 +161,8 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
         (&operator, &replaced, Ok(())),
         (&operator, &bare, low),
         (&editor, &bare, Ok(())),
+        (&cleaner, &replaced, low),
+        (&cleaner, &bare, Ok(())),
     ] {
         fixture.put_pods();
         assert_eq!(fixture.evict(caller, pod), expected, "{}", pod.name);
