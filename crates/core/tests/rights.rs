@@ -549,8 +549,11 @@ fn watched_rollout_shows_no_log_after_the_right_to_logs_is_lost() {
     let first = next();
     assert!(has_log(&first) && !first.unreadable.contains(&"logs"), "{first:?}");
     fixture.revoke(logs);
-    signals.unbounded_send(()).unwrap();
-    // without a change, the stream ends
+    // the workload has not changed, so it is diagnosed at the fifth signal
+    for _ in 0..5 {
+        signals.unbounded_send(()).unwrap();
+    }
+    // without an event, the stream ends
     drop(signals);
     let second = next();
     assert!(!has_log(&second) && second.unreadable.contains(&"logs"), "{second:?}");

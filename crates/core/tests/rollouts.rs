@@ -388,3 +388,23 @@ fn watched_rollout_sends_its_progress_and_then_each_change() {
         ("Progressing".into(), "end connection_changed".into())
     );
 }
+
+/// A diagnosis makes about 15 reads, and a user may have 32 streams.
+#[test]
+fn watched_rollout_is_not_diagnosed_at_each_signal() {
+    let fixture = Fixture::new();
+    for (number, expected) in [(4, 4), (5, 6)] {
+        let signals = fixture.fake.clusters.next_rollout();
+        let mut stream =
+            block_on(fixture.app.rollouts.watch(&Caller::system(), fixture.cluster, &web())).unwrap();
+        assert_eq!(next(&mut stream), "Complete");
+        fixture.fake.clusters.calls();
+        for _ in 0..number {
+            signals.unbounded_send(()).unwrap();
+        }
+        drop(signals);
+        assert_eq!(next(&mut stream), "end connection_changed");
+        // the diagnosis reads the workload, too
+        assert_eq!(fixture.fake.clusters.calls().len(), expected, "{number} signals");
+    }
+}
