@@ -222,6 +222,7 @@ fn each_run_of_a_cron_job_is_a_job_named_after_its_operation() {
         assert_eq!((&*row.operation_type, &*row.resource_type), ("run", "cronjob"));
         let id = row.operation_id.to_string().replace('-', "");
         assert_eq!(job.name, format!("report-{}", &id[20..]));
+        assert_eq!(row.details, Some(format!("job_name={}", job.name)));
         names.push(job.name);
     }
     assert_ne!(names[0], names[1]);
