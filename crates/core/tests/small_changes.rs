@@ -338,7 +338,8 @@ fn read_dependents(
             Some(cause) => Err(Error::new(cause)),
             None => {
                 let (uid, name) = (format!("uid of {plural}"), format!("one of {plural}"));
-                Ok(Some(vec![OwnedObject { uid, name, owners: vec!["d1".to_owned()] }]))
+                let owners = vec!["d1".to_owned()];
+                Ok(Some(vec![OwnedObject { uid, name, owners, ..OwnedObject::default() }]))
             }
         }
     });

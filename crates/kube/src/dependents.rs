@@ -65,7 +65,12 @@ async fn owned_objects(
     scope: &NamespaceScope,
 ) -> Result<Vec<OwnedObject>, Failure> {
     let selection = ListParams::default();
-    let mut objects = list::all_metadata(client, kind, scope, &selection, OwnedObject::project).await?;
+    let mut objects = if kind == Kind::StatefulSet {
+        let project = |object: &RawValue| OwnedObject::project_stateful_set(object).map(Some);
+        list::all(client, kind, scope, &selection, project).await?.objects
+    } else {
+        list::all_metadata(client, kind, scope, &selection, OwnedObject::project).await?
+    };
     // the objects are kept until all kinds are read; most have no owner
     objects.retain(|object| !object.owners.is_empty() || kind == Kind::PersistentVolumeClaim);
     objects.shrink_to_fit();
@@ -74,8 +79,9 @@ async fn owned_objects(
 
 impl Size for OwnedObject {
     fn size(&self) -> usize {
-        let owners = self.owners.iter().map(|owner| size_of::<String>() + owner.len()).sum::<usize>();
-        size_of::<Self>() + self.uid.len() + self.name.len() + owners
+        let texts = self.owners.iter().chain(&self.retained_claims);
+        let texts = texts.map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        size_of::<Self>() + self.uid.len() + self.name.len() + texts
     }
 }
 

@@ -182,7 +182,11 @@ impl DependentApi for FakeClusters {
         let listed = objects
             .iter()
             .filter(|((of, found, namespace, _), _)| (*of, *found, &**namespace) == (cluster, kind, scope));
-        let owned = listed.map(|(_, object)| OwnedObject::project(&raw(object)?));
+        let project = match kind {
+            Kind::StatefulSet => OwnedObject::project_stateful_set,
+            _ => OwnedObject::project,
+        };
+        let owned = listed.map(|(_, object)| project(&raw(object)?));
         owned.collect::<Result<_>>().map(Some)
     }
 }
