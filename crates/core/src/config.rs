@@ -254,7 +254,7 @@ impl Configs {
         let granted = granted.with("keys", serde_json::json!(sizes(&configmap.data)));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create_configmap(&permit, &configmap).await?.into());
-        self.gate.change_granted(granted, work, Vec::new).await
+        self.gate.change_granted(granted, work, |_| Vec::new()).await
     }
 
     /// Updates a ConfigMap. The audit trail records key names and sizes.
@@ -282,7 +282,7 @@ impl Configs {
         }
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update_configmap(&permit, &name, &patch).await?.into());
-        self.gate.change_granted(granted, work, Vec::new).await
+        self.gate.change_granted(granted, work, |_| Vec::new()).await
     }
 
     /// Deletes a ConfigMap.

@@ -4,7 +4,11 @@
 //! StatefulSet belong to it by their names, and have it as their owner only if its
 //! `persistentVolumeClaimRetentionPolicy` is to delete them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -104,7 +108,8 @@ pub trait DependentApi: Send + Sync {
     /// The errors of every call to a cluster.
     async fn dependee(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Dependee>>;
 
-    /// Returns all objects of the permit's kind in its namespace; `None` if the credential may not list them.
+    /// Returns the objects of the permit's kind in its namespace that have an owner, of PersistentVolumeClaims all; `None`
+    /// if the credential may not list them.
     ///
     /// # Errors
     /// `TooLarge`; and the errors of every call to a cluster.
@@ -125,7 +130,8 @@ impl DependentReader {
         Self { gate, objects, api }
     }
 
-    /// Returns the dependents of an object, of the kinds that the caller may list.
+    /// Returns the dependents of an object, of the kinds that the caller may list. A kind whose objects cannot be read is
+    /// left out with a warning, unless the whole cluster fails.
     ///
     /// # Errors
     /// `KindNotServed` for a kind whose objects the garbage collector does not delete, or that has no namespaces;
@@ -145,11 +151,12 @@ impl DependentReader {
 
         let (kinds, all) = collected_kinds(&served);
         let (mut reads, mut warnings) = (Vec::new(), served.warnings.clone());
+        let unanswered = Unanswered::default();
         for kind in kinds {
             let right = resource_of_kind(kind, false);
             if caller.has_right(RightVerb::List, right, cluster, namespace) {
                 let permit = self.gate.allow(caller, list(cluster, kind, namespace)).await?;
-                reads.push(owned(self.api.clone(), kind, permit));
+                reads.push(owned(self.api.clone(), kind, permit, unanswered.clone()));
             } else {
                 warnings.push(Warning::Unreadable(kind.info().plural));
             }
@@ -158,8 +165,8 @@ impl DependentReader {
         let mut objects = Vec::new();
         for (kind, owned) in read {
             match owned {
-                Some(owned) => objects.extend(owned.into_iter().map(|object| (kind, object))),
-                None => warnings.push(Warning::Unreadable(kind.info().plural)),
+                Ok(owned) => objects.extend(owned.into_iter().map(|object| (kind, object))),
+                Err(warning) => warnings.push(warning),
             }
         }
         warnings.sort_by(|one, other| one.subject().cmp(other.subject()));
@@ -215,11 +222,51 @@ fn collected_kinds(served: &ServedKinds) -> (Vec<Kind>, bool) {
     (kinds, all)
 }
 
-/// The objects of a kind.
+/// API groups whose server did not answer in time.
+type Unanswered = Arc<Mutex<HashSet<&'static str>>>;
+
+/// The objects of a kind, or the warning that they cannot be read. Of a group whose server did not answer in time, no
+/// further kind is read: each would take as long, and the circuit of the whole cluster would open.
 async fn owned(
     api: Arc<dyn DependentApi>,
     kind: Kind,
     permit: Permit,
-) -> Result<(Kind, Option<Vec<OwnedObject>>)> {
-    Ok((kind, api.owned_objects(&permit).await?))
+    unanswered: Unanswered,
+) -> Result<(Kind, Result<Vec<OwnedObject>, Warning>)> {
+    let info = kind.info();
+    let groups = || unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+    if groups().contains(info.group) {
+        return Ok((kind, Err(Warning::NotRead(info.plural))));
+    }
+    match api.owned_objects(&permit).await {
+        Ok(owned) => Ok((kind, owned.ok_or(Warning::Unreadable(info.plural)))),
+        Err(error) if fails_alone(kind, error.cause) => {
+            if is_dynamic(kind) && error.cause == Cause::DeadlineExceeded {
+                groups().insert(info.group);
+            }
+            Ok((kind, Err(Warning::NotRead(info.plural))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a kind that cannot be read for this cause says nothing about the others: the server of its API group is down
+/// or slow, or there are too many of its objects.
+fn fails_alone(kind: Kind, cause: Cause) -> bool {
+    match cause {
+        Cause::FailingCluster
+        | Cause::UnexpectedAnswer
+        | Cause::DeadlineExceeded
+        | Cause::RateLimitedByCluster
+        | Cause::RejectedByCluster
+        | Cause::TooLarge => true,
+        // the API server passes on what another server answers
+        Cause::CredentialRejected | Cause::ConnectionLost => is_dynamic(kind),
+        _ => false,
+    }
+}
+
+/// Whether another server than the API server may serve a kind.
+fn is_dynamic(kind: Kind) -> bool {
+    matches!(kind, Kind::Dynamic(_))
 }

@@ -1,17 +1,19 @@
 //! Jobs and CronJobs: suspending and resuming them, running a CronJob now, running a Job again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use serde_json::Value;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Verb},
     change_reason::ChangeReason,
     error::{Error, Reason, Result},
-    gate::{Changed, Gate},
+    gate::{Changed, ExtraParams, Gate},
     ids::{ClusterId, OperationId},
     kind::Kind,
     name::{Namespace, ObjectName},
+    operation::Status,
     workload::{WorkloadRef, WorkloadRow, WorkloadType},
 };
 
@@ -102,7 +104,7 @@ impl Jobs {
     }
 
     /// Runs a CronJob now. Without `job_name`, the name of the Job is derived from the operation's id, so that an
-    /// operation creates at most one.
+    /// operation creates at most one. The audit trail records the name.
     ///
     /// # Errors
     /// `InvalidInput` for a name of more than 63 characters; otherwise as [`Gate::change`] and [`JobApi::run_cron_job`].
@@ -114,12 +116,14 @@ impl Jobs {
         reason: Option<ChangeReason>,
     ) -> Result<Changed<WorkloadRow>> {
         let (access, run) = (run.access(Verb::Run, Kind::CronJob, cluster)?, run.clone());
-        let api = self.api.clone();
+        let granted = self.gate.grant(caller, access.because(reason)).await?;
+        let (api, made) = (self.api.clone(), MadeJob::default());
+        let params = made.params();
         let work = async move |permit: Permit| {
-            let job = run.new_name(&permit)?;
-            api.run_cron_job(&permit, &run.name, &job).await
+            let job = made.name(run.new_name(&permit)?);
+            api.run_cron_job(&permit, &run.name, job).await
         };
-        self.gate.change(caller, access.because(reason), work).await
+        self.gate.change_granted(granted, work, params).await
     }
 
     /// Runs a Job again: creates a copy under another name, derived as in [`Jobs::run`].
@@ -134,12 +138,31 @@ impl Jobs {
         reason: Option<ChangeReason>,
     ) -> Result<Changed<WorkloadRow>> {
         let (access, run) = (run.access(Verb::Rerun, Kind::Job, cluster)?, run.clone());
-        let api = self.api.clone();
+        let granted = self.gate.grant(caller, access.because(reason)).await?;
+        let (api, made) = (self.api.clone(), MadeJob::default());
+        let params = made.params();
         let work = async move |permit: Permit| {
-            let job = run.new_name(&permit)?;
-            api.rerun_job(&permit, &run.name, &job).await
+            let job = made.name(run.new_name(&permit)?);
+            api.rerun_job(&permit, &run.name, job).await
         };
-        self.gate.change(caller, access.because(reason), work).await
+        self.gate.change_granted(granted, work, params).await
+    }
+}
+
+/// The name of the Job that a run creates, for the audit row of the run.
+#[derive(Default)]
+struct MadeJob(Arc<OnceLock<ObjectName>>);
+
+impl MadeJob {
+    /// Sets the name, once.
+    fn name(&self, name: ObjectName) -> &ObjectName {
+        self.0.get_or_init(|| name)
+    }
+
+    /// The parameters of the audit row: the name, once it is set.
+    fn params(&self) -> impl FnOnce(Status) -> ExtraParams + Send + 'static + use<> {
+        let made = self.0.clone();
+        move |_| made.get().map(|name| ("job_name", Value::from(name.as_str()))).into_iter().collect()
     }
 }
 

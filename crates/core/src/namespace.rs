@@ -193,7 +193,7 @@ impl Namespaces {
         }
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create(&permit, &labels).await?.into());
-        self.gate.change_granted(granted, work, Vec::new).await
+        self.gate.change_granted(granted, work, |_| Vec::new()).await
     }
 
     /// Deletes a namespace and all objects in it.

@@ -120,7 +120,8 @@ pub trait PodChangeApi: Send + Sync {
     /// [`PodChangeApi::delete_pod`].
     async fn evict_pod(&self, permit: &Permit, name: &ObjectName, uid: &Uid) -> Result<()>;
 
-    /// Changes the resources of a container of the pod with this uid, without restarting the pod.
+    /// Changes the resources of a container of the pod with this uid, without restarting the pod. With the warning
+    /// `Unchanged` if they are as requested.
     ///
     /// # Errors
     /// `NotFoundInCluster` for the pod or the container (resource `container`); `Modified` if the pod has another uid, or
@@ -132,7 +133,7 @@ pub trait PodChangeApi: Send + Sync {
         name: &ObjectName,
         uid: &Uid,
         resize: &Resize,
-    ) -> Result<PodRow>;
+    ) -> Result<Changed<PodRow>>;
 }
 
 /// Use cases: deleting, evicting and resizing pods.
@@ -161,13 +162,16 @@ impl PodChanges {
         grace_seconds: Option<u32>,
         reason: Option<ChangeReason>,
     ) -> Result<Changed<()>> {
-        let verb = if grace_seconds == Some(0) { Verb::Delete } else { Verb::DeleteReplaced };
+        let removal = Removal::new(caller, cluster, pod, grace_seconds);
+        let verb = match grace_seconds {
+            Some(0) => Verb::Delete,
+            _ => removal.verb(Verb::DeleteReplaced, Verb::Delete),
+        };
         let access = access(verb, cluster, pod).because(reason);
         let access = match grace_seconds {
             Some(seconds) => access.with("grace_seconds", seconds),
             None => access,
         };
-        let removal = Removal::new(caller, cluster, pod);
         let api = self.api.clone();
         let work = async move |permit: Permit| {
             removal.check(&*api, &permit).await?;
@@ -188,8 +192,8 @@ impl PodChanges {
         pod: &PodRef,
         reason: Option<ChangeReason>,
     ) -> Result<Changed<()>> {
-        let access = access(Verb::Evict, cluster, pod).because(reason);
-        let removal = Removal::new(caller, cluster, pod);
+        let removal = Removal::new(caller, cluster, pod, None);
+        let access = access(removal.verb(Verb::Evict, Verb::EvictUnreplaced), cluster, pod).because(reason);
         let api = self.api.clone();
         let work = async move |permit: Permit| {
             removal.check(&*api, &permit).await?;
@@ -223,31 +227,48 @@ impl PodChanges {
         }
         let (api, pod) = (self.api.clone(), pod.clone());
         let work = async move |permit: Permit| {
-            let value = api.resize_pod(&permit, &pod.name, &pod.uid, &resize).await?;
-            Ok(Changed { value, warnings: vec![Warning::UntilReplaced] })
+            let mut changed = api.resize_pod(&permit, &pod.name, &pod.uid, &resize).await?;
+            if !changed.warnings.contains(&Warning::Unchanged) {
+                changed.warnings.push(Warning::UntilReplaced);
+            }
+            Ok(changed)
         };
         self.gate.change(caller, access, work).await
     }
 }
 
-/// The removal of a pod, and the refusal of it if no controller replaces the pod.
+/// The removal of a pod, and the refusals of it. Whether a controller replaces the pod is known only after it was read.
 struct Removal {
     pod: PodRef,
-    /// The refusal of a caller without the right to delete workloads.
-    refusal: Option<Error>,
+    /// The refusal if a controller replaces the pod: the caller has no right to restart workloads, or without a grace
+    /// period none to delete them.
+    of_replaced: Option<Error>,
+    /// The refusal if nothing replaces the pod: the caller has no right to delete workloads.
+    of_unreplaced: Option<Error>,
 }
 
 impl Removal {
-    fn new(caller: &Caller, cluster: ClusterId, pod: &PodRef) -> Self {
-        let refusal = caller.judge(&access(Verb::Delete, cluster, pod)).err();
-        Self { pod: pod.clone(), refusal }
+    fn new(caller: &Caller, cluster: ClusterId, pod: &PodRef, grace_seconds: Option<u32>) -> Self {
+        let refusal = |verb: Verb| caller.judge(&access(verb, cluster, pod)).err();
+        let of_unreplaced = refusal(Verb::Delete);
+        let of_replaced =
+            if grace_seconds == Some(0) { of_unreplaced.clone() } else { refusal(Verb::DeleteReplaced) };
+        Self { pod: pod.clone(), of_replaced, of_unreplaced }
+    }
+
+    /// The verb by which the gate judges the removal before the pod is read: the one for a pod that is replaced, unless
+    /// the caller may remove only others.
+    fn verb(&self, replaced: Verb, unreplaced: Verb) -> Verb {
+        let only_unreplaced = self.of_replaced.is_some() && self.of_unreplaced.is_none();
+        if only_unreplaced { unreplaced } else { replaced }
     }
 
     /// Reads the pod, and checks its controller and its uid.
     async fn check(&self, api: &dyn PodChangeApi, permit: &Permit) -> Result<()> {
         let found = api.identify_pod(permit, &self.pod.name).await?;
         let found = found.ok_or_else(|| permit.object_not_found())?;
-        if let Some(refusal) = self.refusal.as_ref().filter(|_| !found.replaced) {
+        let refusal = if found.replaced { &self.of_replaced } else { &self.of_unreplaced };
+        if let Some(refusal) = refusal {
             return Err(refusal.clone());
         }
         if found.uid != self.pod.uid.as_str() {

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::join, stream::BoxStream};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Verb},
@@ -25,6 +25,7 @@ use crate::{
     json_patch::JsonPatch,
     mask::{MaskedFields, sees_masked_values},
     name::ObjectName,
+    operation::Status,
     spawn::Spawner,
     streams::{EventStream, Reader, StreamEnd, StreamGuard, Streams},
     workload::{
@@ -39,9 +40,13 @@ use crate::{
 mod change;
 mod diagnosed;
 
-use change::{pause, read_revisions, read_workload, set_images, undo};
+use change::{UndoneRevisions, pause, read_revisions, read_workload, set_images, undo};
 
 pub use diagnosed::Rollout;
+
+/// Number of signals after which a watched rollout is diagnosed again although the workload has not changed: a diagnosis
+/// makes many reads.
+const SIGNALS_PER_DIAGNOSIS: u32 = 5;
 
 /// Number of failures in succession after which a watched rollout ends.
 const MAX_FAILURES: u32 = 10;
@@ -166,7 +171,7 @@ impl Rollouts {
         workload: &WorkloadRef,
     ) -> Result<Rollout> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)?).await?;
-        self.read_progress(caller, &permit, workload).await
+        Ok(self.read_progress(caller, &permit, workload).await?.1)
     }
 
     /// Streams the progress of a rollout: now, and after each change of it.
@@ -191,7 +196,8 @@ impl Rollouts {
     }
 
     /// Makes a revision the wanted one again: of this number, or the newest one that is not current, as `kubectl rollout
-    /// undo`. Only the pod template and the annotation with the change cause change.
+    /// undo`. Only the pod template and the annotation with the change cause change. The audit trail records the numbers of
+    /// the current revision and of this one.
     ///
     /// # Errors
     /// `InvalidInput` for a job or cron job; `NotFoundInCluster`, also for a revision; `RolloutPaused`; `Modified`;
@@ -210,12 +216,13 @@ impl Rollouts {
         }
         let granted = self.gate.grant(caller, access).await?;
         let (api, workload) = (self.api.clone(), workload.clone());
-        let found = Arc::new(OnceLock::new());
+        let found = Arc::new(OnceLock::<UndoneRevisions>::new());
         let chosen = found.clone();
         let work = async move |permit: Permit| undo(&*api, &permit, &workload, to_revision, &chosen).await;
-        let params = move || {
-            let to_revision = found.get().map(|number: &i64| ("to_revision", (*number).into()));
-            to_revision.into_iter().collect::<ExtraParams>()
+        let params = move |_: Status| -> ExtraParams {
+            let Some(UndoneRevisions { from, to }) = found.get() else { return ExtraParams::new() };
+            let from = from.map(|number| ("from_revision", Value::from(number)));
+            from.into_iter().chain([("to_revision", Value::from(*to))]).collect()
         };
         self.gate.change_granted(granted, work, params).await
     }
@@ -266,12 +273,13 @@ impl Rollouts {
         self.api.history(permit, &workload.name).await?.ok_or_else(|| permit.object_not_found())
     }
 
+    /// The progress of a rollout by the workload alone, and with its diagnosis.
     async fn read_progress(
         &self,
         caller: &Caller,
         permit: &Permit,
         workload: &WorkloadRef,
-    ) -> Result<Rollout> {
+    ) -> Result<(Progress, Rollout)> {
         let kind = DiagnosedKind::parse(workload.kind.as_str());
         let diagnosed = DiagnosedObject {
             kind: kind.map_err(|_| Error::internal("a workload that cannot be diagnosed"))?,
@@ -283,7 +291,13 @@ impl Rollouts {
         let (object, diagnosis) = join(read_workload(&*self.api, permit, workload), diagnosis).await;
         let progress = Progress::of(workload.kind, &object?)?;
         let Diagnosis { findings, unreadable, .. } = diagnosis?;
-        Ok(Rollout::of(cluster, progress, findings, unreadable))
+        Ok((progress.clone(), Rollout::of(cluster, progress, findings, unreadable)))
+    }
+
+    /// The progress of a rollout by the workload alone.
+    async fn read_own_progress(&self, permit: &Permit, workload: &WorkloadRef) -> Result<Progress> {
+        let object = read_workload(&*self.api, permit, workload).await?;
+        Progress::of(workload.kind, &object)
     }
 
     /// Adds the audit rows of the operations that change causes name. A change of somebody else keeps the annotation of
@@ -328,22 +342,37 @@ struct Watched {
 }
 
 impl Watched {
-    /// Sends the progress now and after each change, until the workload is deleted or cannot be read.
+    /// Sends the progress now and after each change, until the workload is deleted or cannot be read. What only the
+    /// diagnosis shows is seen after [`SIGNALS_PER_DIAGNOSIS`] signals.
     async fn follow(
         self,
-        first: Rollout,
+        first: (Progress, Rollout),
         mut signals: BoxStream<'static, ()>,
         mut reader: Reader<Rollout>,
     ) -> StreamEnd {
         let Self { rollouts, caller, permit, workload } = self;
-        let (mut last, mut failures) = (first, 0);
+        let ((mut own, mut last), mut failures, mut signalled) = (first, 0, 0);
         if !reader.send(last.clone()).await {
             return StreamEnd::TooSlow;
         }
         while let Some(()) = signals.next().await {
-            match rollouts.read_progress(&caller, &permit, &workload).await {
-                Ok(rollout) => {
-                    failures = 0;
+            signalled += 1;
+            let read = async {
+                // log lines and unmasked values take rights of their own, which may have been lost
+                let asked = access(Verb::Get, permit.cluster()?, &workload)?;
+                let caller = rollouts.gate.refreshed(&caller, &asked).await?;
+                if signalled < SIGNALS_PER_DIAGNOSIS
+                    && rollouts.read_own_progress(&permit, &workload).await? == own
+                {
+                    return Ok(None);
+                }
+                rollouts.read_progress(&caller, &permit, &workload).await.map(Some)
+            };
+            let read = read.await;
+            match read {
+                Ok(None) => failures = 0,
+                Ok(Some((progress, rollout))) => {
+                    (own, failures, signalled) = (progress, 0, 0);
                     if rollout != last {
                         last = rollout;
                         if !reader.send(last.clone()).await {

@@ -18,6 +18,7 @@ use crate::{
     mask::{MaskedFields, sees_masked_values},
     name::{Namespace, ObjectName},
     object::{Labels, check_labels, check_opaque},
+    operation::Status,
 };
 
 mod revealed;
@@ -219,7 +220,8 @@ impl Secrets {
         let hashes = patch.data.clone().map(|data| self.hashes(cluster, namespace, &name, data));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update(&permit, &name, &patch).await?.into());
-        self.gate.change_granted(granted, work, move || hashes.map_or_else(Vec::new, |hashes| hashes())).await
+        let hashes = move |status| hashes.map_or_else(Vec::new, |hashes| hashes(status));
+        self.gate.change_granted(granted, work, hashes).await
     }
 
     /// Deletes a Secret.
@@ -248,10 +250,13 @@ impl Secrets {
         namespace: &Namespace,
         name: &ObjectName,
         values: BTreeMap<String, Option<SecretString>>,
-    ) -> impl FnOnce() -> Vec<(&'static str, Value)> + Send + 'static + use<> {
+    ) -> impl FnOnce(Status) -> Vec<(&'static str, Value)> + Send + 'static + use<> {
         let (digest, cluster) = (self.digest.clone(), cluster.to_string());
         let (namespace, name) = (namespace.clone(), name.clone());
-        move || {
+        move |status| {
+            if status != Status::Success {
+                return Vec::new();
+            }
             let shown = |key: &str, value: &SecretString| {
                 // the path is part of the hash, so that equal values at different paths have different hashes
                 let path = [&cluster, namespace.as_str(), name.as_str(), key];

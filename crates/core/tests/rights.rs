@@ -29,6 +29,7 @@ use pilothouse_core::{
     pod::{Follow, FollowStart, LogStream},
     rights::{RoleName, RoleRules, Subject},
     role::Role,
+    rollout::Rollout,
     rows::{ListQuery, Row},
     session::{Activity, Login},
     streams::{EventStream, StreamEvent},
@@ -508,6 +509,54 @@ fn logs_of_a_workload_take_only_the_right_to_read_logs() {
     assert_eq!((&*lines[0].source.pod, &*lines[0].text), ("web-5f-x", "line"));
     fixture.revoke(grant);
     assert_eq!(end(&mut stream), "rights_changed");
+}
+
+/// A deployment `web` in `shop` whose pod crashes.
+fn put_crashing(fixture: &Fixture, cluster: ClusterId) {
+    let metadata = |name: &str, uid: &str, owner: Value| json!({"name": name, "namespace": "shop", "uid": uid, "labels": {"app": "web"}, "ownerReferences": owner});
+    let owner = |kind: &str, uid: &str| json!([{"kind": kind, "name": "x", "uid": uid, "controller": true}]);
+    let put = |kind: Kind, object: Value| fixture.fake.clusters.put(cluster, kind, object);
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let spec = json!({"replicas": 1, "selector": selector});
+    put(Kind::Deployment, json!({"metadata": metadata("web", "d", json!([])), "spec": spec}));
+    let set = metadata("web-1", "r", owner("Deployment", "d"));
+    put(Kind::ReplicaSet, json!({"metadata": set, "spec": {"replicas": 1}}));
+    let ended = json!({"terminated": {"reason": "Error", "exitCode": 1, "message": ""}});
+    let status = json!({"phase": "Running", "containerStatuses": [{"name": "app", "restartCount": 4,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": ""}}, "lastState": ended}]});
+    let pod = metadata("web-1-a", "p", owner("ReplicaSet", "r"));
+    put(Kind::Pod, json!({"metadata": pod, "spec": {"containers": [{"name": "app"}]}, "status": status}));
+}
+
+#[test]
+fn watched_rollout_shows_no_log_after_the_right_to_logs_is_lost() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    put_crashing(&fixture, one);
+    let rules = |verbs: &[&str]| json!([{"verbs": verbs, "resources": ["workloads"]}]);
+    fixture.grant_rules("reader", rules(&["get", "list"]), json!(["shop"]));
+    let logs = fixture.grant_rules("log-reader", rules(&["logs"]), json!(["shop"]));
+    let has_log = |rollout: &Rollout| {
+        let mut quotes = rollout.reasons.iter().flat_map(|finding| &finding.evidence);
+        quotes.any(|quote| quote.source.starts_with("log "))
+    };
+    let signals = fixture.fake.clusters.next_rollout();
+    let mut stream = block_on(fixture.app.rollouts.watch(&fixture.ann(), one, &scale("shop"))).unwrap();
+    let mut next = || match block_on(stream.next()).unwrap() {
+        StreamEvent::Next(rollout) => rollout,
+        StreamEvent::End(end) => panic!("{}", end.reason()),
+    };
+    let first = next();
+    assert!(has_log(&first) && !first.unreadable.contains(&"logs"), "{first:?}");
+    fixture.revoke(logs);
+    // the workload has not changed, so it is diagnosed at the fifth signal
+    for _ in 0..5 {
+        signals.unbounded_send(()).unwrap();
+    }
+    // without an event, the stream ends
+    drop(signals);
+    let second = next();
+    assert!(!has_log(&second) && second.unreadable.contains(&"logs"), "{second:?}");
 }
 
 #[test]

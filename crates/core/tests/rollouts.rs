@@ -144,7 +144,7 @@ fn undo_restores_the_pod_template_and_nothing_else() {
     let operation = fixture.newest_operation();
     assert_eq!((&*operation.operation_type, operation.status), ("undo", Status::Success));
     assert_eq!(operation.reason.as_deref(), Some("back to a:1"));
-    assert!(operation.details.unwrap().contains("to_revision=1"));
+    assert_eq!(operation.details.as_deref(), Some("from_revision=2 to_revision=1"));
 
     let stored = fixture.stored();
     let cause = format!("pilothouse undo to 1, operation {}", operation.operation_id);
@@ -170,6 +170,8 @@ fn undo_does_not_overwrite_a_change_since_the_read() {
     assert_eq!(stored["metadata"]["annotations"][CHANGE_CAUSE], Value::Null);
     let operation = fixture.newest_operation();
     assert_eq!((operation.status, operation.error_code.as_deref()), (Status::Failed, Some("CONFLICT_ERROR")));
+    let details = operation.details.unwrap();
+    assert!(details.starts_with("from_revision=2 to_revision=1; "), "{details}");
 
     // a change of the status or of a label is not lost and does not prevent the undo
     fixture.put_revision("web-3", "3", "web", &template("other:9", "canary-2"), None);
@@ -385,4 +387,24 @@ fn watched_rollout_sends_its_progress_and_then_each_change() {
         (next(&mut stream), next(&mut stream)),
         ("Progressing".into(), "end connection_changed".into())
     );
+}
+
+/// A diagnosis makes about 15 reads, and a user may have 32 streams.
+#[test]
+fn watched_rollout_is_not_diagnosed_at_each_signal() {
+    let fixture = Fixture::new();
+    for (number, expected) in [(4, 4), (5, 6)] {
+        let signals = fixture.fake.clusters.next_rollout();
+        let mut stream =
+            block_on(fixture.app.rollouts.watch(&Caller::system(), fixture.cluster, &web())).unwrap();
+        assert_eq!(next(&mut stream), "Complete");
+        fixture.fake.clusters.calls();
+        for _ in 0..number {
+            signals.unbounded_send(()).unwrap();
+        }
+        drop(signals);
+        assert_eq!(next(&mut stream), "end connection_changed");
+        // the diagnosis reads the workload, too
+        assert_eq!(fixture.fake.clusters.calls().len(), expected, "{number} signals");
+    }
 }

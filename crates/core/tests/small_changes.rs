@@ -1,16 +1,17 @@
 //! Changes of jobs, pods and nodes, and the dependents of objects: the rights that they take, and what is recorded.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Result,
+    Cause, Error, Result,
     access::Caller,
     app::{App, AppSettings},
     audit::OperationRow,
     change_reason::ChangeReason,
+    dependents::{Dependee, Dependents, DependentsNote, MockDependentApi, OwnedObject},
     gate::Warning,
     ids::ClusterId,
     inventory::objects::{MockObjectApi, ServedKind, ServedKinds},
@@ -132,6 +133,7 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
     let (operator, editor) =
         (fixture.caller(on_workloads(&["restart"])), fixture.caller(on_workloads(&["restart", "delete"])));
     let viewer = fixture.caller(on_workloads(&["list", "get"]));
+    let cleaner = fixture.caller(on_workloads(&["delete"]));
     let (replaced, bare) = (pod("web-0", "web-0"), pod("bare", "bare"));
     let low = Err(Cause::RoleTooLow);
     for (caller, pod, grace_seconds, expected) in [
@@ -142,6 +144,9 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
         (&operator, &bare, None, low),
         (&editor, &bare, None, Ok(())),
         (&editor, &replaced, Some(0), Ok(())),
+        (&cleaner, &replaced, None, low),
+        (&cleaner, &replaced, Some(0), Ok(())),
+        (&cleaner, &bare, Some(30), Ok(())),
     ] {
         fixture.put_pods();
         let result = fixture.delete(caller, pod, grace_seconds);
@@ -156,6 +161,8 @@ fn replaced_pod_takes_the_right_to_restart_and_any_other_the_right_to_delete() {
         (&operator, &replaced, Ok(())),
         (&operator, &bare, low),
         (&editor, &bare, Ok(())),
+        (&cleaner, &replaced, low),
+        (&cleaner, &bare, Ok(())),
     ] {
         fixture.put_pods();
         assert_eq!(fixture.evict(caller, pod), expected, "{}", pod.name);
@@ -215,6 +222,7 @@ fn each_run_of_a_cron_job_is_a_job_named_after_its_operation() {
         assert_eq!((&*row.operation_type, &*row.resource_type), ("run", "cronjob"));
         let id = row.operation_id.to_string().replace('-', "");
         assert_eq!(job.name, format!("report-{}", &id[20..]));
+        assert_eq!(row.details, Some(format!("job_name={}", job.name)));
         names.push(job.name);
     }
     assert_ne!(names[0], names[1]);
@@ -296,5 +304,87 @@ fn dependents_are_of_the_kinds_that_the_caller_may_list() {
     assert_eq!(read(&ann, "pods").unwrap_err().cause, Cause::NotFoundInCluster);
     for unknown in ["boats.example.org", "nodes", "events", "deployments"] {
         assert_eq!(read(&Caller::system(), unknown).unwrap_err().cause, Cause::KindNotServed, "{unknown}");
+    }
+}
+
+/// Reads the dependents of a deployment in a cluster with these kinds (group, plural, kind), of which some fail. Returns the
+/// plurals of the kinds that were read, too.
+fn read_dependents(
+    kinds: &[(&str, &str, &str)],
+    failure: fn(&str) -> Option<Cause>,
+) -> (Result<Dependents>, Vec<&'static str>) {
+    let served = |&(group, plural, kind): &(&str, &str, &str)| ServedKind {
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        plural: plural.to_owned(),
+        kind: kind.to_owned(),
+        namespaced: true,
+        verbs: ["delete", "list", "watch"].map(str::to_owned).to_vec(),
+        ..ServedKind::default()
+    };
+    let kinds = ServedKinds { kinds: kinds.iter().map(served).collect(), warnings: Vec::new() };
+    let kinds = Arc::new(kinds);
+    let mut objects = MockObjectApi::new();
+    objects.expect_kinds().returning(move |_, _| Ok(kinds.clone()));
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let seen = read.clone();
+    let mut dependents = MockDependentApi::new();
+    let web = Dependee { uid: "d1".to_owned(), ..Dependee::default() };
+    dependents.expect_dependee().returning(move |_, _| Ok(Some(web.clone())));
+    dependents.expect_owned_objects().returning(move |permit| {
+        let plural = permit.kind().unwrap().info().plural;
+        seen.lock().unwrap().push(plural);
+        match failure(plural) {
+            Some(cause) => Err(Error::new(cause)),
+            None => {
+                let (uid, name) = (format!("uid of {plural}"), format!("one of {plural}"));
+                let owners = vec!["d1".to_owned()];
+                Ok(Some(vec![OwnedObject { uid, name, owners, ..OwnedObject::default() }]))
+            }
+        }
+    });
+    let mut ports = Fake::default().ports();
+    ports.objects.objects = Arc::new(objects);
+    ports.objects.dependents = Arc::new(dependents);
+    let app = App::new(ports, AppSettings::default());
+    let cluster = block_on(app.clusters.create(&Caller::system(), new_cluster("one"))).unwrap().value.id;
+    let resource = "deployments.apps".parse().unwrap();
+    let found = block_on(app.dependents.read(&Caller::system(), cluster, &resource, &shop(), &name("web")));
+    let read = read.lock().unwrap().clone();
+    (found, read)
+}
+
+#[test]
+fn kinds_that_fail_are_left_out_of_the_dependents_and_named() {
+    let kinds = [
+        ("apps", "deployments", "Deployment"),
+        ("", "pods", "Pod"),
+        ("", "configmaps", "ConfigMap"),
+        ("down.example.org", "boats", "Boat"),
+        ("slow.example.org", "rafts", "Raft"),
+        ("slow.example.org", "ships", "Ship"),
+    ];
+    let (found, read) = read_dependents(&kinds, |plural| match plural {
+        "configmaps" => Some(Cause::TooLarge),
+        "boats" => Some(Cause::FailingCluster),
+        "rafts" | "ships" => Some(Cause::DeadlineExceeded),
+        _ => None,
+    });
+    let found = found.unwrap();
+    let names: Vec<_> = found.tree.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["one of deployments", "one of pods"]);
+    assert_eq!(found.note, Some(DependentsNote::Partial));
+    let not_read = ["boats", "configmaps", "rafts", "ships"].map(Warning::NotRead);
+    assert_eq!(found.warnings, not_read);
+    assert!(read.contains(&"rafts") && !read.contains(&"ships"), "{read:?}");
+
+    for cause in [Cause::Unreachable, Cause::CircuitOpen, Cause::Overloaded] {
+        let failure: fn(&str) -> Option<Cause> = match cause {
+            Cause::Unreachable => |_| Some(Cause::Unreachable),
+            Cause::CircuitOpen => |_| Some(Cause::CircuitOpen),
+            _ => |_| Some(Cause::Overloaded),
+        };
+        let (failed, _) = read_dependents(&kinds, failure);
+        assert_eq!(failed.unwrap_err().cause, cause, "the whole cluster fails");
     }
 }

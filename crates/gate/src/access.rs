@@ -67,6 +67,8 @@ pub enum Verb {
     Uncordon,
     /// Deletion of a pod that its controller replaces. In the audit trail it is `delete`; its right is `restart`.
     DeleteReplaced,
+    /// Eviction of a pod that nothing replaces. In the audit trail it is `evict`; its right is `delete`.
+    EvictUnreplaced,
 }
 
 impl Verb {
@@ -111,7 +113,7 @@ impl Verb {
             Self::Suspend => "suspend",
             Self::Run => "run",
             Self::Rerun => "rerun",
-            Self::Evict => "evict",
+            Self::Evict | Self::EvictUnreplaced => "evict",
             Self::Resize => "resize",
             Self::Cordon => "cordon",
             Self::Uncordon => "uncordon",

@@ -74,7 +74,7 @@ enum SuccessEntry {
     ByGate,
 }
 
-/// Parameters of an operation that are known only after the change.
+/// Parameters of an operation that are known only after the work.
 pub type ExtraParams = Vec<(&'static str, serde_json::Value)>;
 
 impl Gate {
@@ -161,10 +161,11 @@ impl Gate {
         Fut: Future<Output = Result<Changed<T>>> + Send + 'static,
     {
         let granted = self.grant(caller, access).await?;
-        self.change_granted(granted, work, ExtraParams::new).await
+        self.change_granted(granted, work, |_| ExtraParams::new()).await
     }
 
-    /// As [`Gate::change`]. After a success, `extra_params` is called and its parameters are stored with the outcome.
+    /// As [`Gate::change`]. After the work, `extra_params` is called with the status of the outcome, and its parameters are
+    /// stored with the outcome.
     ///
     /// # Errors
     /// As [`Gate::change`].
@@ -172,7 +173,7 @@ impl Gate {
         &self,
         granted: Granted,
         work: F,
-        extra_params: impl FnOnce() -> ExtraParams + Send + 'static,
+        extra_params: impl FnOnce(Status) -> ExtraParams + Send + 'static,
     ) -> Result<Changed<T>>
     where
         T: Send + 'static,
@@ -190,7 +191,7 @@ impl Gate {
             }
             let (mut result, outcome) = gate.run(work(permit)).await;
             let id = operation.id;
-            let operation = if result.is_ok() { operation.and(extra_params()) } else { operation };
+            let operation = operation.and(extra_params(outcome.status));
             if !gate.store_outcome(id, outcome.with_summary(&operation)).await
                 && let Ok(changed) = &mut result
             {

@@ -54,16 +54,9 @@ impl DependentApi for KubeClusters {
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => Ok(None),
             // the cluster does not serve the kind any more
             Err(absent) if absent.is(StatusCode::NOT_FOUND) => Ok(Some(Vec::new())),
-            // the API server of a custom kind is down, or does not list metadata alone
-            Err(failure) if is_aggregated(kind) && failure.code.is_some() => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
-}
-
-/// Whether another server than the API server may serve a kind.
-fn is_aggregated(kind: Kind) -> bool {
-    matches!(kind, Kind::Dynamic(_))
 }
 
 async fn owned_objects(
@@ -71,13 +64,24 @@ async fn owned_objects(
     kind: Kind,
     scope: &NamespaceScope,
 ) -> Result<Vec<OwnedObject>, Failure> {
-    list::all_metadata(client, kind, scope, &ListParams::default(), OwnedObject::project).await
+    let selection = ListParams::default();
+    let mut objects = if kind == Kind::StatefulSet {
+        let project = |object: &RawValue| OwnedObject::project_stateful_set(object).map(Some);
+        list::all(client, kind, scope, &selection, project).await?.objects
+    } else {
+        list::all_metadata(client, kind, scope, &selection, OwnedObject::project).await?
+    };
+    // the objects are kept until all kinds are read; most have no owner
+    objects.retain(|object| !object.owners.is_empty() || kind == Kind::PersistentVolumeClaim);
+    objects.shrink_to_fit();
+    Ok(objects)
 }
 
 impl Size for OwnedObject {
     fn size(&self) -> usize {
-        let owners = self.owners.iter().map(|owner| size_of::<String>() + owner.len()).sum::<usize>();
-        size_of::<Self>() + self.uid.len() + self.name.len() + owners
+        let texts = self.owners.iter().chain(&self.retained_claims);
+        let texts = texts.map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        size_of::<Self>() + self.uid.len() + self.name.len() + texts
     }
 }
 

@@ -5,6 +5,7 @@ use http::StatusCode;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
+    gate::{Changed, Warning},
     json_patch::JsonPatch,
     kind::Kind,
     name::{ContainerName, ObjectName, Uid},
@@ -13,7 +14,7 @@ use pilothouse_core::{
     pod_change::{Amounts, PodChangeApi, PodIdentity, Resize},
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{KubeClusters, object_client::ObjectClient, request::Call};
 
@@ -49,17 +50,25 @@ impl PodChangeApi for KubeClusters {
         name: &ObjectName,
         uid: &Uid,
         resize: &Resize,
-    ) -> Result<PodRow> {
+    ) -> Result<Changed<PodRow>> {
         let object = self.object(permit, Kind::Pod, name, self.deadlines().write).await?;
-        let pod = object.get(parse::<PodResources>).await?;
+        let read = |object: &RawValue| Ok((parse::<PodResources>(object)?, row(object)?));
+        let (pod, value) = object.get(read).await?;
         if pod.metadata.uid != uid.as_str() {
             return Err(object.error(Cause::Modified));
         }
         let patch = pod.patch(resize).ok_or_else(|| container_not_found(&object, &resize.container))?;
+        if pod.has(resize) {
+            return Ok(Changed { value, warnings: vec![Warning::Unchanged] });
+        }
         let call = Call::resize(permit.namespace()?, name, &patch)?;
         let resized = object.client().change(&call).await?.object(&call)?;
-        Ok(PodRow::project(parse(&resized)?))
+        Ok(row(&resized)?.into())
     }
+}
+
+fn row(object: &RawValue) -> Result<PodRow> {
+    Ok(PodRow::project(parse(object)?))
 }
 
 /// Reads the state of a pod after its eviction, so that the next list contains it: the response to an eviction has no
@@ -106,17 +115,34 @@ struct Resources {
 }
 
 impl PodResources {
-    /// The patch that changes the resources of a container, also of an init container that runs beside the others. `None`
-    /// if the pod has no such container.
-    fn patch(&self, resize: &Resize) -> Option<JsonPatch> {
+    /// The list of a container, its index in the list, and the container.
+    fn container(&self, name: &ContainerName) -> Option<(&'static str, usize, &Container)> {
         let PodSpec { containers, init_containers } = &self.spec;
         let init_containers = init_containers.as_deref().unwrap_or_default();
         let lists = [("containers", &containers[..]), ("initContainers", init_containers)];
-        let (list, index, container) = lists.into_iter().find_map(|(list, containers)| {
-            let is_it = |container: &Container| container.name == resize.container.as_str();
-            let index = containers.iter().position(is_it)?;
+        lists.into_iter().find_map(|(list, containers)| {
+            let index = containers.iter().position(|container| container.name == name.as_str())?;
             Some((list, index, &containers[index]))
-        })?;
+        })
+    }
+
+    /// Whether the resources of the container are as requested.
+    fn has(&self, resize: &Resize) -> bool {
+        let container = self.container(&resize.container);
+        let Some(resources) = container.and_then(|(_, _, container)| container.resources.as_ref()) else {
+            return false;
+        };
+        let Resources { requests, limits } = resources;
+        [(requests, &resize.requests), (limits, &resize.limits)].into_iter().all(|(own, amounts)| {
+            let own = |name: &str| own.as_ref().and_then(|own| own.get(name)).and_then(Value::as_str);
+            amounts.iter().all(|(name, amount)| own(name) == Some(amount.as_str()))
+        })
+    }
+
+    /// The patch that changes the resources of a container, also of an init container that runs beside the others. `None`
+    /// if the pod has no such container.
+    fn patch(&self, resize: &Resize) -> Option<JsonPatch> {
+        let (list, index, container) = self.container(&resize.container)?;
         let path = format!("/spec/{list}/{index}");
         let mut patch = JsonPatch::of(&self.metadata).test(&format!("{path}/name"), container.name.as_str());
         if container.resources.is_none() {

@@ -27,6 +27,8 @@ pub struct OwnedObject {
     pub name: String,
     /// The uids of its owners, each once.
     pub owners: Vec<String>,
+    /// Of a StatefulSet, as [`Dependee::retained_claims`].
+    pub retained_claims: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -78,17 +80,26 @@ impl Dependee {
         let claims = templates.map(|template| format!("{}-{}-", template.metadata.name, metadata.name));
         Ok(Self { retained_claims: claims.collect(), uid: metadata.uid })
     }
+}
 
-    /// Whether a claim of this name is one that is retained.
-    pub(super) fn retains_claim(&self, name: &str) -> bool {
-        self.retained_claims.iter().any(|beginning| {
-            let ordinal = name.strip_prefix(beginning.as_str());
-            ordinal.is_some_and(|ordinal| !ordinal.is_empty() && ordinal.bytes().all(|b| b.is_ascii_digit()))
-        })
-    }
+/// Whether the name of a claim is one of these beginnings and an ordinal.
+pub(super) fn is_retained(beginnings: &[String], name: &str) -> bool {
+    beginnings.iter().any(|beginning| {
+        let ordinal = name.strip_prefix(beginning.as_str());
+        ordinal.is_some_and(|ordinal| !ordinal.is_empty() && ordinal.bytes().all(|b| b.is_ascii_digit()))
+    })
 }
 
 impl OwnedObject {
+    /// Projects a StatefulSet from the API server's JSON, with the claims that it retains.
+    ///
+    /// # Errors
+    /// As [`OwnedObject::project`].
+    pub fn project_stateful_set(object: &RawValue) -> Result<Self> {
+        let Dependee { retained_claims, .. } = Dependee::project(Kind::StatefulSet, object)?;
+        Ok(Self { retained_claims, ..Self::project(object)? })
+    }
+
     /// Projects an object from the API server's JSON, of which the metadata suffice.
     ///
     /// # Errors
@@ -98,7 +109,7 @@ impl OwnedObject {
         let mut owners: Vec<_> = metadata.owner_references.into_iter().map(|owner| owner.uid).collect();
         owners.sort_unstable();
         owners.dedup();
-        Ok(Self { uid: metadata.uid, name: metadata.name, owners })
+        Ok(Self { uid: metadata.uid, name: metadata.name, owners, retained_claims: Vec::new() })
     }
 }
 
@@ -121,13 +132,14 @@ mod tests {
         };
         for policy in [json!(null), json!({"whenDeleted": "Retain"}), json!({"whenScaled": "Delete"})] {
             let db = dependee(Kind::StatefulSet, &set(policy));
-            assert!(db.retains_claim("data-db-0") && db.retains_claim("data-db-10"));
+            let retains = |name: &str| is_retained(&db.retained_claims, name);
+            assert!(retains("data-db-0") && retains("data-db-10"));
             for other in ["data-db-", "data-db-x", "data-db-0-copy", "logs-db-0", "data-dbs-0"] {
-                assert!(!db.retains_claim(other), "{other}");
+                assert!(!retains(other), "{other}");
             }
         }
         let deletes = dependee(Kind::StatefulSet, &set(json!({"whenDeleted": "Delete"})));
-        assert!(!deletes.retains_claim("data-db-0"), "it is their owner");
+        assert!(!is_retained(&deletes.retained_claims, "data-db-0"), "it is their owner");
         let other = dependee(Kind::Deployment, &set(json!(null)));
         assert_eq!(other, Dependee { uid: "s1".to_owned(), retained_claims: Vec::new() });
     }

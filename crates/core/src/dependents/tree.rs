@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Dependee, DependentRow, Dependents, DependentsNote, Keeps, OwnedObject};
+use super::{Dependee, DependentRow, Dependents, DependentsNote, Keeps, OwnedObject, object::is_retained};
 use crate::{gate::Warning, kind::Kind, name::Namespace};
 
 /// Maximum number of rows.
@@ -84,20 +84,23 @@ impl<'a> Tree<'a> {
         children.rev().map(|index| (owner, *index)).collect()
     }
 
-    /// The claims that belong to a StatefulSet by their names, and stay.
+    /// The claims that belong to a StatefulSet that is deleted by their names, and stay.
     fn retained_rows(&self, namespace: &Namespace) -> Vec<DependentRow> {
-        let claims = self.objects.iter().filter(|(kind, object)| {
-            *kind == Kind::PersistentVolumeClaim
-                && self.dependee.retains_claim(&object.name)
-                && !object.owners.contains(&self.dependee.uid)
-        });
-        let mut claims: Vec<_> = claims.collect();
-        claims.sort_by(|one, other| one.1.name.cmp(&other.1.name));
-        let owner = self.dependee.uid.as_str();
-        let rows = claims
-            .into_iter()
-            .map(|(kind, claim)| row(*kind, namespace, claim, owner, Some(Keeps::Retained)));
-        rows.collect()
+        let deleted = self.objects.iter().map(|(_, object)| object);
+        let deleted = deleted.filter(|object| self.deleted.contains(object.uid.as_str()));
+        let sets = deleted.map(|set| (&set.uid, &set.retained_claims));
+        let own = [(&self.dependee.uid, &self.dependee.retained_claims)];
+        let sets: Vec<_> = own.into_iter().chain(sets).filter(|(_, claims)| !claims.is_empty()).collect();
+        let retained = |(kind, claim): &(Kind, OwnedObject)| {
+            let retains = |(uid, claims): &&(&String, &Vec<String>)| {
+                is_retained(claims, &claim.name) && !claim.owners.contains(uid)
+            };
+            let (uid, _) = sets.iter().filter(|_| *kind == Kind::PersistentVolumeClaim).find(retains)?;
+            Some(row(*kind, namespace, claim, uid, Some(Keeps::Retained)))
+        };
+        let mut rows: Vec<_> = self.objects.iter().filter_map(retained).collect();
+        rows.sort_by(|one, other| one.name.cmp(&other.name));
+        rows
     }
 }
 
@@ -147,7 +150,7 @@ mod tests {
 
     fn object(kind: Kind, name: &str, owners: &[&str]) -> (Kind, OwnedObject) {
         let owners = owners.iter().map(|owner| (*owner).to_owned()).collect();
-        (kind, OwnedObject { uid: name.to_owned(), name: name.to_owned(), owners })
+        (kind, OwnedObject { uid: name.to_owned(), name: name.to_owned(), owners, ..OwnedObject::default() })
     }
 
     fn dependents(of: &str, objects: &[(Kind, OwnedObject)]) -> Dependents {
@@ -222,6 +225,18 @@ mod tests {
             ]
         );
         assert_eq!((found.count, found.pvcs), (2, 1));
+    }
+
+    #[test]
+    fn claims_that_a_deleted_stateful_set_retains_are_shown() {
+        let mut set = object(Kind::StatefulSet, "pg", &["cluster"]);
+        set.1.retained_claims = vec!["data-pg-".to_owned()];
+        let mut other = object(Kind::StatefulSet, "cache", &["elsewhere"]);
+        other.1.retained_claims = vec!["data-cache-".to_owned()];
+        let claim = |name: &str| object(Kind::PersistentVolumeClaim, name, &[]);
+        let objects = [claim("data-pg-0"), set, claim("data-cache-0"), other];
+        let found = dependents("cluster", &objects);
+        assert_eq!(rows(&found), [("pg", "cluster", None), ("data-pg-0", "pg", Some(Keeps::Retained))]);
     }
 
     #[test]

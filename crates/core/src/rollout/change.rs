@@ -21,12 +21,20 @@ use crate::{
     },
 };
 
+/// The revisions between which a workload is moved.
+pub(super) struct UndoneRevisions {
+    /// Number of the current revision, if it is stored.
+    pub(super) from: Option<i64>,
+    /// Number of the revision that becomes the wanted one.
+    pub(super) to: i64,
+}
+
 pub(super) async fn undo(
     api: &dyn RolloutApi,
     permit: &Permit,
     workload: &WorkloadRef,
     to_revision: Option<i64>,
-    chosen: &OnceLock<i64>,
+    chosen: &OnceLock<UndoneRevisions>,
 ) -> Result<Changed<WorkloadRow>> {
     let (object, revisions) = read_revisions(api, permit, workload).await?;
     if revisions.paused {
@@ -34,7 +42,7 @@ pub(super) async fn undo(
     }
     let (number, revision) = revisions.find(to_revision).ok_or_else(|| no_revision(to_revision))?;
     // nobody else sets it
-    let _ = chosen.set(number);
+    let _ = chosen.set(UndoneRevisions { from: revisions.current(), to: number });
     let cause = change_cause(&format!("undo to {number}"), operation_id(permit)?);
     let Some(patch) = change::undo(&revisions, revision, &cause)? else {
         return unchanged(workload, &object);

@@ -260,6 +260,11 @@ impl Revisions {
         found.map(|(_, (number, revision))| (*number, revision))
     }
 
+    /// The number of the current revision.
+    pub(crate) fn current(&self) -> Option<i64> {
+        self.current.map(|index| self.revisions[index].0)
+    }
+
     /// Whether the revision is the current one.
     pub(crate) fn is_current(&self, revision: &StoredRevision) -> bool {
         self.current.is_some_and(|index| self.revisions[index].1.name == revision.name)

@@ -33,6 +33,23 @@ impl Gate {
         Ok((Permit::new(access, allowed, None), revoked.boxed()))
     }
 
+    /// The caller with their rights at this moment, for another read under the authorisation of an open stream. What the
+    /// read takes besides `asked` is judged by the rights of that caller.
+    ///
+    /// # Errors
+    /// The reason for which the caller's session or token has ended; `RightsChanged` if the caller has lost the right to
+    /// `asked`; `StoreUnavailable`.
+    pub async fn refreshed(&self, caller: &Caller, asked: &AccessRequest) -> Result<Caller> {
+        let Some(CurrentRights { role, rights }) = self.current_rights(caller).await? else {
+            return Ok(caller.clone());
+        };
+        let current = caller.clone().with_rights(role, rights);
+        match current.judge(asked) {
+            Ok(_) => Ok(current),
+            Err(_) => Err(Error::new(Cause::RightsChanged)),
+        }
+    }
+
     /// Resolves with the reason when the caller is no longer authorised.
     async fn revoked(self, caller: Caller, asked: AccessRequest, held: Allowed) -> Error {
         let mut confirmed = self.clock.monotonic();
@@ -53,20 +70,7 @@ impl Gate {
     /// Checks that the caller's session or token is live, that the cluster is registered, and that the caller's rights
     /// reach the same part of the request as when the stream was opened.
     async fn recheck(&self, caller: &Caller, asked: &AccessRequest, held: &Allowed) -> Result<()> {
-        let without = |what: &str| {
-            Error::internal(format!("the caller has a {what}, but no store of them is configured"))
-        };
-        let current = match (caller.session, caller.token) {
-            (None, None) => None,
-            (Some(session), _) => {
-                let sessions = self.sessions.as_ref().ok_or_else(|| without("session"))?;
-                Some(sessions.current_rights(session).await?)
-            }
-            (None, Some(token)) => {
-                let tokens = self.tokens.as_ref().ok_or_else(|| without("token"))?;
-                Some(tokens.current_rights(token).await?)
-            }
-        };
+        let current = self.current_rights(caller).await?;
         if let Some(id) = asked.cluster
             && self.clusters.name(id).await?.is_none()
         {
@@ -76,6 +80,25 @@ impl Gate {
         match caller.clone().with_rights(role, rights).judge(asked) {
             Ok(allowed) if allowed.has_same_scope(held) => Ok(()),
             Ok(_) | Err(_) => Err(Error::new(Cause::RightsChanged)),
+        }
+    }
+
+    /// Role and rights of the caller at this moment, if the session or token is live. `None` for a caller without one, such
+    /// as the system.
+    async fn current_rights(&self, caller: &Caller) -> Result<Option<CurrentRights>> {
+        let without = |what: &str| {
+            Error::internal(format!("the caller has a {what}, but no store of them is configured"))
+        };
+        match (caller.session, caller.token) {
+            (None, None) => Ok(None),
+            (Some(session), _) => {
+                let sessions = self.sessions.as_ref().ok_or_else(|| without("session"))?;
+                sessions.current_rights(session).await.map(Some)
+            }
+            (None, Some(token)) => {
+                let tokens = self.tokens.as_ref().ok_or_else(|| without("token"))?;
+                tokens.current_rights(token).await.map(Some)
+            }
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum Warning {
     Autoscaled(String),
     /// The credential may not read these related objects, so the response lacks their data.
     Unreadable(&'static str),
+    /// These related objects could not be read from the cluster, so the response lacks their data.
+    NotRead(&'static str),
     /// The cluster does not serve this API group or kind.
     NotServed(&'static str),
     /// The API server of this API group does not answer, so its kinds may be missing or out of date.
@@ -39,10 +41,11 @@ pub enum Warning {
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 15] = [
+    pub const KEYS: [&'static str; 16] = [
         "outcome_not_stored",
         "autoscaled",
         "unreadable",
+        "not_read",
         "not_served",
         "group_unavailable",
         "not_tested",
@@ -63,6 +66,7 @@ impl Warning {
             Self::OutcomeNotStored => "outcome_not_stored",
             Self::Autoscaled(_) => "autoscaled",
             Self::Unreadable(_) => "unreadable",
+            Self::NotRead(_) => "not_read",
             Self::NotServed(_) => "not_served",
             Self::GroupUnavailable(_) => "group_unavailable",
             Self::NotTested => "not_tested",
@@ -84,7 +88,9 @@ impl Warning {
             | Self::GroupUnavailable(name)
             | Self::MissingReference(name)
             | Self::RunsBeside(name) => name,
-            Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
+            Self::Unreadable(what) | Self::NotRead(what) | Self::NotServed(what) | Self::NotCached(what) => {
+                what
+            }
             Self::OutcomeNotStored
             | Self::NotTested
             | Self::DerivedPower(_)

@@ -64,7 +64,7 @@ fn common_verb(verb: Verb) -> RightVerb {
     match verb {
         Verb::List => RightVerb::List,
         Verb::Create | Verb::Grant | Verb::Request => RightVerb::Create,
-        Verb::Delete | Verb::DeleteReplaced | Verb::Prune => RightVerb::Delete,
+        Verb::Delete | Verb::DeleteReplaced | Verb::EvictUnreplaced | Verb::Prune => RightVerb::Delete,
         Verb::Get | Verb::Logs | Verb::Verify => RightVerb::Get,
         Verb::Update
         | Verb::Test
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::{access::required_role, rights::preset};
 
-    const VERBS: [Verb; 43] = [
+    const VERBS: [Verb; 44] = [
         Verb::List,
         Verb::Get,
         Verb::Logs,
@@ -254,6 +254,7 @@ mod tests {
         Verb::Cordon,
         Verb::Uncordon,
         Verb::DeleteReplaced,
+        Verb::EvictUnreplaced,
     ];
 
     fn resources() -> impl Iterator<Item = Resource> {
@@ -323,6 +324,7 @@ mod tests {
             (Verb::Rerun, Resource::Kind(Kind::Job), "restart workloads"),
             (Verb::Evict, Resource::Kind(Kind::Pod), "restart workloads"),
             (Verb::DeleteReplaced, Resource::Kind(Kind::Pod), "restart workloads"),
+            (Verb::EvictUnreplaced, Resource::Kind(Kind::Pod), "delete workloads"),
             (Verb::Delete, Resource::Kind(Kind::Pod), "delete workloads"),
             (Verb::Scale, Resource::Kind(Kind::HorizontalPodAutoscaler), "scale workloads"),
             (Verb::Resize, Resource::Kind(Kind::Pod), "update workloads"),

@@ -266,12 +266,15 @@ async fn resources_of_a_running_container_are_changed() {
     };
     let permitted = permit(Verb::Resize, Kind::Pod, &namespace);
     let more = resize(amounts(Some("20m"), None), amounts(None, None));
-    let row = adapter.resize_pod(&permitted, &web, &uid, &more).await.unwrap();
-    assert_eq!((row.name.as_str(), row.restarts), ("web", 0));
+    let resized = adapter.resize_pod(&permitted, &web, &uid, &more).await.unwrap();
+    assert_eq!((resized.value.name.as_str(), resized.value.restarts, resized.warnings), ("web", 0, vec![]));
     assert!(audited(plane, &permitted, "patch", "web"));
     let requests =
         "{.spec.containers[0].resources.requests.cpu} {.spec.containers[0].resources.requests.memory}";
     assert_eq!(field(plane, &namespace, "pod/web", requests).await, "20m 8Mi");
+
+    let again = adapter.resize_pod(&permitted, &web, &uid, &more).await.unwrap();
+    assert_eq!(again.warnings, [Warning::Unchanged]);
 
     // requests equal to limits: another quality of service class
     let guaranteed = resize(amounts(Some("20m"), Some("8Mi")), amounts(Some("20m"), Some("8Mi")));

@@ -146,6 +146,17 @@ async fn refusals_of_a_resize_are_told_apart() {
 }
 
 #[tokio::test]
+async fn resize_to_the_present_resources_sends_nothing() {
+    let server = pod_server(|| Reply::Disconnect).await;
+    let permit = permit(Verb::Resize, Kind::Pod, "shop");
+    let cpu = "1".to_owned().try_into().ok();
+    let same = Resize { limits: Amounts { cpu, memory: None }, ..resize("app") };
+    let resized = adapter(&server).resize_pod(&permit, &object("web-0"), &uid("a"), &same).await.unwrap();
+    assert_eq!((resized.value.name.as_str(), resized.warnings), ("web-0", vec![Warning::Unchanged]));
+    assert!(server.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
 async fn resize_of_another_pod_or_container_sends_nothing() {
     let server = pod_server(|| Reply::Disconnect).await;
     let permit = permit(Verb::Resize, Kind::Pod, "shop");
@@ -251,14 +262,17 @@ async fn owners_are_read_as_metadata_and_unreadable_kinds_are_left_out() {
         let more = if request.target.contains("continue=") { "" } else { "more" };
         let number = if more.is_empty() { 2 } else { 1 };
         let list = json!({"kind": "PartialObjectMetadataList", "metadata": {"continue": more},
-            "items": [item(number)]});
+            "items": [item(number), {"metadata": {"name": "bare", "namespace": "shop", "uid": "b"}}]});
         Reply::json(200, &list)
     })
     .await;
     let list = permit(Verb::List, Kind::Pod, "shop");
     let owned = adapter(&server).owned_objects(&list).await.unwrap().unwrap();
     let found: Vec<_> = owned.iter().map(|object| (object.name.as_str(), object.owners.len())).collect();
-    assert_eq!(found, [("pod-1", 1), ("pod-2", 1)]);
+    assert_eq!(found, [("pod-1", 1), ("pod-2", 1)], "objects without owners are not kept");
+    // those of a StatefulSet that retains them have no owner
+    let claims = permit(Verb::List, Kind::PersistentVolumeClaim, "shop");
+    assert_eq!(adapter(&server).owned_objects(&claims).await.unwrap().unwrap().len(), 4);
     assert!(server.requests().iter().all(|request| request.headers["accept"] == METADATA));
 
     for (code, expected) in [(403, None), (404, Some(0))] {

@@ -102,6 +102,23 @@ fn stream_ends_when_the_scope_of_the_right_changes() {
 }
 
 #[test]
+fn caller_of_a_stream_is_refreshed_with_the_rights_of_the_moment() {
+    let runtime = FakeRuntime::default();
+    let mut sessions = MockSessionCheck::new();
+    sessions.expect_current_rights().returning(|_| of_role(Role::Viewer));
+    let (trail, clusters) = (Arc::new(MockAuditWriter::new()), Arc::new(MockClusterNames::new()));
+    let gate = Gate::new(trail, clusters, runtime.clock, runtime.rng, runtime.spawner)
+        .with_sessions(Arc::new(sessions));
+    let caller = Caller { user_id: Some(UserId(7)), session: Some(SessionId(3)), ..Caller::system() };
+    let current = block_on(gate.refreshed(&caller, &logs())).unwrap();
+    assert_eq!((current.role, current.session), (Some(Role::Viewer), Some(SessionId(3))));
+    let users = AccessRequest::to(Verb::List, Resource::User);
+    assert_eq!(block_on(gate.refreshed(&caller, &users)).unwrap_err().cause, Cause::RightsChanged);
+    let system = block_on(gate.refreshed(&Caller::system(), &users)).unwrap();
+    assert_eq!(system.session, None, "the system has no session");
+}
+
+#[test]
 fn stream_ends_when_the_cluster_is_deleted() {
     let (error, permit) = followed(logs(), |_| of_role(Role::Viewer), false);
     assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));

@@ -125,7 +125,7 @@ impl PodChangeApi for FakeClusters {
         name: &ObjectName,
         uid: &Uid,
         resize: &Resize,
-    ) -> Result<PodRow> {
+    ) -> Result<Changed<PodRow>> {
         let key = self.pod_key(permit, name, uid)?;
         let pod = self.change(&key, |pod| {
             let containers = pod["spec"]["containers"].as_array_mut();
@@ -139,7 +139,7 @@ impl PodChangeApi for FakeClusters {
             }
             Ok(())
         })?;
-        Ok(PodRow::project(parse(&pod)?))
+        Ok(PodRow::project(parse(&pod)?).into())
     }
 }
 
@@ -182,7 +182,11 @@ impl DependentApi for FakeClusters {
         let listed = objects
             .iter()
             .filter(|((of, found, namespace, _), _)| (*of, *found, &**namespace) == (cluster, kind, scope));
-        let owned = listed.map(|(_, object)| OwnedObject::project(&raw(object)?));
+        let project = match kind {
+            Kind::StatefulSet => OwnedObject::project_stateful_set,
+            _ => OwnedObject::project,
+        };
+        let owned = listed.map(|(_, object)| project(&raw(object)?));
         owned.collect::<Result<_>>().map(Some)
     }
 }
