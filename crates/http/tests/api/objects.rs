@@ -103,7 +103,8 @@ async fn detail_has_object_yaml_level_and_identity() {
         (&data["level"], &data["reason"], &data["managed_by"]),
         (&json!("warn"), &json!("Leaking"), &Value::Null)
     );
-    assert_eq!((&data["uid"], &data["resource_version"]), (&json!("u-1"), &json!("7")));
+    assert_eq!(data["uid"], "u-1");
+    assert_eq!(data["resource_version"], data["object"]["metadata"]["resourceVersion"]);
     assert_eq!(data["object"]["spec"]["crew"], json!(["ann"]));
     assert!(data["yaml"].as_str().unwrap().contains("kind: Boat\n"), "{}", data["yaml"]);
 }

@@ -153,6 +153,8 @@ async fn every_route_answers_alike_for_a_hidden_cluster_and_for_none() {
                 assert!(refused > 1 && reasons == refused, "{input}: {}", hidden.body);
                 200
             }
+            // Secrets are refused by the parameter alone
+            ("GET", "/api/k8s/objects") if input.contains("resource=secrets") => 400,
             ("POST", "/api/access/grants" | "/api/access/break-glass") | ("GET", "/api/access/who") => 403,
             _ => 404,
         };
