@@ -21,7 +21,7 @@ use crate::{
     ids::ClusterId,
     rows::{ListQuery, Pagination, Row},
     spawn::Spawner,
-    streams::{EventStream, StreamEvent, StreamGuard, Streams},
+    streams::{EventStream, StreamEvent, StreamGuard, StreamSlot, Streams},
     usage::{Usage, UsageApi},
 };
 
@@ -167,9 +167,15 @@ impl Watches {
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
         let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
-        let slot = self.streams.enter(caller.principal())?;
+        let slot = self.slot(caller, watch.window)?;
         let events = self.events(permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
+    }
+
+    /// The slot of a stream, which has pages or none.
+    fn slot(&self, caller: &Caller, has_pages: bool) -> Result<StreamSlot> {
+        let user = caller.principal();
+        if has_pages { self.streams.enter_pages(user) } else { self.streams.enter(user) }
     }
 
     /// The watch with the kind of its objects, if it is one of objects of any kind.

@@ -81,8 +81,20 @@ impl Streams {
     /// # Errors
     /// `Overloaded` if a limit is reached, or after [`Streams::close`].
     pub(crate) fn enter(&self, user: Option<Principal>) -> Result<StreamSlot> {
+        self.enter_list(user, EVENTS)
+    }
+
+    /// Acquires a slot for a stream of pages of one or several lists.
+    ///
+    /// # Errors
+    /// As [`Streams::enter`].
+    pub(crate) fn enter_pages(&self, user: Option<Principal>) -> Result<StreamSlot> {
+        self.enter_list(user, PAGE_EVENTS)
+    }
+
+    fn enter_list(&self, user: Option<Principal>, buffered_events: usize) -> Result<StreamSlot> {
         let list = self.0.lists.acquire(()).ok_or_else(overloaded)?;
-        self.open(user, EVENTS, Some(list), None)
+        self.open(user, buffered_events, Some(list), None)
     }
 
     /// Acquires a slot for a stream of one log, with its connection to a cluster.
@@ -154,6 +166,9 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
 const EVENTS: usize = 8;
+/// Number of events buffered for the reader of pages. An event has all rows of a page, and each page replaces the one before
+/// it.
+const PAGE_EVENTS: usize = 1;
 /// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;
 
