@@ -8,6 +8,7 @@ use pilothouse_core::{
     },
     name::PathName,
     rows::Change,
+    testing::fake::FakeRuntime,
 };
 use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep};
@@ -227,6 +228,30 @@ async fn cached_rows_follow_the_tables_of_a_watch() {
     let none = ObjectApi::page(adapter, &other, &boats(), &query).await.unwrap();
     assert_eq!(none.listing.pagination.total, 0);
     assert!(cluster.watch_targets().iter().all(|target| target.starts_with(BOATS_PATH)));
+}
+
+/// So a watch of a large list holds no copy of it.
+#[tokio::test]
+async fn rows_of_a_watch_are_printed_when_they_are_taken() {
+    let first = |request: &RecordedRequest, _| {
+        let columns = json!([{"name": "Name", "type": "string"}, {"name": "Age", "type": "date"}]);
+        let mut ship = row("ship", 2, "60s");
+        ship["object"]["metadata"]["creationTimestamp"] = "2025-12-31T23:59:00Z".into();
+        let all = event("ADDED", Some(&columns), &ship) + &initial_events_end(5);
+        Some(if requests_initial_events(request) { all } else { String::new() })
+    };
+    let server = WatchServer::new(first, |_| Reply::Disconnect, CacheSettings::default()).await.server;
+    let clock = FakeRuntime::default().clock;
+    let connection = by_token(&server.address, Some(&server.ca), TOKEN);
+    let settings = CacheSettings::default();
+    let (adapter, _registry) =
+        common::with_cache_and_clock(connection, SHORT_DEADLINES, settings, clock.clone());
+    let kind = boats().to_kind().unwrap();
+    let query = ListQuery { kinds: vec![kind], ..ListQuery::default() };
+    let mut rows = adapter.watch(&permit_all(Verb::List, kind), List::Objects, &query).await.unwrap().rows;
+    assert_eq!(rows.len(), 1);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(rows.next().unwrap().parse::<Value>().unwrap()["cells"], json!(["ship", "70s"]));
 }
 
 #[tokio::test]

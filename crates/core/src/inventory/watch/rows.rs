@@ -21,7 +21,7 @@ const MAX_BATCH_BYTES: usize = 2 << 10;
 pub(super) fn events(watched: WatchSnapshot, query: ListQuery, scope: ListedScope) -> WatchEvents {
     let WatchSnapshot { rows, as_of, stale, warnings, events } = watched;
     let total = rows.len() as u64;
-    let existing = batches(rows.into_iter().map(|row| (ChangeKind::Added, row)));
+    let existing = batches(rows.map(|row| (ChangeKind::Added, row)));
     let synced = WatchEvent::Synced { total, as_of, stale, scope, warnings };
     let query = Arc::new(query);
     let changes = events.flat_map(move |event| {
