@@ -31,6 +31,7 @@ pub use detail::{ManagedBy, ObjectDetail, ObjectParts};
 pub use owners::FieldOwner;
 pub use query::ObjectQuery;
 pub(crate) use query::to_list_objects;
+pub(crate) use row::digest_without_ages;
 pub use row::{Column, ObjectRow, StoredObject, shown};
 pub use served::{KindRow, ResourceName, ServedKind, ServedKinds};
 
