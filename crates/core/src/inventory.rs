@@ -140,7 +140,7 @@ pub type WatchedRows = Box<dyn ExactSizeIterator<Item = Row> + Send>;
 
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
-    /// The rows that match the query, in its order. Rows of objects of any kind are printed one by one, as they are taken.
+    /// The rows that match the query, in its order. Those of objects of any kind are printed one by one, as they are taken.
     pub rows: WatchedRows,
     /// Last time at which the rows were known to be current.
     pub as_of: Timestamp,

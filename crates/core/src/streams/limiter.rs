@@ -166,8 +166,8 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
 const EVENTS: usize = 8;
-/// Number of events buffered for the reader of pages. An event has all rows of a page, and each page replaces the one before
-/// it.
+/// Number of events buffered for the reader of pages. An event has all rows of a page, and each page replaces the one
+/// before it.
 const PAGE_EVENTS: usize = 1;
 /// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;

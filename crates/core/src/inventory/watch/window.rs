@@ -48,8 +48,8 @@ pub(super) struct Window {
     sent: Option<Content>,
 }
 
-/// What two pages are compared by: everything but what advances while the rows stay the same, which is `as_of` and the ages
-/// in cells of objects.
+/// What two pages are compared by: everything but what advances while the rows stay the same, which is `as_of` and the
+/// ages in cells of objects.
 #[derive(PartialEq)]
 struct Content {
     rows: Vec<Digest>,
@@ -189,7 +189,8 @@ mod tests {
         };
         let columns = [column("Crew", "string"), column("Age", "date")];
         let created = Timestamp::from_second(1_700_000_000).unwrap();
-        let boat = json!({"cells": [crew, "0s"], "object": {"metadata": {"name": "ship", "creationTimestamp": created.to_string()}}});
+        let metadata = json!({"name": "ship", "creationTimestamp": created.to_string()});
+        let boat = json!({"cells": [crew, "0s"], "object": {"metadata": metadata}});
         let stored = StoredObject::project(Kind::Pod, &to_raw_value(&boat).unwrap(), &columns, created);
         let now = Timestamp::from_second(1_700_000_000 + age_seconds).unwrap();
         let row = shown(&Row::of(&stored.unwrap()).unwrap(), Kind::Pod, &columns, now).unwrap();
