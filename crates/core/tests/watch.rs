@@ -210,6 +210,25 @@ fn watches_count_against_the_stream_limit_and_free_their_slot() {
 }
 
 #[test]
+fn rows_that_are_not_sent_yet_are_limited() {
+    // the list has three rows
+    let limits = StreamLimits { unsent_rows_per_user: 2, ..StreamLimits::default() };
+    let fixture = Fixture::with(limits);
+    assert_eq!(fixture.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
+    assert!(fixture.watch(&[("status", "Running")]).is_ok());
+    assert!(fixture.watch(&[("page", "1")]).is_ok(), "a page of a list holds no other rows");
+
+    let fixture = Fixture::with(StreamLimits { unsent_rows: 3, ..StreamLimits::default() });
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let _events = fixture.fake.clusters.next_watch();
+        let mut stream = fixture.watch(&[]).unwrap();
+        assert_eq!((next(&mut stream).len(), next(&mut stream)), (3, vec!["synced 3".to_owned()]));
+        streams.push(stream);
+    }
+}
+
+#[test]
 fn stalled_reader_is_ended_with_few_rows_buffered() {
     let fixture = Fixture::with(StreamLimits::default());
     let events = fixture.fake.clusters.next_watch();

@@ -163,12 +163,12 @@ impl Watches {
     ///
     /// # Errors
     /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
-    /// callers together, have too many open streams.
+    /// callers together, have too many open streams, or too many rows in them that are not sent yet.
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
         let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
         let slot = self.slot(caller, watch.window)?;
-        let events = self.events(permit, watch).await?;
+        let events = self.events(caller, permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
     }
 
@@ -200,7 +200,7 @@ impl Watches {
     }
 
     /// The events of a watch under a permit to list.
-    async fn events(&self, permit: Permit, watch: WatchQuery) -> Result<WatchEvents> {
+    async fn events(&self, caller: &Caller, permit: Permit, watch: WatchQuery) -> Result<WatchEvents> {
         let WatchQuery { list, query, window, .. } = watch;
         let query = query.within(permit.namespaces()).into_owned();
         if window {
@@ -216,7 +216,8 @@ impl Watches {
         }
         let scope = ListedScope::of(&permit);
         let watched = self.inventory.watch(&permit, list, &query).await?;
-        Ok(rows::events(watched, query, scope))
+        let held = self.streams.hold_rows(caller.principal(), watched.rows.len())?;
+        Ok(rows::events(watched, held, query, scope))
     }
 }
 

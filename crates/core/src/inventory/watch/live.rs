@@ -60,7 +60,7 @@ impl Watches {
         let opened = async {
             let watch = self.resolve(caller, watch).await?;
             let (permit, revoked) = self.authorise(caller, &watch).await?;
-            Ok::<_, Error>((self.events(permit, watch).await?, revoked))
+            Ok::<_, Error>((self.events(caller, permit, watch).await?, revoked))
         };
         let failed = |error| StreamEvent::End(StreamEnd::Failed(error));
         match opened.await {
