@@ -16,7 +16,10 @@ use pilothouse_core::{Error, Result, access::Permit, inventory::objects::ServedK
 use tokio::time::Instant;
 
 use self::document::{Document, Group, Version, parse_definitions, parse_version, served};
-use crate::{KubeClusters, cache::ListCache, client::ClusterClient, request::Call, transport::Transport};
+use crate::{
+    KubeClusters, cache::ListCache, client::ClusterClient, observe::Observer, request::Call,
+    transport::Transport,
+};
 
 mod document;
 mod wire;
@@ -100,28 +103,37 @@ impl KubeClusters {
         transport: &Arc<Transport>,
         max_age: Duration,
     ) -> Result<Arc<ServedKinds>> {
-        let client = || ClusterClient::new(transport.clone(), permit, self.deadlines().read, &self.observer);
-        refresh(transport, self.cache.as_deref(), max_age, client).await
+        let source = Source { permit, timeout: self.deadlines().read, observer: &self.observer };
+        refresh(transport, self.cache.as_deref(), max_age, source).await
     }
 }
 
+/// The parts of the client that reads the kinds.
+pub(crate) struct Source<'a> {
+    /// A permit for the cluster.
+    pub(crate) permit: &'a Permit,
+    /// Timeout of the reads.
+    pub(crate) timeout: Duration,
+    pub(crate) observer: &'a Arc<dyn Observer>,
+}
+
 /// Reads the kinds, unless another call has found them at most `max_age` ago. Lists of kinds that are served no more
-/// leave the cache. `client` makes the client of the cluster.
+/// leave the cache.
 ///
 /// # Errors
 /// As every call to a cluster.
-pub(crate) async fn refresh<'a>(
+pub(crate) async fn refresh(
     transport: &Arc<Transport>,
     cache: Option<&ListCache>,
     max_age: Duration,
-    client: impl FnOnce() -> Result<ClusterClient<'a>>,
+    Source { permit, timeout, observer }: Source<'_>,
 ) -> Result<Arc<ServedKinds>> {
     let discovery = transport.discovery();
     let _one_at_a_time = discovery.reading.lock().await;
     if let Some(kinds) = discovery.younger_than(max_age) {
         return Ok(kinds);
     }
-    let client = client()?;
+    let client = ClusterClient::new(transport.clone(), permit, timeout, observer)?;
     let kinds = Arc::new(read(&client).await?);
     discovery.set(&kinds);
     if let Some(cache) = cache {

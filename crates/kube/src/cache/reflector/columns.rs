@@ -36,8 +36,9 @@ impl Reflector {
             return;
         }
         let (transport, cache) = (&self.store.transport, self.cache.upgrade());
-        let client = || self.client(self.deadline);
-        let kinds = discovery::refresh(transport, cache.as_deref(), discovery::RECENT, client).await;
+        let source =
+            discovery::Source { permit: &self.permit, timeout: self.deadline, observer: &self.observer };
+        let kinds = discovery::refresh(transport, cache.as_deref(), discovery::RECENT, source).await;
         if let Err(error) = kinds {
             tracing::debug!(kind = %self.kind, %error, "cannot read the kinds that a cluster serves");
         }
