@@ -352,3 +352,25 @@ async fn object_is_read_by_any_valid_name_with_its_events() {
     assert!(events.target.contains("fieldSelector=involvedObject.uid%3D0f8e5b0e-1"), "{}", events.target);
     assert!(get("absent").await.is_none());
 }
+
+#[tokio::test]
+async fn events_of_a_node_are_those_of_its_name() {
+    let server = FakeServer::start(|request, _| match path(request) {
+        "/api/v1/nodes/n1" => {
+            let metadata = json!({"name": "n1", "uid": "0f8e5b0e-1", "resourceVersion": "7"});
+            Reply::json(200, &json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}))
+        }
+        // a kubelet takes the name for the uid
+        "/api/v1/events" if request.target.contains("involvedObject.name%3Dn1") => {
+            let event = json!({"metadata": {"name": "e", "namespace": "default"}, "reason": "NodeReady",
+                "involvedObject": {"kind": "Node", "name": "n1", "uid": "n1"}});
+            Reply::json(200, &json!({"kind": "EventList", "metadata": {}, "items": [event]}))
+        }
+        _ => Reply::json(200, &json!({"kind": "EventList", "metadata": {}, "items": []})),
+    })
+    .await;
+    let access = AccessRequest::to(Verb::Get, Resource::Kind(Kind::Node)).in_cluster(CLUSTER);
+    let permit = pilothouse_core::testing::permit(&pilothouse_core::access::Caller::system(), access);
+    let found = ObjectApi::get(&adapter(&server), &permit, &PathName::new("n1").unwrap()).await.unwrap();
+    assert_eq!(found.unwrap().events.len(), 1);
+}
