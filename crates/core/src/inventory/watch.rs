@@ -47,6 +47,13 @@ pub struct WatchQuery {
     pub objects: Option<ObjectQuery>,
 }
 
+impl WatchQuery {
+    /// Number of rows of a requested page; `None` if none is requested.
+    fn rows_of_page(&self) -> Option<u64> {
+        self.window.then(|| self.objects.as_ref().map_or(self.query.per_page, ObjectQuery::per_page))
+    }
+}
+
 /// Item of a list stream.
 pub type ListStreamEvent = StreamEvent<WatchEvent>;
 /// Event stream of a watched list.
@@ -167,15 +174,18 @@ impl Watches {
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
         let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
-        let slot = self.slot(caller, watch.window)?;
+        let slot = self.slot(caller, watch.rows_of_page())?;
         let events = self.events(caller, permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
     }
 
-    /// The slot of a stream, which has pages or none.
-    fn slot(&self, caller: &Caller, has_pages: bool) -> Result<StreamSlot> {
+    /// The slot of a stream whose largest page, if it has pages, has this number of rows.
+    fn slot(&self, caller: &Caller, rows_of_page: Option<u64>) -> Result<StreamSlot> {
         let user = caller.principal();
-        if has_pages { self.streams.enter_pages(user) } else { self.streams.enter(user) }
+        match rows_of_page {
+            Some(rows) => self.streams.enter_pages(user, rows),
+            None => self.streams.enter(user),
+        }
     }
 
     /// The watch with the kind of its objects, if it is one of objects of any kind.

@@ -92,12 +92,13 @@ impl Streams {
         self.enter_list(user, EVENTS)
     }
 
-    /// Acquires a slot for a stream of pages of one or several lists.
+    /// Acquires a slot for a stream of one or several lists with pages of up to `per_page` rows.
     ///
     /// # Errors
     /// As [`Streams::enter`].
-    pub(crate) fn enter_pages(&self, user: Option<Principal>) -> Result<StreamSlot> {
-        self.enter_list(user, PAGE_EVENTS)
+    pub(crate) fn enter_pages(&self, user: Option<Principal>, per_page: u64) -> Result<StreamSlot> {
+        let pages = usize::try_from(PAGE_ROWS / per_page.max(1)).unwrap_or(EVENTS);
+        self.enter_list(user, pages.min(EVENTS))
     }
 
     /// Acquires the room for existing rows that are sent at the beginning of a watch.
@@ -187,9 +188,9 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
 const EVENTS: usize = 8;
-/// Number of events buffered for the reader of pages. An event has all rows of a page, and each page replaces the one
-/// before it.
-const PAGE_EVENTS: usize = 1;
+/// Number of rows in the pages that are buffered for a reader besides the one page that always is. A page replaces the
+/// one before it, so a slow reader needs none of the older ones.
+const PAGE_ROWS: u64 = 100;
 /// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;
 

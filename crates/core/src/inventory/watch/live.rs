@@ -42,7 +42,7 @@ impl Watches {
             1..=MAX_LIVE_WATCHES => {}
             _ => return Err(Error::invalid("sub", Reason::TooLong)),
         }
-        let slot = self.slot(caller, watches.iter().any(|watch| watch.window))?;
+        let slot = self.slot(caller, watches.iter().filter_map(WatchQuery::rows_of_page).max())?;
         let parts = watches.into_iter().enumerate().map(|(sub, watch)| {
             let (watches, caller) = (self.clone(), caller.clone());
             let opened = async move { watches.part(&caller, watch).await };
