@@ -135,10 +135,13 @@ pub const STATUS: &str = "status";
 /// Name of the field with the level of a row.
 pub const LEVEL: &str = "level";
 
+/// The initial rows of a watched list.
+pub type WatchedRows = Box<dyn ExactSizeIterator<Item = Row> + Send>;
+
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
-    /// The rows that match the query, in its order.
-    pub rows: Vec<Row>,
+    /// The rows that match the query, in its order. Those of objects of any kind are printed one by one, as they are taken.
+    pub rows: WatchedRows,
     /// Last time at which the rows were known to be current.
     pub as_of: Timestamp,
     /// Whether the cluster could not be reached since `as_of`.

@@ -19,10 +19,11 @@ struct Held<K> {
     total: usize,
 }
 
-/// Guard of a held slot. Dropping it releases the slot.
+/// Guard of one or several held slots. Dropping it releases them.
 pub(crate) struct LimiterSlot<K: Eq + Hash> {
     held: Arc<Mutex<Held<K>>>,
     key: K,
+    count: usize,
 }
 
 impl<K: Copy + Eq + Hash> Limiter<K> {
@@ -34,23 +35,29 @@ impl<K: Copy + Eq + Hash> Limiter<K> {
 
     /// Acquires a slot. `None` at a limit.
     pub(crate) fn acquire(&self, key: K) -> Option<LimiterSlot<K>> {
+        self.acquire_many(key, 1)
+    }
+
+    /// Acquires `count` slots. `None` if they would exceed a limit.
+    pub(crate) fn acquire_many(&self, key: K, count: usize) -> Option<LimiterSlot<K>> {
         let mut held = lock(&self.held);
-        let by_key = held.by_key.get(&key).copied().unwrap_or_default();
-        if by_key >= self.per_key || held.total >= self.total {
+        let by_key = held.by_key.get(&key).copied().unwrap_or_default().saturating_add(count);
+        let total = held.total.saturating_add(count);
+        if by_key > self.per_key || total > self.total {
             return None;
         }
-        held.by_key.insert(key, by_key + 1);
-        held.total += 1;
-        Some(LimiterSlot { held: self.held.clone(), key })
+        held.by_key.insert(key, by_key);
+        held.total = total;
+        Some(LimiterSlot { held: self.held.clone(), key, count })
     }
 }
 
 impl<K: Eq + Hash> Drop for LimiterSlot<K> {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
-        held.total -= 1;
+        held.total -= self.count;
         if let Some(count) = held.by_key.get_mut(&self.key) {
-            *count -= 1;
+            *count -= self.count;
             if *count == 0 {
                 held.by_key.remove(&self.key);
             }
@@ -79,6 +86,20 @@ mod tests {
         drop(first);
         assert!(limiter.acquire('a').is_some());
         assert!(limiter.acquire('b').is_some());
+        assert_eq!(lock(&limiter.held).by_key.len(), 1, "keys without slots are removed");
+    }
+
+    #[test]
+    fn several_slots_are_acquired_and_released_at_once() {
+        let limiter = Limiter::new(5, 8);
+        let first = limiter.acquire_many('a', 3).unwrap();
+        assert!(limiter.acquire_many('a', 3).is_none(), "limit of five slots per key");
+        let _second = limiter.acquire_many('b', 5).unwrap();
+        assert!(limiter.acquire('c').is_none(), "limit of eight slots in total");
+        assert!(limiter.acquire_many('c', usize::MAX).is_none());
+        assert!(limiter.acquire_many('c', 0).is_some());
+        drop(first);
+        assert!(limiter.acquire_many('a', 3).is_some());
         assert_eq!(lock(&limiter.held).by_key.len(), 1, "keys without slots are removed");
     }
 }

@@ -24,7 +24,7 @@ use crate::{error::Error, spawn::Spawner};
 
 mod limiter;
 
-pub(crate) use limiter::{LogConnection, StreamSlot};
+pub(crate) use limiter::{HeldRows, LogConnection, StreamSlot};
 pub use limiter::{StreamLimits, Streams};
 
 /// Item of an event stream.

@@ -7,24 +7,28 @@ use futures_executor::block_on;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Result,
+    Cause, Error, Result,
     access::Caller,
     app::{App, AppSettings},
     dynamic_kind::DynamicKind,
     error::Reason,
     ids::ClusterId,
     inventory::{
-        ChangeKind, WatchEvent, WatchQuery,
-        objects::{ObjectDetail, ObjectPage, ObjectQuery, ObjectRef, ServedKind},
+        ChangeKind, Listing, WatchEvent, WatchQuery,
+        objects::{
+            MockObjectApi, ObjectDetail, ObjectListing, ObjectPage, ObjectParts, ObjectQuery, ObjectRef,
+            ServedKind, ServedKinds,
+        },
     },
     kind::Kind,
     name::{Namespace, PathName},
     rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Reach, Rights, RoleRules},
     role::Role,
+    rows::Pagination,
     streams::{StreamEnd, StreamEvent},
     testing::{fake::Fake, new_cluster},
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
 
 const BOATS: &str = "boats.day2.example.org";
 
@@ -261,6 +265,51 @@ fn kind_that_is_not_served_is_looked_up_again() {
     fixture.fake.clusters.serve(ServedKind { verbs: vec!["create".to_owned()], ..served("reviews", false) });
     let refused = fixture.page(&viewer(), "reviews.day2.example.org", &[]).unwrap_err();
     assert_eq!(refused.cause, Cause::KindNotServed);
+}
+
+#[test]
+fn version_that_is_gone_is_looked_up_again() {
+    let mut api = MockObjectApi::new();
+    // the kinds that are known have another version than those that are read again
+    api.expect_kinds().returning(|_, max_age| {
+        let version = if max_age.is_none() { "v1" } else { "v2" };
+        let boats = ServedKind { version: version.to_owned(), ..served("boats", true) };
+        Ok(Arc::new(ServedKinds { kinds: vec![boats], warnings: Vec::new() }))
+    });
+    api.expect_page().returning(|_, served, _| {
+        if served.version == "v1" {
+            return Err(Error::new(Cause::KindNotServed));
+        }
+        let listing = Listing {
+            rows: Vec::new(),
+            pagination: Pagination::default(),
+            as_of: Timestamp::UNIX_EPOCH,
+            stale: false,
+            warnings: Vec::new(),
+        };
+        Ok(ObjectListing { columns: Arc::from([]), listing })
+    });
+    api.expect_get().returning(|permit, name| {
+        let kind = permit.kind()?;
+        if kind.info().version == "v1" || name.as_str() != "ship" {
+            return Ok(None);
+        }
+        let object = json!({"apiVersion": kind.api_version(), "kind": "Boat", "metadata": {"name": "ship"}});
+        let object = to_raw_value(&object).unwrap();
+        let parts = ObjectParts { object, events: Vec::new(), warnings: Vec::new() };
+        ObjectDetail::assemble(kind, "ship", parts, Timestamp::UNIX_EPOCH).map(Some)
+    });
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.objects = Arc::new(api);
+    let app = App::new(ports, AppSettings::default());
+    let cluster = block_on(app.clusters.create(&Caller::system(), new_cluster("one"))).unwrap().value.id;
+    let fixture = Fixture { fake, app, cluster };
+    assert!(fixture.page(&viewer(), BOATS, &[("namespace", "*")]).is_ok());
+    let ship = fixture.detail(&viewer(), BOATS, Some("shop"), "ship").unwrap();
+    assert_eq!(ship.object["apiVersion"], "day2.example.org/v2");
+    let absent = fixture.detail(&viewer(), BOATS, Some("shop"), "raft").unwrap_err();
+    assert_eq!(absent.cause, Cause::NotFoundInCluster);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use futures_channel::mpsc::UnboundedSender;
 use futures_executor::block_on;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::BoxStream};
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
@@ -211,6 +211,25 @@ fn watches_count_against_the_stream_limit_and_free_their_slot() {
 }
 
 #[test]
+fn rows_that_are_not_sent_yet_are_limited() {
+    // the list has three rows
+    let limits = StreamLimits { unsent_rows_per_user: 2, ..StreamLimits::default() };
+    let fixture = Fixture::with(limits);
+    assert_eq!(fixture.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
+    assert!(fixture.watch(&[("status", "Running")]).is_ok());
+    assert!(fixture.watch(&[("page", "1")]).is_ok(), "a page of a list holds no other rows");
+
+    let fixture = Fixture::with(StreamLimits { unsent_rows: 3, ..StreamLimits::default() });
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let _events = fixture.fake.clusters.next_watch();
+        let mut stream = fixture.watch(&[]).unwrap();
+        assert_eq!((next(&mut stream).len(), next(&mut stream)), (3, vec!["synced 3".to_owned()]));
+        streams.push(stream);
+    }
+}
+
+#[test]
 fn stalled_reader_is_ended_with_few_rows_buffered() {
     let fixture = Fixture::with(StreamLimits::default());
     let events = fixture.fake.clusters.next_watch();
@@ -228,6 +247,47 @@ fn stalled_reader_is_ended_with_few_rows_buffered() {
     };
     assert_eq!(end, "too_slow");
     assert!(received < 2_000, "{received}");
+}
+
+#[test]
+fn stalled_reader_of_windows_is_ended_with_few_pages_buffered() {
+    let fixture = Fixture::with(StreamLimits::default());
+    let watch = || fixture.query(fixture.cluster, &[("per_page", "500")]).unwrap();
+    // a page of a watch, and one of a live stream
+    for is_live in [false, true] {
+        let events = fixture.fake.clusters.next_watch();
+        let caller = Caller::system();
+        let live = is_live.then(|| fixture.app.watches.live(&caller, vec![watch()]).unwrap());
+        let plain = (!is_live).then(|| block_on(fixture.app.watches.watch(&caller, watch())).unwrap());
+        let end = Instant::now() + Duration::from_secs(30);
+        for n in 0.. {
+            assert!(Instant::now() < end, "the list watch is open");
+            fixture.fake.clusters.put(fixture.cluster, Kind::Pod, pod(&format!("more-{n}"), "Running"));
+            let changes = vec![Change::Added(row("more", "Running"))];
+            if events.unbounded_send(ListEvent::Changes(changes.into())).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (mut pages, mut last) = (0, None);
+        let mut stream: BoxStream<'_, ListStreamEvent> = match (live, plain) {
+            (Some(live), _) => live
+                .map(|event| match event {
+                    StreamEvent::Next(LiveEvent { event, .. }) => event,
+                    StreamEvent::End(end) => StreamEvent::End(end),
+                })
+                .boxed(),
+            (None, plain) => plain.unwrap().boxed(),
+        };
+        while let Some(event) = block_on(stream.next()) {
+            match event {
+                StreamEvent::Next(_) => pages += 1,
+                StreamEvent::End(end) => last = Some(end.reason()),
+            }
+        }
+        assert_eq!(last, Some("too_slow"));
+        assert!(pages <= 2, "{pages} pages");
+    }
 }
 
 #[test]

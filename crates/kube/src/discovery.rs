@@ -1,7 +1,8 @@
 //! Discovery: the kinds that a cluster serves, read in two requests, and in one for the names of its definitions.
 //!
 //! What was found is kept with the transport of the cluster, so a replaced connection begins anew. It is read again when
-//! it is used and older than [`RECENT`], and when a caller asks for a kind that it does not have.
+//! it is used and older than [`RECENT`], when a caller asks for a kind that it does not have, and when the server answers
+//! 404 for a cached list.
 
 use std::{
     collections::HashSet,
@@ -15,13 +16,16 @@ use pilothouse_core::{Error, Result, access::Permit, inventory::objects::ServedK
 use tokio::time::Instant;
 
 use self::document::{Document, Group, Version, parse_definitions, parse_version, served};
-use crate::{KubeClusters, client::ClusterClient, request::Call, transport::Transport};
+use crate::{
+    KubeClusters, cache::ListCache, client::ClusterClient, observe::Observer, request::Call,
+    transport::Transport,
+};
 
 mod document;
 mod wire;
 
 /// Age up to which the kinds of a cluster are used without reading them again.
-const RECENT: Duration = Duration::from_secs(30);
+pub(crate) const RECENT: Duration = Duration::from_secs(30);
 /// Number of versions whose kinds are read at the same time, from a server without discovery in one document.
 const CONCURRENT_VERSIONS: usize = 8;
 
@@ -92,26 +96,50 @@ impl KubeClusters {
         }
     }
 
-    /// Reads the kinds, unless another call has just found them. Lists of kinds that are served no more leave the cache.
+    /// As [`refresh`], under a permit to read what the cluster serves.
     async fn discover(
         &self,
         permit: &Permit,
         transport: &Arc<Transport>,
         max_age: Duration,
     ) -> Result<Arc<ServedKinds>> {
-        let discovery = transport.discovery();
-        let _one_at_a_time = discovery.reading.lock().await;
-        if let Some(kinds) = discovery.younger_than(max_age) {
-            return Ok(kinds);
-        }
-        let client = ClusterClient::new(transport.clone(), permit, self.deadlines().read, &self.observer)?;
-        let kinds = Arc::new(read(&client).await?);
-        discovery.set(&kinds);
-        if let Some(cache) = &self.cache {
-            cache.retain_objects(transport, |kind| kinds.contains(kind));
-        }
-        Ok(kinds)
+        let source = Source { permit, timeout: self.deadlines().read, observer: &self.observer };
+        refresh(transport, self.cache.as_deref(), max_age, source).await
     }
+}
+
+/// The parts of the client that reads the kinds.
+pub(crate) struct Source<'a> {
+    /// A permit for the cluster.
+    pub(crate) permit: &'a Permit,
+    /// Timeout of the reads.
+    pub(crate) timeout: Duration,
+    pub(crate) observer: &'a Arc<dyn Observer>,
+}
+
+/// Reads the kinds, unless another call has found them at most `max_age` ago. Lists of kinds that are served no more
+/// leave the cache.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn refresh(
+    transport: &Arc<Transport>,
+    cache: Option<&ListCache>,
+    max_age: Duration,
+    Source { permit, timeout, observer }: Source<'_>,
+) -> Result<Arc<ServedKinds>> {
+    let discovery = transport.discovery();
+    let _one_at_a_time = discovery.reading.lock().await;
+    if let Some(kinds) = discovery.younger_than(max_age) {
+        return Ok(kinds);
+    }
+    let client = ClusterClient::new(transport.clone(), permit, timeout, observer)?;
+    let kinds = Arc::new(read(&client).await?);
+    discovery.set(&kinds);
+    if let Some(cache) = cache {
+        cache.retain_objects(transport, |kind| kinds.contains(kind));
+    }
+    Ok(kinds)
 }
 
 /// Reads all kinds.

@@ -16,7 +16,7 @@ use pilothouse_core::{
         objects::{ObjectApi, ObjectDetail, ObjectListing, ObjectParts, ServedKind, ServedKinds},
     },
     kind::Kind,
-    name::PathName,
+    name::{ObjectName, PathName},
     namespaces::NamespaceScope,
     object::parse,
     rows::ListQuery,
@@ -71,7 +71,7 @@ impl ObjectApi for KubeClusters {
         let mut tree = client.meter().reserve();
         tree.add(bytes * TREE_FACTOR)?;
         let (events, warnings) = loop {
-            let read = events_about(&client, kind, &uid).await;
+            let read = events_about(&client, kind, name, &uid).await;
             if !client.restart(read.as_ref().err().map(|error| error.cause)).await? {
                 break read?;
             }
@@ -122,6 +122,7 @@ impl KubeClusters {
 async fn events_about(
     client: &ClusterClient<'_>,
     kind: Kind,
+    name: &PathName,
     uid: &str,
 ) -> Result<(Vec<EventRow>, Vec<Warning>)> {
     let unreadable = || vec![Warning::Unreadable(Kind::Event.info().plural)];
@@ -134,7 +135,11 @@ async fn events_about(
     }
     let permit = client.permit();
     let Some(scope) = permit.namespaces_of(Kind::Event)? else { return Ok((Vec::new(), unreadable())) };
-    let about = format!("involvedObject.uid={uid}");
+    let about = match ObjectName::new(name.as_str()) {
+        // in the events of a kubelet, the name of the node is its uid
+        Ok(name) if kind == Kind::Node => format!("involvedObject.kind=Node,involvedObject.name={name}"),
+        _ => format!("involvedObject.uid={uid}"),
+    };
     let selection = ListParams::default().fields(&about).limit(MAX_EVENTS);
     let row = |object: &RawValue| Ok(Some(About(EventRow::project(parse(object)?))));
     match list::first(client, Kind::Event, scope, &selection, row).await {

@@ -94,6 +94,14 @@ impl Projection {
         }
     }
 
+    /// A stored row of the list as it is shown now.
+    pub(crate) fn shown_row(&self, row: Row) -> Row {
+        match self {
+            Self::Objects(_) => row,
+            Self::Printed(printed) => printed.shown_row(&row),
+        }
+    }
+
     /// An event with its rows as they are shown now.
     pub(crate) fn shown_event(&self, event: ListEvent) -> ListEvent {
         match (self, event) {
@@ -150,9 +158,13 @@ impl Printed {
         shown(row, self.kind, &self.columns(), self.clock.now())
     }
 
-    fn shown_change(&self, change: &Change) -> Change {
+    fn shown_row(&self, row: &Row) -> Row {
         // rows of the table can be shown, because it has stored them
-        let shown = |row: &Row| self.shown(row).unwrap_or_else(|_| row.clone());
+        self.shown(row).unwrap_or_else(|_| row.clone())
+    }
+
+    fn shown_change(&self, change: &Change) -> Change {
+        let shown = |row: &Row| self.shown_row(row);
         match change {
             Change::Added(row) => Change::Added(shown(row)),
             Change::Changed(before, after) => Change::Changed(shown(before), shown(after)),
@@ -197,6 +209,7 @@ mod tests {
         let cells = |row: &Row| row.parse::<Value>().unwrap()["cells"].clone();
         let shown = projection.shown(rows.clone()).unwrap();
         assert_eq!(cells(&shown[0]), json!(["web", "0s"]));
+        assert_eq!(cells(&projection.shown_row(rows[0].clone())), json!(["web", "0s"]));
         let event = projection.shown_event(ListEvent::Changes(Arc::from([Change::Added(rows[0].clone())])));
         let ListEvent::Changes(changes) = event else { panic!("not changes") };
         assert_eq!(

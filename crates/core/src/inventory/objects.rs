@@ -31,6 +31,7 @@ pub use detail::{ManagedBy, ObjectDetail, ObjectParts};
 pub use owners::FieldOwner;
 pub use query::ObjectQuery;
 pub(crate) use query::to_list_objects;
+pub(crate) use row::digest_without_ages;
 pub use row::{Column, ObjectRow, StoredObject, shown};
 pub use served::{KindRow, ResourceName, ServedKind, ServedKinds};
 
@@ -38,6 +39,11 @@ pub use served::{KindRow, ResourceName, ServedKind, ServedKinds};
 const RECENT: Duration = Duration::from_secs(30);
 /// Age of a cluster's discovery up to which a kind that it does not name is taken as not served.
 const FRESH: Duration = Duration::from_secs(1);
+/// Ages of the discovery in which a kind is looked up: a name that the last one does not have may be new.
+const FIRST_LOOK: &[Option<Duration>] = &[None, Some(FRESH)];
+/// Ages of the discovery in which a kind is looked up again after the cluster answered that something does not exist:
+/// the version in which the kind was found may be gone.
+const SECOND_LOOK: &[Option<Duration>] = &[Some(RECENT)];
 
 /// A page of a list of objects of one kind.
 #[derive(Clone, Debug)]
@@ -132,11 +138,29 @@ impl Objects {
     /// `KindNotServed`; `InvalidInput` for a namespace that is missing or not expected; otherwise as [`Gate::allow`] and
     /// [`ObjectApi::page`].
     pub async fn page(&self, caller: &Caller, query: &ObjectQuery) -> Result<ObjectPage> {
-        let (served, kind) = self.served(caller, query.cluster, &query.resource, "list").await?;
-        let query_of_kind = query.of_kind(kind)?;
+        let served = |ages: &'static [Option<Duration>]| {
+            self.served(caller, query.cluster, &query.resource, "list", ages)
+        };
+        let found = served(FIRST_LOOK).await?;
+        match self.page_of(caller, query, &found).await {
+            Err(not_served) if not_served.cause == Cause::KindNotServed => {
+                let again = served(SECOND_LOOK).await?;
+                if again == found { Err(not_served) } else { self.page_of(caller, query, &again).await }
+            }
+            page => page,
+        }
+    }
+
+    async fn page_of(
+        &self,
+        caller: &Caller,
+        query: &ObjectQuery,
+        (served, kind): &(ServedKind, Kind),
+    ) -> Result<ObjectPage> {
+        let query_of_kind = query.of_kind(*kind)?;
         let access = to_list_objects(&query_of_kind)?.in_cluster(query.cluster);
         let permit = self.gate.allow(caller, access).await?;
-        let page = self.api.page(&permit, &served, &query_of_kind).await?;
+        let page = self.api.page(&permit, served, &query_of_kind).await?;
         Ok(ObjectPage { page, scope: ListedScope::of(&permit) })
     }
 
@@ -146,7 +170,8 @@ impl Objects {
     /// `KindNotServed`; `NotCached` for a kind that the cluster does not let watch; `InvalidInput` for a namespace that is
     /// missing or not expected; otherwise as [`Gate::allow`] and [`ObjectApi::kinds`].
     pub(crate) async fn watched(&self, caller: &Caller, query: &ObjectQuery) -> Result<ListQuery> {
-        let (served, kind) = self.served(caller, query.cluster, &query.resource, "list").await?;
+        let look = self.served(caller, query.cluster, &query.resource, "list", FIRST_LOOK);
+        let (served, kind) = look.await?;
         let query = query.of_kind(kind)?;
         if served.has_verb("watch") { Ok(query) } else { Err(Error::new(Cause::NotCached)) }
     }
@@ -164,9 +189,30 @@ impl Objects {
         cluster: ClusterId,
         object: &ObjectRef,
     ) -> Result<ObjectDetail> {
-        let ObjectRef { resource, namespace, name } = object;
-        query::check(resource)?;
-        let (_, kind) = self.served(caller, cluster, resource, "get").await?;
+        query::check(&object.resource)?;
+        let served =
+            |ages: &'static [Option<Duration>]| self.served(caller, cluster, &object.resource, "get", ages);
+        let (_, kind) = served(FIRST_LOOK).await?;
+        match self.detail_of(caller, cluster, object, kind).await {
+            Err(not_found) if not_found.cause == Cause::NotFoundInCluster => {
+                let (_, again) = served(SECOND_LOOK).await?;
+                if again == kind {
+                    Err(not_found)
+                } else {
+                    self.detail_of(caller, cluster, object, again).await
+                }
+            }
+            detail => detail,
+        }
+    }
+
+    async fn detail_of(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        ObjectRef { namespace, name, .. }: &ObjectRef,
+        kind: Kind,
+    ) -> Result<ObjectDetail> {
         let namespace = match (kind.info().namespaced, namespace) {
             (true, None) => return Err(Error::invalid("namespace", Reason::Required)),
             (false, Some(_)) => return Err(Error::invalid("namespace", Reason::Unknown)),
@@ -189,18 +235,18 @@ impl Objects {
         Ok(found.finish((!sees_all).then_some(&self.masked_fields)))
     }
 
-    /// The kind of this name, if the cluster serves it with this verb. A name that the last discovery does not have is
-    /// looked up again: its definition may be new.
+    /// The kind of this name, if the cluster serves it with this verb, by the first discovery of these ages that has it.
     async fn served(
         &self,
         caller: &Caller,
         cluster: ClusterId,
         resource: &ResourceName,
         verb: &str,
+        ages: &[Option<Duration>],
     ) -> Result<(ServedKind, Kind)> {
         let permit = self.discovery_permit(caller, cluster).await?;
-        for max_age in [None, Some(FRESH)] {
-            let kinds = self.api.kinds(&permit, max_age).await?;
+        for max_age in ages {
+            let kinds = self.api.kinds(&permit, *max_age).await?;
             if let Some(served) = kinds.find(resource).filter(|served| served.has_verb(verb))
                 && let Some(kind) = served.to_kind()
             {

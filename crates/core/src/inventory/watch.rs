@@ -21,7 +21,7 @@ use crate::{
     ids::ClusterId,
     rows::{ListQuery, Pagination, Row},
     spawn::Spawner,
-    streams::{EventStream, StreamEvent, StreamGuard, Streams},
+    streams::{EventStream, StreamEvent, StreamGuard, StreamSlot, Streams},
     usage::{Usage, UsageApi},
 };
 
@@ -45,6 +45,13 @@ pub struct WatchQuery {
     pub window: bool,
     /// The query of [`List::Objects`], whose kind is looked up in the cluster's discovery when the watch begins.
     pub objects: Option<ObjectQuery>,
+}
+
+impl WatchQuery {
+    /// Number of rows of a requested page; `None` if none is requested.
+    fn rows_of_page(&self) -> Option<u64> {
+        self.window.then(|| self.objects.as_ref().map_or(self.query.per_page, ObjectQuery::per_page))
+    }
 }
 
 /// Item of a list stream.
@@ -163,13 +170,22 @@ impl Watches {
     ///
     /// # Errors
     /// As [`Inventory::watch`]; for objects of any kind, those of their discovery; `Overloaded` if the caller, or all
-    /// callers together, have too many open streams.
+    /// callers together, have too many open streams, or too many rows in them that are not sent yet.
     pub async fn watch(&self, caller: &Caller, watch: WatchQuery) -> Result<ListStream> {
         let watch = self.resolve(caller, watch).await?;
         let (permit, revoked) = self.authorise(caller, &watch).await?;
-        let slot = self.streams.enter(caller.principal())?;
-        let events = self.events(permit, watch).await?;
+        let slot = self.slot(caller, watch.rows_of_page())?;
+        let events = self.events(caller, permit, watch).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| reader.send_all(events)))
+    }
+
+    /// The slot of a stream whose largest page, if it has pages, has this number of rows.
+    fn slot(&self, caller: &Caller, rows_of_page: Option<u64>) -> Result<StreamSlot> {
+        let user = caller.principal();
+        match rows_of_page {
+            Some(rows) => self.streams.enter_pages(user, rows),
+            None => self.streams.enter(user),
+        }
     }
 
     /// The watch with the kind of its objects, if it is one of objects of any kind.
@@ -194,7 +210,7 @@ impl Watches {
     }
 
     /// The events of a watch under a permit to list.
-    async fn events(&self, permit: Permit, watch: WatchQuery) -> Result<WatchEvents> {
+    async fn events(&self, caller: &Caller, permit: Permit, watch: WatchQuery) -> Result<WatchEvents> {
         let WatchQuery { list, query, window, .. } = watch;
         let query = query.within(permit.namespaces()).into_owned();
         if window {
@@ -210,7 +226,8 @@ impl Watches {
         }
         let scope = ListedScope::of(&permit);
         let watched = self.inventory.watch(&permit, list, &query).await?;
-        Ok(rows::events(watched, query, scope))
+        let held = self.streams.hold_rows(caller.principal(), watched.rows.len())?;
+        Ok(rows::events(watched, held, query, scope))
     }
 }
 

@@ -23,6 +23,10 @@ pub struct StreamLimits {
     /// Maximum number of streams of lists of all users. Each holds at most 64 KiB of memory, so that all of them hold
     /// at most 320 MiB.
     pub lists: usize,
+    /// Maximum number of existing rows that the watches of all users hold until they are sent, 24 bytes each.
+    pub unsent_rows: usize,
+    /// Maximum number of these rows of one user or service account.
+    pub unsent_rows_per_user: usize,
     /// Maximum number of connections to clusters for logs, of all users: one for each container that is followed. Each
     /// holds at most 1 MiB of memory.
     pub log_connections: usize,
@@ -37,6 +41,8 @@ impl Default for StreamLimits {
         Self {
             per_user: 32,
             lists: 5_000,
+            unsent_rows: 8_000_000,
+            unsent_rows_per_user: 2_000_000,
             log_connections: 512,
             log_connections_per_user: 128,
             stall_timeout: Duration::from_secs(30),
@@ -55,6 +61,7 @@ struct Inner {
     limits: StreamLimits,
     users: Limiter<Option<Principal>>,
     lists: Limiter<()>,
+    rows: Limiter<Option<Principal>>,
     connections: Limiter<Option<Principal>>,
     /// `None` after [`Streams::close`].
     stop: Mutex<Option<oneshot::Sender<()>>>,
@@ -69,6 +76,7 @@ impl Streams {
             limits,
             users: Limiter::new(limits.per_user, usize::MAX),
             lists: Limiter::new(usize::MAX, limits.lists),
+            rows: Limiter::new(limits.unsent_rows_per_user, limits.unsent_rows),
             connections: Limiter::new(limits.log_connections_per_user, limits.log_connections),
             stop: Mutex::new(Some(stop)),
             stopping: stopping.shared(),
@@ -81,8 +89,29 @@ impl Streams {
     /// # Errors
     /// `Overloaded` if a limit is reached, or after [`Streams::close`].
     pub(crate) fn enter(&self, user: Option<Principal>) -> Result<StreamSlot> {
+        self.enter_list(user, EVENTS)
+    }
+
+    /// Acquires a slot for a stream of one or several lists with pages of up to `per_page` rows.
+    ///
+    /// # Errors
+    /// As [`Streams::enter`].
+    pub(crate) fn enter_pages(&self, user: Option<Principal>, per_page: u64) -> Result<StreamSlot> {
+        let pages = usize::try_from(PAGE_ROWS / per_page.max(1)).unwrap_or(EVENTS);
+        self.enter_list(user, pages.min(EVENTS))
+    }
+
+    /// Acquires the room for existing rows that are sent at the beginning of a watch.
+    ///
+    /// # Errors
+    /// `Overloaded` if a limit is reached.
+    pub(crate) fn hold_rows(&self, user: Option<Principal>, count: usize) -> Result<HeldRows> {
+        Ok(HeldRows { _slot: self.0.rows.acquire_many(user, count).ok_or_else(overloaded)? })
+    }
+
+    fn enter_list(&self, user: Option<Principal>, buffered_events: usize) -> Result<StreamSlot> {
         let list = self.0.lists.acquire(()).ok_or_else(overloaded)?;
-        self.open(user, EVENTS, Some(list), None)
+        self.open(user, buffered_events, Some(list), None)
     }
 
     /// Acquires a slot for a stream of one log, with its connection to a cluster.
@@ -147,6 +176,11 @@ pub(crate) struct StreamSlot {
     _connection: Option<LogConnection>,
 }
 
+/// Room for the existing rows of one watch. Dropping it releases the room.
+pub(crate) struct HeldRows {
+    _slot: LimiterSlot<Option<Principal>>,
+}
+
 /// Slot of one connection to a cluster for a log. Dropping it releases the slot.
 pub(crate) struct LogConnection {
     _slot: LimiterSlot<Option<Principal>>,
@@ -154,6 +188,9 @@ pub(crate) struct LogConnection {
 
 /// Number of events buffered for a reader. An event has at most 16 KiB of lines or 2 KiB of rows, or one line or row.
 const EVENTS: usize = 8;
+/// Number of rows in the pages that are buffered for a reader besides the one page that always is. A page replaces the
+/// one before it, so a slow reader needs none of the older ones.
+const PAGE_ROWS: u64 = 100;
 /// Number of events buffered for the reader of a download. An event has at most 64 KiB.
 const DOWNLOAD_EVENTS: usize = 1;
 

@@ -131,7 +131,7 @@ impl WorkloadPods {
         match self.inventory.watch(&self.permit, List::Pods, &self.query).await {
             Ok(WatchSnapshot { rows, events, .. }) => {
                 self.stage = Stage::Watched(events);
-                PodsEvent::All(self.seen(&rows))
+                PodsEvent::All(self.seen(&rows.collect::<Vec<_>>()))
             }
             // the credential may not watch the pods of all namespaces, or there are too many of them
             Err(error) if matches!(error.cause, Cause::NotCached | Cause::ForbiddenByCluster) => {

@@ -272,10 +272,10 @@ impl Documented for LiveInput {
 
 /// The parameters of a page of a watched list.
 fn page() -> Vec<Value> {
-    let sort = json!({"type": "string", "pattern": "^-?[a-z_]+$", "maxLength": 64});
+    let sort = json!({"type": "string", "pattern": "^-?([a-z_]+|cell\\.[0-9]{1,2})$", "maxLength": 64});
     let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
     let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
-    let order = "A field of the kind's rows; a leading `-` sorts in descending order; the stream is a page";
+    let order = "A field of the kind's rows, of `resource` as for `/api/k8s/objects`; a leading `-` sorts in descending order; the stream is a page";
     vec![
         parameter("page", false, "From 1; the stream is a page", page),
         parameter("per_page", false, "Rows per page; the stream is a page", per_page),

@@ -53,6 +53,14 @@ fn every_reference_resolves() {
 }
 
 #[test]
+fn watch_documents_the_sort_fields_of_objects() {
+    let document = document();
+    let parameters = document["paths"]["/api/k8s/watch"]["get"]["parameters"].as_array().unwrap();
+    let sort = parameters.iter().find(|parameter| parameter["name"] == "sort").unwrap();
+    assert_eq!(sort["schema"]["pattern"], r"^-?([a-z_]+|cell\.[0-9]{1,2})$");
+}
+
+#[test]
 fn every_list_documents_its_sort_fields_in_both_directions() {
     let document = document();
     for info in LISTS {

@@ -189,8 +189,10 @@ impl ListCache {
         let store = self.watchable(permit, transport, list, query).await?;
         let (rows, events) = store.subscribe(query).await?;
         let (Freshness { as_of, stale }, absent) = store.freshness();
+        // printed when they are taken: until then, a row shares the memory of the cache
+        let printing = store.projection.clone();
+        let rows = Box::new(rows.into_iter().map(move |row| printing.shown_row(row)));
         let projection = store.projection.clone();
-        let rows = projection.shown(rows)?;
         let events = permitted_events(events, permit.namespaces().clone());
         let events = events.map(move |event| projection.shown_event(event)).boxed();
         Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })

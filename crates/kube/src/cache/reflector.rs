@@ -161,6 +161,7 @@ impl Reflector {
                 (state.absent, state.failure, state.as_of) = (true, None, now);
                 (state.synced_at, state.needs_refill) = (Some(Instant::now()), false);
             });
+            self.remove_if_not_served(failure).await;
             return Some(self.watch_timeout);
         }
         let uncacheable = match error.cause {
@@ -184,6 +185,7 @@ impl Reflector {
         if has_rows && let Err(error) = self.store.clear_rows(self.source).await {
             tracing::error!(kind = %self.kind, %error, "cannot remove the rows of a cached list");
         }
+        self.remove_if_not_served(failure).await;
         retry_interval.or(failure.retry_after.map(|after| after.min(MAX_BACKOFF)))
     }
 

@@ -208,7 +208,11 @@ async fn watcher_receives_every_change_after_the_rows() {
     let query = ListQuery { kinds: vec![Kind::Pod], per_page: 1, ..ListQuery::default() };
     let snapshot =
         cluster.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
-    assert_eq!(snapshot.rows.iter().map(Row::name).collect::<Vec<_>>(), ["a", "b"], "all rows, not a page");
+    assert_eq!(
+        snapshot.rows.map(|row| row.name().to_owned()).collect::<Vec<_>>(),
+        ["a", "b"],
+        "all rows, not a page"
+    );
     let watch = cluster.last_watch();
     send(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("MODIFIED", "a", 7, "Failed")));
     send(&watch, &(event("ADDED", "c", 8, "Pending") + &event("DELETED", "b", 9, "Running")));
@@ -368,7 +372,7 @@ async fn reader_of_a_set_receives_rows_and_events_of_its_namespaces() {
     assert_eq!((counts.total, counts.by_status.get("Running")), (1, Some(&1)));
 
     let snapshot = cluster.adapter.watch(&permit, List::Pods, &query).await.unwrap();
-    assert_eq!(snapshot.rows.iter().map(Row::name).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(snapshot.rows.map(|row| row.name().to_owned()).collect::<Vec<_>>(), ["b"]);
     let watch = cluster.last_watch();
     send(&watch, &event("ADDED", "d", 6, "Running"));
     send(&watch, &(event("MODIFIED", "a", 7, "Failed") + &in_team(event("MODIFIED", "b", 8, "Failed"))));

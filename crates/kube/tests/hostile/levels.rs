@@ -48,7 +48,7 @@ async fn level_changes_with_age_in_lists_and_watches() {
     let permit = permit_all(Verb::List, Kind::Pod);
     let all = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let watched = adapter.watch(&permit, List::Pods, &all).await.unwrap();
-    assert_eq!(levels(&watched.rows), ["new progress", "old warn"]);
+    assert_eq!(levels(&watched.rows.collect::<Vec<_>>()), ["new progress", "old warn"]);
     let warned = adapter.page(&permit, List::Pods, &with_level(Level::Warn)).await.unwrap();
     assert_eq!(levels(&warned.rows), ["old warn"]);
 

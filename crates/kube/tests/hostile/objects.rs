@@ -8,6 +8,7 @@ use pilothouse_core::{
     },
     name::PathName,
     rows::Change,
+    testing::fake::FakeRuntime,
 };
 use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep};
@@ -229,6 +230,30 @@ async fn cached_rows_follow_the_tables_of_a_watch() {
     assert!(cluster.watch_targets().iter().all(|target| target.starts_with(BOATS_PATH)));
 }
 
+/// So a watch of a large list holds no copy of it.
+#[tokio::test]
+async fn rows_of_a_watch_are_printed_when_they_are_taken() {
+    let first = |request: &RecordedRequest, _| {
+        let columns = json!([{"name": "Name", "type": "string"}, {"name": "Age", "type": "date"}]);
+        let mut ship = row("ship", 2, "60s");
+        ship["object"]["metadata"]["creationTimestamp"] = "2025-12-31T23:59:00Z".into();
+        let all = event("ADDED", Some(&columns), &ship) + &initial_events_end(5);
+        Some(if requests_initial_events(request) { all } else { String::new() })
+    };
+    let server = WatchServer::new(first, |_| Reply::Disconnect, CacheSettings::default()).await.server;
+    let clock = FakeRuntime::default().clock;
+    let connection = by_token(&server.address, Some(&server.ca), TOKEN);
+    let settings = CacheSettings::default();
+    let (adapter, _registry) =
+        common::with_cache_and_clock(connection, SHORT_DEADLINES, settings, clock.clone());
+    let kind = boats().to_kind().unwrap();
+    let query = ListQuery { kinds: vec![kind], ..ListQuery::default() };
+    let mut rows = adapter.watch(&permit_all(Verb::List, kind), List::Objects, &query).await.unwrap().rows;
+    assert_eq!(rows.len(), 1);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(rows.next().unwrap().parse::<Value>().unwrap()["cells"], json!(["ship", "70s"]));
+}
+
 #[tokio::test]
 async fn changed_columns_begin_the_list_anew() {
     let first = |request: &RecordedRequest, before: usize| {
@@ -326,4 +351,26 @@ async fn object_is_read_by_any_valid_name_with_its_events() {
     let events = server.requests().into_iter().find(|request| path(request) == "/api/v1/events").unwrap();
     assert!(events.target.contains("fieldSelector=involvedObject.uid%3D0f8e5b0e-1"), "{}", events.target);
     assert!(get("absent").await.is_none());
+}
+
+#[tokio::test]
+async fn events_of_a_node_are_those_of_its_name() {
+    let server = FakeServer::start(|request, _| match path(request) {
+        "/api/v1/nodes/n1" => {
+            let metadata = json!({"name": "n1", "uid": "0f8e5b0e-1", "resourceVersion": "7"});
+            Reply::json(200, &json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}))
+        }
+        // a kubelet takes the name for the uid
+        "/api/v1/events" if request.target.contains("involvedObject.name%3Dn1") => {
+            let event = json!({"metadata": {"name": "e", "namespace": "default"}, "reason": "NodeReady",
+                "involvedObject": {"kind": "Node", "name": "n1", "uid": "n1"}});
+            Reply::json(200, &json!({"kind": "EventList", "metadata": {}, "items": [event]}))
+        }
+        _ => Reply::json(200, &json!({"kind": "EventList", "metadata": {}, "items": []})),
+    })
+    .await;
+    let access = AccessRequest::to(Verb::Get, Resource::Kind(Kind::Node)).in_cluster(CLUSTER);
+    let permit = pilothouse_core::testing::permit(&pilothouse_core::access::Caller::system(), access);
+    let found = ObjectApi::get(&adapter(&server), &permit, &PathName::new("n1").unwrap()).await.unwrap();
+    assert_eq!(found.unwrap().events.len(), 1);
 }

@@ -78,7 +78,7 @@ async fn cached(others: usize) -> Vec<String> {
     let permit = permit_within(Verb::List, Kind::Pod, team());
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let snapshot = cluster.adapter.watch(&permit, List::Pods, &query).await.unwrap();
-    seen.extend(snapshot.rows.iter().map(|row| row.json().to_owned()));
+    seen.extend(snapshot.rows.map(|row| row.json().to_owned()));
     let watch = cluster.last_watch();
     for n in 0..6 {
         let version = 1000 * n;

@@ -60,6 +60,11 @@ impl ObjectQuery {
         Ok(Self { cluster, resource, query, has_namespace })
     }
 
+    /// Number of rows of a page.
+    pub(crate) fn per_page(&self) -> u64 {
+        self.query.per_page
+    }
+
     /// The query of rows of this kind.
     ///
     /// # Errors

@@ -10,9 +10,10 @@ use serde_json::{Value, json, value::RawValue};
 use super::age;
 use crate::{
     error::Result,
+    hex::Hex,
     kind::Kind,
     object::{Labels, Metadata, or_default, parse},
-    rows::{Cell, Field, ListRow, Row},
+    rows::{Cell, Digest, Field, ListRow, Row},
 };
 
 /// Number of columns by which rows can be sorted.
@@ -85,11 +86,14 @@ pub struct ObjectRow {
     /// The namespace whose right includes the row: of a `Namespace` its own name.
     #[serde(skip)]
     scope: Option<String>,
+    /// Digest of the stored row, in hexadecimal: it stays the same while only ages change.
+    #[serde(skip)]
+    stored: String,
 }
 
 impl ListRow for ObjectRow {
     /// Rows are shown in the order of [`StoredObject`].
-    const FIELDS: &'static [Field<Self>] = &[];
+    const FIELDS: &'static [Field<Self>] = &[Field::hidden("stored", |row| Cell::text(&*row.stored))];
 
     fn name(&self) -> &str {
         &self.name
@@ -180,7 +184,7 @@ impl StoredObject {
             }
         }
         let scope = scope(kind, &name, namespace.as_ref());
-        ObjectRow { name, namespace, uid, labels, created_at, cells, scope }
+        ObjectRow { name, namespace, uid, labels, created_at, cells, scope, stored: String::new() }
     }
 
     /// Sort key of a cell.
@@ -194,7 +198,14 @@ impl StoredObject {
 /// # Errors
 /// `Internal` if the row is not a [`StoredObject`].
 pub fn shown(row: &Row, kind: Kind, columns: &[Column], now: Timestamp) -> Result<Row> {
-    Row::of(&row.parse::<StoredObject>()?.shown(kind, columns, now))
+    let stored = Hex(row.digest()).to_string();
+    Row::of(&ObjectRow { stored, ..row.parse::<StoredObject>()?.shown(kind, columns, now) })
+}
+
+/// Digest of a row made by [`shown`], which is the same for rows that differ only in how much time has passed.
+pub(crate) fn digest_without_ages(row: &Row) -> Digest {
+    let stored: Option<Hex<16>> = row.text(0).and_then(|stored| stored.parse().ok());
+    stored.map_or_else(|| row.digest(), |Hex(digest)| digest)
 }
 
 /// The namespace whose right includes an object.
@@ -321,6 +332,26 @@ mod tests {
             Row::of(&stored.unwrap()).unwrap()
         };
         assert_eq!(stored("30s", "2026-03-01T10:00:31Z"), stored("120m", "2026-03-01T11:59:58Z"));
+    }
+
+    #[test]
+    fn digest_without_ages_changes_with_the_object_only() {
+        let columns = [column("Name", "string"), column("Ready", "string"), column("Age", "string")];
+        let row = |ready: &str, now: &str| {
+            let row = json!({"cells": ["web", ready, "30s"],
+                "object": {"metadata": {"name": "web", "creationTimestamp": "2026-03-01T11:59:30Z"}}});
+            let stored = Row::of(&project(Kind::Pod, &row, &columns)).unwrap();
+            shown(&stored, Kind::Pod, &columns, at(now)).unwrap()
+        };
+        let [now, later, other] = [
+            row("1/1", "2026-03-01T12:00:00Z"),
+            row("1/1", "2026-03-01T12:00:40Z"),
+            row("0/1", "2026-03-01T12:00:00Z"),
+        ];
+        assert_ne!(now.digest(), later.digest(), "an age is printed anew");
+        assert_eq!(digest_without_ages(&now), digest_without_ages(&later));
+        assert_ne!(digest_without_ages(&now), digest_without_ages(&other));
+        assert!(!now.json().contains("stored"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Watches {
             1..=MAX_LIVE_WATCHES => {}
             _ => return Err(Error::invalid("sub", Reason::TooLong)),
         }
-        let slot = self.streams.enter(caller.principal())?;
+        let slot = self.slot(caller, watches.iter().filter_map(WatchQuery::rows_of_page).max())?;
         let parts = watches.into_iter().enumerate().map(|(sub, watch)| {
             let (watches, caller) = (self.clone(), caller.clone());
             let opened = async move { watches.part(&caller, watch).await };
@@ -60,7 +60,7 @@ impl Watches {
         let opened = async {
             let watch = self.resolve(caller, watch).await?;
             let (permit, revoked) = self.authorise(caller, &watch).await?;
-            Ok::<_, Error>((self.events(permit, watch).await?, revoked))
+            Ok::<_, Error>((self.events(caller, permit, watch).await?, revoked))
         };
         let failed = |error| StreamEvent::End(StreamEnd::Failed(error));
         match opened.await {

@@ -8,7 +8,7 @@ use super::{ChangeKind, ListStreamEvent, WatchEvent, WatchEvents, until_end};
 use crate::{
     inventory::{ListEvent, ListedScope, WatchSnapshot},
     rows::{Change, ListQuery, Row},
-    streams::{StreamEnd, StreamEvent},
+    streams::{HeldRows, StreamEnd, StreamEvent},
 };
 
 /// Maximum number of rows per event.
@@ -17,11 +17,16 @@ const MAX_BATCH_ROWS: usize = 128;
 /// reader.
 const MAX_BATCH_BYTES: usize = 2 << 10;
 
-/// The events of a watch, up to its end.
-pub(super) fn events(watched: WatchSnapshot, query: ListQuery, scope: ListedScope) -> WatchEvents {
+/// The events of a watch, up to its end. The room for the existing rows is released when all of them are taken.
+pub(super) fn events(
+    watched: WatchSnapshot,
+    held: HeldRows,
+    query: ListQuery,
+    scope: ListedScope,
+) -> WatchEvents {
     let WatchSnapshot { rows, as_of, stale, warnings, events } = watched;
     let total = rows.len() as u64;
-    let existing = batches(rows.into_iter().map(|row| (ChangeKind::Added, row)));
+    let existing = batches(rows.map(|row| (ChangeKind::Added, row)));
     let synced = WatchEvent::Synced { total, as_of, stale, scope, warnings };
     let query = Arc::new(query);
     let changes = events.flat_map(move |event| {
@@ -40,7 +45,10 @@ pub(super) fn events(watched: WatchSnapshot, query: ListQuery, scope: ListedScop
         stream::once(ready(event)).right_stream()
     });
     let lost = stream::once(ready(StreamEvent::End(StreamEnd::ConnectionChanged)));
-    let synced = stream::once(ready(StreamEvent::Next(synced)));
+    let synced = stream::once(async move {
+        drop(held);
+        StreamEvent::Next(synced)
+    });
     until_end(stream::iter(existing).chain(synced).chain(changes).chain(lost))
 }
 

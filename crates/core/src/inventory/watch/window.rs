@@ -15,7 +15,9 @@ use crate::{
     access::Permit,
     error::Result,
     gate::Warning,
-    inventory::{Inventory, List, ListEvent, ListedScope, Listing, PageWithUsage},
+    inventory::{
+        Inventory, List, ListEvent, ListedScope, Listing, PageWithUsage, objects::digest_without_ages,
+    },
     rows::{Digest, ListQuery, Pagination, Row},
     spawn::Spawner,
     streams::{StreamEnd, StreamEvent},
@@ -46,7 +48,8 @@ pub(super) struct Window {
     sent: Option<Content>,
 }
 
-/// What two pages are compared by: everything but `as_of`, which advances while the rows stay the same.
+/// What two pages are compared by: everything but what advances while the rows stay the same, which is `as_of` and the
+/// ages in cells of objects.
 #[derive(PartialEq)]
 struct Content {
     rows: Vec<Digest>,
@@ -103,7 +106,7 @@ impl Window {
                 Ok(page) => page,
                 Err(error) => return (StreamEvent::End(StreamEnd::Failed(error)), None),
             };
-            let content = Content::of(&page);
+            let content = Content::of(self.pages.list, &page);
             if self.sent.as_ref() != Some(&content) {
                 self.sent = Some(content);
                 let PageWithUsage { listing, usage } = page;
@@ -153,13 +156,55 @@ impl Window {
 }
 
 impl Content {
-    fn of(PageWithUsage { listing: page, usage }: &PageWithUsage) -> Self {
+    fn of(list: List, PageWithUsage { listing: page, usage }: &PageWithUsage) -> Self {
+        let digest: fn(&Row) -> Digest =
+            if list == List::Objects { digest_without_ages } else { Row::digest };
         Self {
-            rows: page.rows.iter().map(Row::digest).collect(),
+            rows: page.rows.iter().map(digest).collect(),
             usage: usage.clone(),
             pagination: page.pagination,
             stale: page.stale,
             warnings: page.warnings.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+    use crate::{
+        inventory::objects::{Column, StoredObject, shown},
+        kind::Kind,
+    };
+
+    /// A page with a boat of this crew, as shown this time after its creation.
+    fn page(crew: &str, age_seconds: i64) -> PageWithUsage {
+        let column = |name: &str, r#type: &str| Column {
+            name: name.to_owned(),
+            r#type: r#type.to_owned(),
+            priority: 0,
+        };
+        let columns = [column("Crew", "string"), column("Age", "date")];
+        let created = Timestamp::from_second(1_700_000_000).unwrap();
+        let metadata = json!({"name": "ship", "creationTimestamp": created.to_string()});
+        let boat = json!({"cells": [crew, "0s"], "object": {"metadata": metadata}});
+        let stored = StoredObject::project(Kind::Pod, &to_raw_value(&boat).unwrap(), &columns, created);
+        let now = Timestamp::from_second(1_700_000_000 + age_seconds).unwrap();
+        let row = shown(&Row::of(&stored.unwrap()).unwrap(), Kind::Pod, &columns, now).unwrap();
+        let pagination = Pagination { page: 1, per_page: 20, total: 1, pages: 1 };
+        let listing = Listing { rows: vec![row], pagination, as_of: now, stale: false, warnings: Vec::new() };
+        PageWithUsage { listing, usage: Vec::new() }
+    }
+
+    #[test]
+    fn page_of_objects_is_the_same_while_only_ages_change() {
+        let content = |page: &PageWithUsage| Content::of(List::Objects, page);
+        let (now, later) = (page("ann", 1), page("ann", 61));
+        assert_ne!(now.listing.rows[0].json(), later.listing.rows[0].json());
+        assert!(content(&now) == content(&later));
+        assert!(content(&now) != content(&page("eve", 1)));
     }
 }

@@ -258,7 +258,7 @@ impl Inventory for FakeClusters {
         let Listing { rows, as_of, stale, warnings, .. } = self.page(permit, list, &whole).await?;
         let events = lock(&self.events).pop_front();
         let events = events.map_or_else(|| stream::empty().boxed(), StreamExt::boxed);
-        Ok(WatchSnapshot { rows, as_of, stale, warnings, events })
+        Ok(WatchSnapshot { rows: Box::new(rows.into_iter()), as_of, stale, warnings, events })
     }
 }
 

@@ -127,6 +127,33 @@ async fn watches_of_a_kind_end_when_the_discovery_has_it_no_more() {
     }
 }
 
+#[tokio::test]
+async fn watch_of_a_kind_that_is_gone_ends_although_nobody_reads_the_discovery() {
+    let plurals = Arc::new(Mutex::new(vec!["boats"]));
+    let (watched, served) = (plurals.clone(), plurals.clone());
+    let first = move |request: &RecordedRequest, _| {
+        let all = event("ADDED", Some(&columns(&["Name", "Crew"])), &row("ship", 2, "ann"))
+            + &initial_events_end(5);
+        let body = if requests_initial_events(request) { all } else { String::new() };
+        watched.lock().unwrap().contains(&"boats").then_some(body)
+    };
+    let other = move |request: &RecordedRequest| {
+        let not_found = || Reply::Body(404, vec![], "404 page not found".to_owned());
+        discovery(request, &served.lock().unwrap()).unwrap_or_else(not_found)
+    };
+    let cluster = WatchServer::new(first, other, CacheSettings::default()).await;
+    wait_for_cells(&cluster.adapter, &[json!(["ship", "ann"])]).await;
+    let kind = boats().to_kind().unwrap();
+    let query = ListQuery { kinds: vec![kind], ..ListQuery::default() };
+    let mut events =
+        cluster.adapter.watch(&permit_all(Verb::List, kind), List::Objects, &query).await.unwrap().events;
+    plurals.lock().unwrap().clear();
+    let _ = cluster.last_watch().send(BodyPart::End);
+    let end = async { while !matches!(events.next().await, None | Some(ListEvent::ConnectionChanged)) {} };
+    tokio::time::timeout(TEST_TIMEOUT, end).await.unwrap();
+    assert_eq!(page(&cluster.adapter, &boats()).await.unwrap_err().cause, Cause::KindNotServed);
+}
+
 /// The cells of a boat whose columns are those of [`kinds::ServedKind::boats`].
 fn boat(name: &str, crew: u8) -> (Value, Vec<Value>) {
     let object = json!({"metadata": {"name": name, "namespace": "shop"}});
