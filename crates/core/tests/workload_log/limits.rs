@@ -27,6 +27,52 @@ fn at_most_fifty_containers_are_followed_and_the_rest_is_reported() {
 }
 
 #[test]
+fn containers_that_had_no_place_are_followed_when_one_is_free() {
+    let fixture = Fixture::new();
+    let pods: Vec<_> = (0..20)
+        .map(|n| {
+            let mut pod = pod("web", &format!("web-{n}"), n);
+            pod["spec"]["containers"] = json!([{"name": "a"}, {"name": "b"}, {"name": "c"}]);
+            pod
+        })
+        .collect();
+    for pod in &pods {
+        fixture.put(pod);
+    }
+    let events = fixture.fake.clusters.next_watch();
+    let mut logs: Vec<_> = (0..60).map(|_| fixture.fake.clusters.next_log()).collect();
+    let mut followed =
+        fixture.follow(WorkloadLogQuery { containers: ContainerChoice::All, ..fixture.query() });
+    followed.until("left_out: too_many_sources 4");
+    followed.until("web-3 b following");
+    // three places become free: one for the rest of the pod that was followed in part, two for the next one
+    change(&events, Change::Removed(row(&pods[19])));
+    drop(logs.drain(..3));
+    followed.until("web-3 c following");
+    followed.until("web-2 b following");
+}
+
+#[test]
+fn ended_containers_give_their_places_to_newer_pods() {
+    let fixture = Fixture::new();
+    for n in 0..50 {
+        fixture.put(&pod("web", &format!("web-{n}"), n));
+    }
+    let events = fixture.fake.clusters.next_watch();
+    // each log has one line and ends
+    let mut followed = fixture.follow(fixture.query());
+    let count_ended =
+        |followed: &Followed| followed.reported.iter().filter(|one| one.ends_with(" ended")).count();
+    while count_ended(&followed) < MAX_SOURCES {
+        followed.next();
+    }
+    let newer = pod("web", "web-50", 50);
+    fixture.put(&newer);
+    change(&events, Change::Added(row(&newer)));
+    followed.until("web-50 app following");
+}
+
+#[test]
 fn connections_are_limited_and_what_cannot_be_followed_is_reported() {
     let limits = StreamLimits { log_connections: 1, ..StreamLimits::default() };
     let fixture = Fixture::with(limits, Arc::new(PatientSpawner));
