@@ -16,7 +16,10 @@ use futures_util::{
 };
 use jiff::Timestamp;
 
-use self::parts::{Cluster, Followed, Pod, PodStage, modes};
+use self::{
+    lag::Lag,
+    parts::{Cluster, Followed, Pod, PodStage, begin, modes},
+};
 use super::{
     ContainerChoice, LogSource, LogTime, MAX_SOURCES, SourceEvent, SourceState, WorkloadLogEvent,
     WorkloadLogLine, WorkloadLogQuery,
@@ -35,6 +38,7 @@ use crate::{
     streams::{StreamEnd, StreamEvent},
 };
 
+mod lag;
 mod parts;
 
 /// Time for which a log that was opened and has sent nothing counts as behind.
@@ -63,6 +67,8 @@ pub(super) struct Follower {
     merger: Merger<Arc<LogSource>>,
     /// The logs that are behind, and until when they count as such.
     behind: HashMap<Arc<LogSource>, Duration>,
+    /// The logs whose lines arrive late.
+    lag: Lag,
     /// The logs that have ended.
     ended: HashSet<Arc<LogSource>>,
     /// Number of pods that are left out, as reported last.
@@ -107,6 +113,7 @@ impl Follower {
         let (first, later) = modes(start, previous);
         Ok(Self {
             merger: Merger::new(access.spawner.clone()),
+            lag: Lag::new(begin(start, clock.now())),
             access,
             clock,
             containers,
@@ -360,10 +367,11 @@ impl Follower {
                         self.behind.remove(source);
                     }
                 }
-                let is_behind = self.is_behind();
+                let (is_behind, now) = (self.is_behind(), self.clock.monotonic());
+                let lag = &mut self.lag;
                 let line = |(source, line): (Arc<LogSource>, LogLine)| {
                     let time = line.time();
-                    let id = time.filter(|_| !is_behind).map(LogTime);
+                    let id = time.filter(|time| lag.accept(&source, *time, now) && !is_behind).map(LogTime);
                     WorkloadLogLine { source, time, id, text: line.text }
                 };
                 self.pending.push_back(WorkloadLogEvent::Lines(lines.into_iter().map(line).collect()));
@@ -380,6 +388,7 @@ impl Follower {
                     None => self.behind.remove(&source),
                 };
                 if state == SourceState::Ended {
+                    self.lag.remove(&source);
                     self.ended.insert(source.clone());
                 } else {
                     self.ended.remove(&source);
@@ -389,6 +398,7 @@ impl Follower {
             }
             Merged::Over(source) => {
                 self.behind.remove(&source);
+                self.lag.remove(&source);
                 self.ended.remove(&source);
                 self.may_admit = true;
             }

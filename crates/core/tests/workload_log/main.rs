@@ -306,6 +306,12 @@ fn line_has_no_id_while_a_log_is_behind() {
     assert_eq!(id(&a, 1), None, "the other log has sent nothing yet");
     assert_eq!(id(&b, 2).as_deref(), Some("2026-01-01T00:00:02Z"));
     assert_eq!(id(&a, 3).as_deref(), Some("2026-01-01T00:00:03Z"));
+    // a log lags behind the other one
+    assert_eq!(id(&a, 100).as_deref(), Some("2026-01-01T00:01:40Z"));
+    assert_eq!(id(&b, 10).as_deref(), Some("2026-01-01T00:00:10Z"));
+    assert_eq!(id(&a, 101), None, "lines of the other log may follow");
+    assert_eq!(id(&b, 102).as_deref(), Some("2026-01-01T00:01:42Z"));
+    assert_eq!(id(&a, 103).as_deref(), Some("2026-01-01T00:01:43Z"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
 
 /// Time before the id from which a stream is resumed, whose lines are sent again: within it, lines of one log may have
 /// arrived later than those of others.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
+pub(super) const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
 
 /// A cluster of the stream.
 pub(super) struct Cluster {
@@ -90,6 +90,15 @@ pub(super) fn modes(start: WorkloadLogStart, previous: bool) -> (Mode, Mode) {
     };
     let later = if previous { first.clone() } else { Mode::Follow(FollowStart::Beginning) };
     (first, later)
+}
+
+/// The time from which no line of the logs may be lost: that of the id, or the present. Existing lines with which a stream
+/// begins may be older.
+pub(super) fn begin(start: WorkloadLogStart, now: Timestamp) -> Timestamp {
+    match start {
+        WorkloadLogStart::After(LogTime(time)) => time.checked_sub(OVERLAP).unwrap_or(Timestamp::MIN),
+        WorkloadLogStart::Newest { .. } => now,
+    }
 }
 
 #[cfg(test)]
