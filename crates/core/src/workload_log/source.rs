@@ -169,6 +169,10 @@ impl Source {
                 (SourceState::Following, None)
             }
             Err(error) if error.cause == Cause::ContainerNotStarted => {
+                if let Mode::Follow(start) = &mut self.mode {
+                    // all that it will write is new
+                    *start = FollowStart::Beginning;
+                }
                 let reason = error.context.message.clone();
                 self.ended(SourceState::Waiting, reason)
             }

@@ -12,15 +12,20 @@ use std::{
 use async_trait::async_trait;
 use futures_channel::mpsc::UnboundedSender;
 use futures_executor::block_on;
-use futures_util::{StreamExt, future::BoxFuture};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, ready},
+    stream,
+};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
-    app::{App, AppSettings},
+    app::{App, AppSettings, Ports},
     ids::ClusterId,
     inventory::{List, ListEvent},
     kind::Kind,
-    name::{Namespace, ObjectName},
+    name::{ContainerName, Namespace, ObjectName},
+    pod::{FollowStart, MockPodApi, PodContainers},
     rows::{Change, Row},
     spawn::{Computation, Spawner},
     streams::{StreamEnd, StreamEvent, StreamLimits},
@@ -54,6 +59,10 @@ impl Fixture {
         let fake = Fake::default();
         let mut ports = fake.ports();
         ports.runtime.spawner = spawner;
+        Self::of(fake, ports, streams)
+    }
+
+    fn of(fake: Fake, ports: Ports, streams: StreamLimits) -> Self {
         let app = App::new(ports, AppSettings { streams, ..AppSettings::default() });
         let clusters = ["demo", "second"].map(|name| {
             block_on(app.clusters.create(&Caller::system(), new_cluster(name))).unwrap().value.id
@@ -266,6 +275,34 @@ fn restarted_container_goes_on_after_its_last_line() {
     change(&events, Change::Changed(before, row(&pod)));
     followed.until("web-a app following");
     assert_eq!(followed.lines(1), ["web-a three"], "a line comes once");
+}
+
+#[test]
+fn container_that_starts_later_is_read_from_its_first_line() {
+    let mut pods = MockPodApi::new();
+    let app = || ContainerName::new("app").unwrap();
+    pods.expect_containers().returning(move |_, _| Ok(PodContainers { default: app(), names: vec![app()] }));
+    let not_started = || Error::new(Cause::ContainerNotStarted).message("PodInitializing");
+    pods.expect_follow().once().returning(move |_, _, _| Err(not_started()));
+    pods.expect_follow().returning(|_, _, follow| {
+        assert_eq!(follow.start, FollowStart::Beginning);
+        let line = Ok(b"2026-01-01T00:00:01Z started\n".to_vec());
+        Ok(stream::once(ready(line)).chain(stream::pending()).boxed())
+    });
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    let mut pod = pod("web", "web-a", 1);
+    pod["status"]["phase"] = json!("Pending");
+    fixture.put(&pod);
+    let events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app waiting: PodInitializing");
+    let before = row(&pod);
+    pod["status"]["phase"] = json!("Running");
+    change(&events, Change::Changed(before, row(&pod)));
+    assert_eq!(followed.lines(1), ["web-a started"]);
 }
 
 #[test]
