@@ -317,7 +317,12 @@ impl Follower {
                     let reason = error.cause.as_str().to_owned();
                     self.report(id, Some(name), None, SourceState::Failed, Some(reason));
                 }
-                self.resolve(key, RETRY_INTERVAL);
+                if matches!(self.later, Mode::Follow(_)) {
+                    self.resolve(key, RETRY_INTERVAL);
+                } else if let Some(pod) = self.pods.get_mut(&key) {
+                    // previous logs are read once
+                    pod.stage = PodStage::Followed;
+                }
                 return;
             }
         };

@@ -410,3 +410,18 @@ fn previous_logs_are_read_once() {
     assert_eq!(followed.lines(2), ["web-b crashed first", "web-a crashed"]);
     assert_eq!(followed.end(), StreamEnd::Completed);
 }
+
+#[test]
+fn stream_of_previous_logs_ends_also_if_a_pod_cannot_be_read() {
+    let mut pods = MockPodApi::new();
+    pods.expect_containers().returning(|_, _| Err(Error::new(Cause::ForbiddenByCluster)));
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    fixture.put(&pod("web", "web-a", 1));
+    let _events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(WorkloadLogQuery { previous: true, ..fixture.query() });
+    assert_eq!(followed.end(), StreamEnd::Completed);
+    assert_eq!(followed.reported, ["web-a failed: forbidden_by_cluster"]);
+}
