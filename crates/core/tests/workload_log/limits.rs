@@ -140,19 +140,46 @@ fn stream_ends_with_its_cluster_its_connection_and_the_server() {
     }
 }
 
-#[test]
-fn stalled_reader_is_ended_with_few_lines_buffered() {
-    let fixture = Fixture::with(StreamLimits::default(), Arc::new(ThreadSpawner));
-    for n in 0..10 {
+/// Number of lines of a long log, each of 1 kB.
+const LONG: u32 = 300;
+
+/// This number of pods, each with a long log.
+fn with_long_logs(pods: u32, spawner: Arc<dyn Spawner>) -> (Fixture, Vec<Log>) {
+    let fixture = Fixture::with(StreamLimits::default(), spawner);
+    for n in 0..pods {
         fixture.put(&pod("web", &format!("web-{n}"), n));
     }
-    let _events = fixture.fake.clusters.next_watch();
-    let logs: Vec<_> = (0..10).map(|_| fixture.fake.clusters.next_log()).collect();
+    let logs: Vec<_> = (0..pods).map(|_| fixture.fake.clusters.next_log()).collect();
     for log in &logs {
-        for n in 0..1000 {
+        for n in 0..LONG {
             write(log, n, &"x".repeat(1000));
         }
     }
+    (fixture, logs)
+}
+
+#[test]
+fn logs_are_read_only_as_far_as_the_reader_reads() {
+    let (fixture, logs) = with_long_logs(50, Arc::new(PatientSpawner));
+    let _events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(fixture.query());
+    followed.lines(1);
+    let read = || logs.iter().map(|log| LONG as usize - log.len()).sum::<usize>();
+    let mut before = 0;
+    while std::mem::replace(&mut before, read()) != before {
+        thread::sleep(Duration::from_millis(100));
+    }
+    // a line of each log waits, and about ten batches of 17 lines are buffered
+    assert!((50..400).contains(&before), "{before} lines were read");
+    assert!(logs.iter().all(|log| !log.is_closed()));
+    // the rest is still there
+    followed.lines(5000);
+}
+
+#[test]
+fn stalled_reader_is_ended_with_few_lines_buffered() {
+    let (fixture, logs) = with_long_logs(10, Arc::new(ThreadSpawner));
+    let _events = fixture.fake.clusters.next_watch();
     let mut followed = fixture.follow(fixture.query());
     eventually("the logs are closed", || logs.iter().all(UnboundedSender::is_closed));
     let mut read = 0;
