@@ -103,7 +103,8 @@ pub(super) struct Due {
 pub(super) struct Parts(HashMap<Part, State>);
 
 impl Parts {
-    /// Records a read under a permit. Returns the part that serves it, and whether it was not read before.
+    /// Records a read under a permit. Returns the part that serves it, and whether what is read was not read before: the
+    /// part, or the usage of workloads in it.
     ///
     /// # Errors
     /// As [`Permit::for_usage`].
@@ -111,7 +112,7 @@ impl Parts {
         let own = permit.for_usage()?;
         let is_of_workloads = permit.kind()? != own.kind()?;
         let (part, keeps) = self.choose(own.kind()?, permit.namespaces(), now);
-        let is_new = !self.0.contains_key(&part);
+        let mut is_new = !self.0.contains_key(&part);
         let state = self.0.entry(part.clone()).or_insert_with(|| State {
             permit: own,
             known: KnownUsage::default(),
@@ -126,6 +127,7 @@ impl Parts {
         if is_of_workloads {
             if !state.wants_workloads(now) {
                 state.polled_at = None;
+                is_new = true;
             }
             state.workloads_read_at = Some(now);
         }
@@ -251,7 +253,7 @@ mod tests {
         let (mut parts, start) = (Parts::default(), Instant::now());
         assert_eq!(read(&mut parts, Kind::Pod, Some("a"), start), (of("a"), true));
         assert_eq!(read(&mut parts, Kind::Node, None, start), (Part::Nodes, true));
-        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), start), (of("a"), false));
+        assert_eq!(read(&mut parts, Kind::Pod, Some("a"), start), (of("a"), false));
         assert_eq!(due(&mut parts, start), [Part::Nodes, of("a")]);
         assert!(!parts.is_polled(&Part::Nodes));
         for part in [Part::Nodes, of("a")] {
@@ -295,8 +297,9 @@ mod tests {
         read(&mut parts, Kind::Pod, Some("a"), now);
         parts.store(&of("a"), Polled::Read(table()), now);
         assert!(parts.due(now).is_empty());
-        read(&mut parts, Kind::Deployment, Some("a"), now);
+        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), true), "it is waited for");
         assert!(parts.due(now)[0].with_workloads);
+        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), false));
     }
 
     #[test]
