@@ -1,7 +1,10 @@
 //! Limits of the stream, clusters that cannot be read, and the end of the stream.
 
 use pilothouse_core::{
-    testing::fake::Condition,
+    access::Permit,
+    inventory::{Inventory, Listing},
+    rows::ListQuery,
+    testing::fake::{Condition, FakeClusters},
     workload_log::{MAX_SOURCES, SourceState},
 };
 
@@ -103,6 +106,34 @@ fn cluster_that_cannot_be_read_is_reported_and_the_other_goes_on() {
     let mut followed = fixture.follow(WorkloadLogQuery { clusters: vec![first, second], ..fixture.query() });
     assert_eq!(followed.lines(1), ["web-z one"]);
     assert!(followed.reported.contains(&"failed: unreachable".to_owned()), "{:?}", followed.reported);
+}
+
+/// Clusters whose lists cannot be watched.
+struct Unwatched(Arc<FakeClusters>);
+
+#[async_trait]
+impl Inventory for Unwatched {
+    async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
+        self.0.page(permit, list, query).await
+    }
+}
+
+#[test]
+fn pods_that_cannot_be_watched_are_read_at_intervals() {
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.inventory = Arc::new(Unwatched(fake.clusters.clone()));
+    ports.runtime.spawner = Arc::new(PatientSpawner);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    fixture.put(&pod("web", "web-a", 1));
+    let [a, b] = [(); 2].map(|()| fixture.fake.clusters.next_log());
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app following");
+    fixture.put(&pod("web", "web-b", 2));
+    followed.until("web-b app following");
+    write(&a, 1, "one");
+    write(&b, 2, "two");
+    assert_eq!(followed.lines(2), ["web-a one", "web-b two"]);
 }
 
 #[test]
