@@ -71,6 +71,8 @@ struct State {
     read_at: Instant,
     /// Last read of workloads.
     workloads_read_at: Option<Instant>,
+    /// Whether the last poll that began is of workloads, too.
+    polls_workloads: bool,
     polled_at: Option<Instant>,
     /// Last poll that read something.
     known_at: Option<Instant>,
@@ -118,6 +120,7 @@ impl Parts {
             known: KnownUsage::default(),
             read_at: now,
             workloads_read_at: None,
+            polls_workloads: false,
             polled_at: None,
             known_at: None,
         });
@@ -155,11 +158,10 @@ impl Parts {
     /// Removes the parts that nobody reads any more, and returns those that are to be polled now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Due> {
         self.0.retain(|_, state| !state.is_idle(now));
-        let due = self.0.iter().filter(|(_, state)| state.due_at().is_none_or(|at| at <= now));
-        let due = due.map(|(part, state)| Due {
-            part: part.clone(),
-            permit: state.permit.clone(),
-            with_workloads: state.wants_workloads(now),
+        let due = self.0.iter_mut().filter(|(_, state)| state.due_at().is_none_or(|at| at <= now));
+        let due = due.map(|(part, state)| {
+            state.polls_workloads = state.wants_workloads(now);
+            Due { part: part.clone(), permit: state.permit.clone(), with_workloads: state.polls_workloads }
         });
         due.collect()
     }
@@ -172,7 +174,9 @@ impl Parts {
     /// Stores the result of a poll.
     pub(super) fn store(&mut self, part: &Part, polled: Polled, now: Instant) {
         let Some(state) = self.0.get_mut(part) else { return };
-        state.polled_at = Some(now);
+        // workloads that were first read meanwhile are polled next
+        let is_whole = state.polls_workloads || !state.wants_workloads(now);
+        state.polled_at = is_whole.then_some(now);
         let without = |warning| KnownUsage { table: Arc::default(), warning };
         match polled {
             Polled::Read(table) => {
@@ -300,6 +304,18 @@ mod tests {
         assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), true), "it is waited for");
         assert!(parts.due(now)[0].with_workloads);
         assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), false));
+    }
+
+    #[test]
+    fn workloads_that_are_read_during_a_poll_are_polled_next() {
+        let (mut parts, now) = (Parts::default(), Instant::now());
+        read(&mut parts, Kind::Pod, Some("a"), now);
+        assert!(!parts.due(now)[0].with_workloads);
+        read(&mut parts, Kind::Deployment, Some("a"), now);
+        parts.store(&of("a"), Polled::Read(table()), now);
+        assert!(!parts.is_polled(&of("a")) && parts.due(now)[0].with_workloads);
+        parts.store(&of("a"), Polled::Read(table()), now);
+        assert!(parts.is_polled(&of("a")) && parts.due(now).is_empty());
     }
 
     #[test]
