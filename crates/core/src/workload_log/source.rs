@@ -228,7 +228,10 @@ impl Source {
     async fn wait(&mut self, retry: bool) {
         let pause = if retry { self.access.spawner.sleep(RETRY_INTERVAL) } else { pending::<()>().boxed() };
         self.stage = match select(self.changed.next(), pause).await {
-            Either::Left((None, _)) => Stage::Over,
+            Either::Left((None, _)) => {
+                self.next = Some((SourceState::Ended, None));
+                Stage::Over
+            }
             Either::Left((Some(()), _)) | Either::Right(_) => Stage::Connect,
         };
     }

@@ -306,6 +306,25 @@ fn container_that_starts_later_is_read_from_its_first_line() {
 }
 
 #[test]
+fn container_that_never_started_ends_with_its_pod() {
+    let mut pods = MockPodApi::new();
+    let app = || ContainerName::new("app").unwrap();
+    pods.expect_containers().returning(move |_, _| Ok(PodContainers { default: app(), names: vec![app()] }));
+    pods.expect_follow().returning(|_, _, _| Err(Error::new(Cause::ContainerNotStarted)));
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    let pod = pod("web", "web-a", 1);
+    fixture.put(&pod);
+    let events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app waiting");
+    change(&events, Change::Removed(row(&pod)));
+    followed.until("web-a app ended");
+}
+
+#[test]
 fn broken_log_is_reported_and_tried_again() {
     let fixture = Fixture::new();
     fixture.put(&pod("web", "web-a", 1));
