@@ -58,8 +58,9 @@ fn containers_that_had_no_place_are_followed_when_one_is_free() {
 #[test]
 fn ended_containers_give_their_places_to_newer_pods() {
     let fixture = Fixture::new();
-    for n in 0..50 {
-        fixture.put(&pod("web", &format!("web-{n}"), n));
+    let pods: Vec<_> = (0..50).map(|n| pod("web", &format!("web-{n}"), n)).collect();
+    for pod in &pods {
+        fixture.put(pod);
     }
     let events = fixture.fake.clusters.next_watch();
     // each log has one line and ends
@@ -73,6 +74,15 @@ fn ended_containers_give_their_places_to_newer_pods() {
     fixture.put(&newer);
     change(&events, Change::Added(row(&newer)));
     followed.until("web-50 app following");
+
+    // the oldest one lost its place; it is followed again if it restarts while there is a place
+    followed.reported.clear();
+    let mut restarted = pods[0].clone();
+    restarted["status"]["containerStatuses"] =
+        json!([{"name": "app", "restartCount": 1, "state": {"running": {}}}]);
+    change(&events, Change::Removed(row(&pods[1])));
+    change(&events, Change::Changed(row(&pods[0]), row(&restarted)));
+    followed.until("web-0 app following");
 }
 
 #[test]
