@@ -64,7 +64,7 @@ enum Command {
         /// Server binary [default: build one]
         #[arg(long)]
         binary: Option<PathBuf>,
-        /// Server binary of an earlier build: B11 runs both at the same time and compares them
+        /// Server binary of an earlier build, with which B4 and B11 compare in the same run
         #[arg(long)]
         before: Option<PathBuf>,
         /// Pods per cluster [default: 1000,10000,100000]

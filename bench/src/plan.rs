@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) struct Plan {
     /// The server binary.
     pub(crate) binary: PathBuf,
-    /// The server binary of an earlier build, with which B11 compares.
+    /// The server binary of an earlier build, with which B4 and B11 compare.
     pub(crate) before: Option<PathBuf>,
     /// Pods per cluster, ascending.
     pub(crate) counts: Vec<usize>,

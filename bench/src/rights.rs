@@ -244,6 +244,26 @@ impl Build {
         self.users.iter().try_for_each(|(rights, user)| expected(*rights).check(user, self.cluster))
     }
 
+    /// Waits until the rows of the middle page have usage, so that the measured pages have it. The rows of an earlier build
+    /// may have no such field.
+    fn wait_for_usage(&self, expected: &dyn Fn(UserRights) -> Expected) -> Result<()> {
+        let end = Instant::now() + SYNC_TIMEOUT;
+        for (rights, user) in &self.users {
+            let [page, ..] = expected(*rights).requests(self.cluster);
+            let has_usage = |data: &Value| {
+                let mut rows = data["pods"].as_array().into_iter().flatten();
+                rows.all(|row| row.get("usage").is_none_or(Value::is_object))
+            };
+            while !has_usage(&user.data(&page.path)?) {
+                if Instant::now() > end {
+                    return Err(BenchError::because("the pods have no usage"));
+                }
+                sleep(Duration::from_millis(100));
+            }
+        }
+        Ok(())
+    }
+
     fn subjects(&self, expected: &dyn Fn(UserRights) -> Expected, suffix: &str) -> Vec<Subject> {
         let of_user = |(rights, target): &(UserRights, Target)| {
             expected(*rights).requests(self.cluster).map(|request| Subject {
@@ -294,6 +314,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     let with_grant = if plan.smoke { WithGrant::Required } else { WithGrant::IfSupported };
     let build = Build::start(&plan.binary, &fakes, plan.clusters, with_grant).await?;
     build.check(&expected)?;
+    build.wait_for_usage(&expected)?;
     let before = match &plan.before {
         Some(binary) => Some(Build::start(binary, &fakes, plan.clusters, WithGrant::No).await?),
         None => None,

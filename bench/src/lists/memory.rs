@@ -17,10 +17,58 @@ use crate::{
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 const MB: f64 = 1e6;
 
-/// B4, at both sizes.
+/// Target: growth of the memory of a pod over the earlier build, in bytes (issue 15).
+const MAX_GROWTH_BYTES: f64 = 96.0;
+
+/// Memory of a server with a cached cluster, and sizes, in bytes.
+struct Cached {
+    idle: f64,
+    synchronised: f64,
+    peak: f64,
+    /// Of one pod.
+    per_pod: f64,
+    /// Mean size of a row, and of a pod in a LIST.
+    row: f64,
+    object: f64,
+}
+
+impl Cached {
+    async fn measure(plan: &Plan, size: Size) -> Result<Self> {
+        let fixture = Fixture::new(plan, plan.pods(), size).await?;
+        let pid = fixture.server.pid();
+        fixture.server.data("/api/auth/me")?;
+        let idle = memory(pid)?.now;
+        reset_peak_memory(pid)?;
+        fixture.wait_until_complete()?;
+        sleep(plan.settle_time(SETTLE_TIME));
+        let synchronised = memory(pid)?;
+        Ok(Self {
+            idle,
+            synchronised: synchronised.now,
+            peak: synchronised.peak,
+            per_pod: (synchronised.now - idle) / plan.pods() as f64,
+            row: row_bytes(&fixture)?,
+            object: object_bytes(&fixture)?,
+        })
+    }
+
+    /// A line of the table.
+    fn cells(&self, name: String) -> Vec<String> {
+        vec![
+            name,
+            short(self.object),
+            short(self.row),
+            short(self.idle / MB),
+            short(self.synchronised / MB),
+            short(self.per_pod),
+            short(self.peak / MB),
+        ]
+    }
+}
+
+/// B4, at both sizes; of the earlier build too, if there is one.
 pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
-    let count = plan.pods();
-    let mut section = Section::new("B4", &format!("memory with {count} pods"));
+    let mut section = Section::new("B4", &format!("memory with {} pods", plan.pods()));
     let mut table = vec![
         [
             "pods of",
@@ -36,33 +84,28 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     ];
     let mut verdicts = Vec::new();
     for size in [Size::Small, Size::Large] {
-        let fixture = Fixture::new(plan, count, size).await?;
-        let pid = fixture.server.pid();
-        fixture.server.data("/api/auth/me")?;
-        let idle = memory(pid)?.now;
-        reset_peak_memory(pid)?;
-        fixture.wait_until_complete()?;
-        sleep(plan.settle_time(SETTLE_TIME));
-        let synchronised = memory(pid)?;
-        let per_pod = (synchronised.now - idle) / count as f64;
-        let (row, object) = (row_bytes(&fixture)?, object_bytes(&fixture)?);
-        table.push(vec![
-            size.name().into(),
-            short(object),
-            short(row),
-            short(idle / MB),
-            short(synchronised.now / MB),
-            short(per_pod),
-            short(synchronised.peak / MB),
-        ]);
+        let cached = Cached::measure(plan, size).await?;
+        let name = size.name();
+        table.push(cached.cells(name.to_owned()));
         verdicts.push((
-            format!("pods of {}, bytes per pod above those of its row", size.name()),
-            per_pod - row,
+            format!("pods of {name}, bytes per pod above those of its row"),
+            cached.per_pod - cached.row,
             250.0,
             "B",
         ));
-        let allowed = (1.5 * synchronised.now + 64.0 * f64::from(1 << 20)) / MB;
-        verdicts.push((format!("pods of {}, peak", size.name()), synchronised.peak / MB, allowed, "MB"));
+        let allowed = (1.5 * cached.synchronised + 64.0 * f64::from(1 << 20)) / MB;
+        verdicts.push((format!("pods of {name}, peak"), cached.peak / MB, allowed, "MB"));
+        if let Some(binary) = &plan.before {
+            let plan = Plan { binary: binary.clone(), ..plan.clone() };
+            let before = Cached::measure(&plan, size).await?;
+            table.push(before.cells(format!("{name}, earlier build")));
+            verdicts.push((
+                format!("pods of {name}, bytes per pod above the earlier build's"),
+                cached.per_pod - before.per_pod,
+                MAX_GROWTH_BYTES,
+                "B",
+            ));
+        }
     }
     section.table(&table);
     for (what, measured, target, unit) in verdicts {

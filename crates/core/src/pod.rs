@@ -83,7 +83,7 @@ pub struct PodLogs {
 pub struct PodContainers {
     /// The container whose log is read by default.
     pub default: ContainerName,
-    /// All init containers, then all containers.
+    /// All init containers, then all containers, then all ephemeral containers.
     pub names: Vec<ContainerName>,
 }
 

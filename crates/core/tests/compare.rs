@@ -1,7 +1,10 @@
 //! Comparison of a workload across clusters on the in-memory ports.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use futures_executor::block_on;
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause,
     access::Caller,
@@ -11,6 +14,7 @@ use pilothouse_core::{
     inventory::ClusterResultStatus,
     kind::Kind,
     name::{Namespace, ObjectName},
+    rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Reach, Rights, RoleRules},
     role::Role,
     testing::{
         fake::{Condition, Fake},
@@ -54,13 +58,43 @@ impl Fixture {
         Self { fake, app, clusters }
     }
 
+    /// A caller of the role `none` who may list these resources in `shop`, one list for each cluster.
+    fn lists(&self, resources: &[&[&str]]) -> Caller {
+        let grant = |(cluster, resources): (&ClusterId, &&[&str])| EffectiveGrant {
+            grant: GrantRef { id: None, role: "own".to_owned(), via_group: None, until: None },
+            rules: Arc::new(
+                RoleRules::new(
+                    serde_json::from_value(json!([{"verbs": ["list"], "resources": resources}])).unwrap(),
+                )
+                .unwrap(),
+            ),
+            clusters: serde_json::from_value(json!({"ids": [cluster]})).unwrap(),
+            reach: serde_json::from_value::<Reach>(json!(["shop"])).unwrap(),
+            from: Timestamp::UNIX_EPOCH,
+            revoked: false,
+        };
+        let grants: Vec<_> = self.clusters.iter().zip(resources).map(grant).collect();
+        let clusters: ClusterLabels = self.clusters.iter().map(|id| (*id, Labels::new())).collect();
+        let rights = Rights::compile(&grants, &clusters, Timestamp::UNIX_EPOCH);
+        caller(Role::None).with_rights(Role::None, Arc::new(rights))
+    }
+
     fn compare(&self, role: Role, r#type: WorkloadType, clusters: &[ClusterId]) -> Result<Comparison, Cause> {
+        self.compare_as(&caller(role), r#type, clusters)
+    }
+
+    fn compare_as(
+        &self,
+        caller: &Caller,
+        r#type: WorkloadType,
+        clusters: &[ClusterId],
+    ) -> Result<Comparison, Cause> {
         let workload = WorkloadRef {
             namespace: Namespace::new("shop").unwrap(),
             kind: r#type,
             name: ObjectName::new("web").unwrap(),
         };
-        block_on(self.app.compare.compare(&caller(role), &workload, clusters)).map_err(|error| error.cause)
+        block_on(self.app.compare.compare(caller, &workload, clusters)).map_err(|error| error.cause)
     }
 }
 
@@ -133,4 +167,31 @@ fn unknown_cluster_is_not_found_and_no_cluster_is_read() {
     assert!(fixture.fake.clusters.calls().is_empty());
     let nobody = fixture.compare(Role::None, WorkloadType::Deployment, &[]).unwrap();
     assert_eq!(nobody, Comparison { fields: Vec::new(), missing: Vec::new(), clusters: Vec::new() });
+}
+
+#[test]
+fn only_what_the_caller_may_list_is_read_and_the_rest_is_named() {
+    let fixture = Fixture::of(4);
+    let caller = fixture.lists(&[&["workloads", "config"], &["workloads"], &["events"]]);
+    let all = fixture.compare_as(&caller, WorkloadType::Deployment, &[]).unwrap();
+    let parts: Vec<_> =
+        all.clusters.iter().map(|part| (part.id, part.complete, part.unreadable.clone())).collect();
+    let [whole, without_config, without_workloads, hidden] = fixture.clusters[..] else {
+        panic!("four clusters")
+    };
+    assert_eq!(
+        parts,
+        [
+            (whole, true, vec![]),
+            (without_config, true, vec!["configmaps"]),
+            (without_workloads, false, vec![]),
+        ]
+    );
+    assert_eq!(field(&all, "replicas").values.len(), 2);
+    assert!(!serde_json::to_string(&all).unwrap().contains("canary"), "env is masked: {all:?}");
+    assert_eq!(fixture.fake.clusters.calls().len(), 3, "two workloads and one ConfigMap");
+    for (refused, cause) in [(without_workloads, Cause::RoleTooLow), (hidden, Cause::NotFound)] {
+        let named = fixture.compare_as(&caller, WorkloadType::Deployment, &[whole, refused]);
+        assert_eq!(named.unwrap_err(), cause);
+    }
 }

@@ -40,6 +40,8 @@ pub(crate) struct ClusterClient<'a> {
     call_group: CallGroup,
     observer: Arc<dyn Observer>,
     meter: Arc<Meter>,
+    /// Whether the calls are to an aggregated API.
+    is_aggregated: bool,
 }
 
 impl<'a> ClusterClient<'a> {
@@ -82,12 +84,19 @@ impl<'a> ClusterClient<'a> {
         let audit_id =
             id.transpose().map_err(|_| Error::internal("an operation id is not a valid header value"))?;
         let meter = transport.budget().request();
-        Ok(Self { transport, permit, audit_id, deadline, call_group, observer: observer.clone(), meter })
+        let (observer, is_aggregated) = (observer.clone(), false);
+        Ok(Self { transport, permit, audit_id, deadline, call_group, observer, meter, is_aggregated })
     }
 
     /// Replaces the read limits.
     pub(crate) fn with_limits(self, limits: Limits) -> Self {
         Self { meter: self.transport.budget().meter(limits), ..self }
+    }
+
+    /// For calls to an aggregated API: another server, behind the API server. The breaker does not count it as a failure of
+    /// the cluster if that one does not respond.
+    pub(crate) fn of_aggregated_api(self) -> Self {
+        Self { is_aggregated: true, ..self }
     }
 
     /// A client of the same request whose deadline is at most `timeout` away.
@@ -100,6 +109,7 @@ impl<'a> ClusterClient<'a> {
             call_group: self.call_group,
             observer: self.observer.clone(),
             meter: self.meter.clone(),
+            is_aggregated: self.is_aggregated,
         }
     }
 
@@ -289,7 +299,10 @@ impl<'a> ClusterClient<'a> {
         }
         let guard = entered?;
         let result = exchange.await;
-        guard.settle(result.as_ref().err().map(|failure| &failure.error));
+        match &result {
+            Err(failure) if self.is_aggregated && failure.code.is_none() => drop(guard),
+            _ => guard.settle(result.as_ref().err().map(|failure| &failure.error)),
+        }
         result
     }
 

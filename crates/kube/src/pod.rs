@@ -163,20 +163,23 @@ impl PodApi for KubeClusters {
         let named = |name: String| ContainerName::new(name).ok();
         let default =
             default.and_then(named).ok_or_else(|| Error::new(Cause::UnexpectedAnswer).read_only())?;
-        let names = init_containers.into_iter().chain(containers).filter_map(named).collect();
+        let all = init_containers.into_iter().chain(containers).chain(names(&pod.spec.ephemeral_containers));
+        let names = all.filter_map(named).collect();
         Ok(PodContainers { default, names })
     }
 }
 
-/// The container to read: the named one, the pod's default, or the first.
+/// The container to read: the named one, also an ephemeral one; the pod's default, or the first.
 fn choose_container(
     requested: Option<&ContainerName>,
     pod: &PodObject,
     containers: &[String],
     init_containers: &[String],
 ) -> Option<String> {
-    let find_name =
-        |name: &str| containers.iter().chain(init_containers).find(|known| *known == name).cloned();
+    let find_name = |name: &str| {
+        let ephemeral = pod.spec.ephemeral_containers.iter().map(|container| &container.name);
+        containers.iter().chain(init_containers).chain(ephemeral).find(|known| *known == name).cloned()
+    };
     if let Some(name) = requested {
         find_name(name.as_str())
     } else {
@@ -202,8 +205,9 @@ fn text(response: ApiResponse) -> String {
 
 /// Status of a container.
 fn status<'a>(pod: &'a PodObject, container: &str) -> Option<&'a ContainerStatus> {
-    let mut statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    statuses.find(|status| status.name == container)
+    let all = &pod.status;
+    let statuses = all.container_statuses.iter().chain(&all.init_container_statuses);
+    statuses.chain(&all.ephemeral_container_statuses).find(|status| status.name == container)
 }
 
 /// Maps the failure to read a log to its reason. The API server sends every reason as 400 with a message.

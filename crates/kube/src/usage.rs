@@ -70,7 +70,7 @@ pub(crate) struct Usages {
 struct Read {
     usage: Arc<ClusterUsage>,
     part: Part,
-    /// Whether the part was not polled before.
+    /// Whether what is read was not polled before.
     is_new: bool,
 }
 

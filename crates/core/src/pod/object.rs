@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub containers: Vec<PodContainer>,
     #[serde(deserialize_with = "or_default")]
     pub init_containers: Vec<PodContainer>,
+    #[serde(deserialize_with = "or_default")]
+    pub ephemeral_containers: Vec<PodContainer>,
 }
 
 /// Fields of a container that Pilothouse reads.
@@ -61,6 +63,8 @@ pub struct PodStatus {
     pub container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default")]
     pub init_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "or_default")]
+    pub ephemeral_container_statuses: Vec<ContainerStatus>,
 }
 
 /// Fields of a condition that Pilothouse reads.

@@ -2,7 +2,7 @@
 //! the lines.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -14,8 +14,12 @@ use futures_util::{
     future::BoxFuture,
     stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt, poll_fn, select_all},
 };
+use jiff::Timestamp;
 
-use self::parts::{Cluster, Pod, PodStage, modes};
+use self::{
+    lag::Lag,
+    parts::{Cluster, Followed, Pod, PodStage, begin, modes},
+};
 use super::{
     ContainerChoice, LogSource, LogTime, MAX_SOURCES, SourceEvent, SourceState, WorkloadLogEvent,
     WorkloadLogLine, WorkloadLogQuery,
@@ -34,6 +38,7 @@ use crate::{
     streams::{StreamEnd, StreamEvent},
 };
 
+mod lag;
 mod parts;
 
 /// Time for which a log that was opened and has sent nothing counts as behind.
@@ -62,6 +67,10 @@ pub(super) struct Follower {
     merger: Merger<Arc<LogSource>>,
     /// The logs that are behind, and until when they count as such.
     behind: HashMap<Arc<LogSource>, Duration>,
+    /// The logs whose lines arrive late.
+    lag: Lag,
+    /// The logs that have ended.
+    ended: HashSet<Arc<LogSource>>,
     /// Number of pods that are left out, as reported last.
     left_out: usize,
     /// Whether pods or places for sources were added.
@@ -104,6 +113,7 @@ impl Follower {
         let (first, later) = modes(start, previous);
         Ok(Self {
             merger: Merger::new(access.spawner.clone()),
+            lag: Lag::new(begin(start, clock.now())),
             access,
             clock,
             containers,
@@ -114,6 +124,7 @@ impl Follower {
             pods: BTreeMap::new(),
             resolving: FuturesUnordered::new(),
             behind: HashMap::new(),
+            ended: HashSet::new(),
             left_out: 0,
             may_admit: false,
             pending: VecDeque::new(),
@@ -207,17 +218,22 @@ impl Follower {
         match self.pods.get_mut(&key) {
             Some(pod) if pod.seen.created_at == seen.created_at => {
                 if pod.seen.run != seen.run {
-                    for signal in &mut pod.signals {
+                    for followed in &mut pod.followed {
                         // a signal that waits already is enough
-                        let _ = signal.try_send(());
+                        let _ = followed.signal.try_send(());
                     }
+                }
+                let has_restarted = pod.seen.run.0 < seen.run.0;
+                if pod.stage == PodStage::Released && has_restarted {
+                    // the log of the new run is read from its first line
+                    (pod.stage, pod.is_first) = (PodStage::LeftOut, false);
                 }
                 pod.seen = seen;
             }
             // a pod of the same name is another one
             Some(_) | None => {
                 let (stage, has_failed) = (PodStage::LeftOut, false);
-                self.pods.insert(key, Pod { seen, is_first, stage, has_failed, signals: Vec::new() });
+                self.pods.insert(key, Pod { seen, is_first, stage, has_failed, followed: Vec::new() });
             }
         }
     }
@@ -231,6 +247,7 @@ impl Follower {
         let left_out = self.pods.iter().filter(|(_, pod)| pod.stage == PodStage::LeftOut);
         let mut newest: Vec<_> = left_out.map(|(key, pod)| (pod.seen.created_at, key.clone())).collect();
         newest.sort_unstable_by(|a, b| b.cmp(a));
+        self.release(newest.iter().skip(places).map(|(created_at, _)| *created_at));
         let mut has_started = false;
         for (_, key) in newest {
             if places == 0 {
@@ -245,6 +262,25 @@ impl Follower {
         }
         self.report_left_out();
         has_started
+    }
+
+    /// Gives the places of pods whose containers have all ended to newer pods: to those created at these times, newest
+    /// first. A Job of many pods would otherwise show its first ones only.
+    fn release(&mut self, created_at: impl Iterator<Item = Option<Timestamp>>) {
+        let has_ended = |pod: &Pod| {
+            pod.stage == PodStage::Followed
+                && !pod.followed.is_empty()
+                && pod.followed.iter().all(|followed| self.ended.contains(&followed.source))
+        };
+        let mut oldest: Vec<_> = self.pods.values_mut().filter(|pod| has_ended(pod)).collect();
+        oldest.sort_unstable_by_key(|pod| pod.seen.created_at);
+        for (pod, newer) in oldest.into_iter().zip(created_at) {
+            if pod.seen.created_at >= newer {
+                break;
+            }
+            pod.stage = PodStage::Released;
+            pod.followed.clear();
+        }
     }
 
     /// Begins to read the containers of a pod after a pause.
@@ -273,7 +309,7 @@ impl Follower {
         let PodContainers { default, names } = match containers {
             Ok(containers) => containers,
             Err(error) if error.cause == Cause::NotFoundInCluster => {
-                pod.stage = PodStage::Followed { is_partial: false };
+                pod.stage = PodStage::Followed;
                 return;
             }
             Err(error) => {
@@ -281,20 +317,25 @@ impl Follower {
                     let reason = error.cause.as_str().to_owned();
                     self.report(id, Some(name), None, SourceState::Failed, Some(reason));
                 }
-                self.resolve(key, RETRY_INTERVAL);
+                if matches!(self.later, Mode::Follow(_)) {
+                    self.resolve(key, RETRY_INTERVAL);
+                } else if let Some(pod) = self.pods.get_mut(&key) {
+                    // previous logs are read once
+                    pod.stage = PodStage::Followed;
+                }
                 return;
             }
         };
-        let chosen = match &self.containers {
+        let mut chosen = match &self.containers {
             ContainerChoice::Default => vec![default],
             ContainerChoice::All => names,
             ContainerChoice::Named(wanted) => names.into_iter().filter(|one| one == wanted).collect(),
         };
+        let is_absent = chosen.is_empty();
+        chosen.retain(|container| !pod.follows(container));
         let places = MAX_SOURCES.saturating_sub(self.merger.len());
-        pod.stage = PodStage::Followed { is_partial: chosen.len() > places };
-        if chosen.is_empty()
-            && let ContainerChoice::Named(wanted) = &self.containers
-        {
+        pod.stage = if chosen.len() > places { PodStage::LeftOut } else { PodStage::Followed };
+        if is_absent && let ContainerChoice::Named(wanted) = &self.containers {
             let (container, reason) = (wanted.to_string(), Cause::NotFoundInCluster.as_str().to_owned());
             self.report(id, Some(name), Some(container), SourceState::Failed, Some(reason));
             return;
@@ -310,12 +351,12 @@ impl Follower {
         let Some(pod) = self.pods.get_mut(key) else { return };
         let mode = if pod.is_first { self.first.clone() } else { self.later.clone() };
         let (signal, changed) = mpsc::channel(1);
-        pod.signals.push(signal);
         let source = Arc::new(LogSource {
             cluster_id: cluster.id,
             pod: key.1.to_string(),
             container: container.to_string(),
         });
+        pod.followed.push(Followed { source: source.clone(), signal });
         self.behind.insert(source.clone(), self.clock.monotonic() + OPENING);
         let names = (key.1.clone(), container);
         let items = Source::new(self.access.clone(), cluster.permit.clone(), names, mode, changed).items();
@@ -331,10 +372,11 @@ impl Follower {
                         self.behind.remove(source);
                     }
                 }
-                let is_behind = self.is_behind();
+                let (is_behind, now) = (self.is_behind(), self.clock.monotonic());
+                let lag = &mut self.lag;
                 let line = |(source, line): (Arc<LogSource>, LogLine)| {
                     let time = line.time();
-                    let id = time.filter(|_| !is_behind).map(LogTime);
+                    let id = time.filter(|time| lag.accept(&source, *time, now) && !is_behind).map(LogTime);
                     WorkloadLogLine { source, time, id, text: line.text }
                 };
                 self.pending.push_back(WorkloadLogEvent::Lines(lines.into_iter().map(line).collect()));
@@ -350,11 +392,19 @@ impl Follower {
                     Some(time) => self.behind.insert(source.clone(), now + time),
                     None => self.behind.remove(&source),
                 };
+                if state == SourceState::Ended {
+                    self.lag.remove(&source);
+                    self.ended.insert(source.clone());
+                } else {
+                    self.ended.remove(&source);
+                }
                 let LogSource { cluster_id, pod, container } = &*source;
                 self.report(*cluster_id, Some(pod.clone()), Some(container.clone()), state, reason);
             }
             Merged::Over(source) => {
                 self.behind.remove(&source);
+                self.lag.remove(&source);
+                self.ended.remove(&source);
                 self.may_admit = true;
             }
         }
@@ -384,9 +434,7 @@ impl Follower {
 
     /// Reports how many pods are left out, if their number has changed.
     fn report_left_out(&mut self) {
-        let is_left_out =
-            |pod: &&Pod| matches!(pod.stage, PodStage::LeftOut | PodStage::Followed { is_partial: true });
-        let left_out = self.pods.values().filter(is_left_out).count();
+        let left_out = self.pods.values().filter(|pod| pod.stage == PodStage::LeftOut).count();
         if std::mem::replace(&mut self.left_out, left_out) != left_out {
             self.pending.push_back(WorkloadLogEvent::Source(SourceEvent {
                 cluster_id: None,

@@ -24,6 +24,9 @@ use crate::{
     streams::{LogConnection, StreamEnd, Streams},
 };
 
+/// Size of the text, in bytes, after which the filter lets other tasks run.
+const FILTER_BYTES: usize = 4 << 10;
+
 /// Item of a source.
 #[derive(Debug)]
 pub(super) enum SourceItem {
@@ -169,6 +172,10 @@ impl Source {
                 (SourceState::Following, None)
             }
             Err(error) if error.cause == Cause::ContainerNotStarted => {
+                if let Mode::Follow(start) = &mut self.mode {
+                    // all that it will write is new
+                    *start = FollowStart::Beginning;
+                }
                 let reason = error.context.message.clone();
                 self.ended(SourceState::Waiting, reason)
             }
@@ -208,14 +215,13 @@ impl Source {
     }
 
     /// Accepts the lines that were read: remembers the last one, and applies the filter.
-    async fn accept(&mut self, mut lines: Vec<LogLine>) -> SourceItem {
+    async fn accept(&mut self, lines: Vec<LogLine>) -> SourceItem {
         self.last = lines.iter().rev().find_map(|line| line.id).or(self.last);
-        if let Some(filter) = &self.access.filter {
-            lines.retain(|line| filter.matches(&line.text));
-            if lines.is_empty() {
-                // the filter may drop many lines that are there already; others must run meanwhile
-                yield_now().await;
-            }
+        let Some(filter) = self.access.filter.clone() else { return SourceItem::Lines(lines) };
+        let lines = passing(&filter, lines).await;
+        if lines.is_empty() {
+            // the filter may drop many lines that are there already; others must run meanwhile
+            yield_now().await;
         }
         SourceItem::Lines(lines)
     }
@@ -224,7 +230,10 @@ impl Source {
     async fn wait(&mut self, retry: bool) {
         let pause = if retry { self.access.spawner.sleep(RETRY_INTERVAL) } else { pending::<()>().boxed() };
         self.stage = match select(self.changed.next(), pause).await {
-            Either::Left((None, _)) => Stage::Over,
+            Either::Left((None, _)) => {
+                self.next = Some((SourceState::Ended, None));
+                Stage::Over
+            }
             Either::Left((Some(()), _)) | Either::Right(_) => Stage::Connect,
         };
     }
@@ -256,6 +265,22 @@ async fn read(chunks: &mut LogChunks, lines: &mut Lines) -> Result<Read, StreamE
     }
 }
 
+/// The lines that pass a filter. Other tasks run meanwhile, because an expression may take milliseconds for each KiB.
+async fn passing(filter: &LineFilter, lines: Vec<LogLine>) -> Vec<LogLine> {
+    let (mut passing, mut bytes) = (Vec::new(), 0);
+    for line in lines {
+        bytes += line.text.len();
+        if filter.matches(&line.text) {
+            passing.push(line);
+        }
+        if bytes >= FILTER_BYTES {
+            bytes = 0;
+            yield_now().await;
+        }
+    }
+    passing
+}
+
 /// Lets other tasks run.
 async fn yield_now() {
     let mut has_yielded = false;
@@ -268,4 +293,19 @@ async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_of_much_text_lets_other_tasks_run() {
+        let filter = LineFilter::regex("x$").unwrap();
+        let lines = |count| vec![LogLine { id: None, text: "x".repeat(1 << 10) }; count];
+        assert_eq!(passing(&filter, lines(3)).now_or_never().map(|lines| lines.len()), Some(3));
+        let mut long = Box::pin(passing(&filter, lines(9)));
+        assert!((&mut long).now_or_never().is_none() && (&mut long).now_or_never().is_none());
+        assert_eq!(long.now_or_never().map(|lines| lines.len()), Some(9));
+    }
 }

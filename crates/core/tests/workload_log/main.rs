@@ -12,15 +12,20 @@ use std::{
 use async_trait::async_trait;
 use futures_channel::mpsc::UnboundedSender;
 use futures_executor::block_on;
-use futures_util::{StreamExt, future::BoxFuture};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, ready},
+    stream,
+};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
-    app::{App, AppSettings},
+    app::{App, AppSettings, Ports},
     ids::ClusterId,
     inventory::{List, ListEvent},
     kind::Kind,
-    name::{Namespace, ObjectName},
+    name::{ContainerName, Namespace, ObjectName},
+    pod::{FollowStart, MockPodApi, PodContainers},
     rows::{Change, Row},
     spawn::{Computation, Spawner},
     streams::{StreamEnd, StreamEvent, StreamLimits},
@@ -54,6 +59,10 @@ impl Fixture {
         let fake = Fake::default();
         let mut ports = fake.ports();
         ports.runtime.spawner = spawner;
+        Self::of(fake, ports, streams)
+    }
+
+    fn of(fake: Fake, ports: Ports, streams: StreamLimits) -> Self {
         let app = App::new(ports, AppSettings { streams, ..AppSettings::default() });
         let clusters = ["demo", "second"].map(|name| {
             block_on(app.clusters.create(&Caller::system(), new_cluster(name))).unwrap().value.id
@@ -269,6 +278,53 @@ fn restarted_container_goes_on_after_its_last_line() {
 }
 
 #[test]
+fn container_that_starts_later_is_read_from_its_first_line() {
+    let mut pods = MockPodApi::new();
+    let app = || ContainerName::new("app").unwrap();
+    pods.expect_containers().returning(move |_, _| Ok(PodContainers { default: app(), names: vec![app()] }));
+    let not_started = || Error::new(Cause::ContainerNotStarted).message("PodInitializing");
+    pods.expect_follow().once().returning(move |_, _, _| Err(not_started()));
+    pods.expect_follow().returning(|_, _, follow| {
+        assert_eq!(follow.start, FollowStart::Beginning);
+        let line = Ok(b"2026-01-01T00:00:01Z started\n".to_vec());
+        Ok(stream::once(ready(line)).chain(stream::pending()).boxed())
+    });
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    let mut pod = pod("web", "web-a", 1);
+    pod["status"]["phase"] = json!("Pending");
+    fixture.put(&pod);
+    let events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app waiting: PodInitializing");
+    let before = row(&pod);
+    pod["status"]["phase"] = json!("Running");
+    change(&events, Change::Changed(before, row(&pod)));
+    assert_eq!(followed.lines(1), ["web-a started"]);
+}
+
+#[test]
+fn container_that_never_started_ends_with_its_pod() {
+    let mut pods = MockPodApi::new();
+    let app = || ContainerName::new("app").unwrap();
+    pods.expect_containers().returning(move |_, _| Ok(PodContainers { default: app(), names: vec![app()] }));
+    pods.expect_follow().returning(|_, _, _| Err(Error::new(Cause::ContainerNotStarted)));
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    let pod = pod("web", "web-a", 1);
+    fixture.put(&pod);
+    let events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(fixture.query());
+    followed.until("web-a app waiting");
+    change(&events, Change::Removed(row(&pod)));
+    followed.until("web-a app ended");
+}
+
+#[test]
 fn broken_log_is_reported_and_tried_again() {
     let fixture = Fixture::new();
     fixture.put(&pod("web", "web-a", 1));
@@ -306,6 +362,12 @@ fn line_has_no_id_while_a_log_is_behind() {
     assert_eq!(id(&a, 1), None, "the other log has sent nothing yet");
     assert_eq!(id(&b, 2).as_deref(), Some("2026-01-01T00:00:02Z"));
     assert_eq!(id(&a, 3).as_deref(), Some("2026-01-01T00:00:03Z"));
+    // a log lags behind the other one
+    assert_eq!(id(&a, 100).as_deref(), Some("2026-01-01T00:01:40Z"));
+    assert_eq!(id(&b, 10).as_deref(), Some("2026-01-01T00:00:10Z"));
+    assert_eq!(id(&a, 101), None, "lines of the other log may follow");
+    assert_eq!(id(&b, 102).as_deref(), Some("2026-01-01T00:01:42Z"));
+    assert_eq!(id(&a, 103).as_deref(), Some("2026-01-01T00:01:43Z"));
 }
 
 #[test]
@@ -366,4 +428,19 @@ fn previous_logs_are_read_once() {
     let mut followed = fixture.follow(WorkloadLogQuery { previous: true, ..fixture.query() });
     assert_eq!(followed.lines(2), ["web-b crashed first", "web-a crashed"]);
     assert_eq!(followed.end(), StreamEnd::Completed);
+}
+
+#[test]
+fn stream_of_previous_logs_ends_also_if_a_pod_cannot_be_read() {
+    let mut pods = MockPodApi::new();
+    pods.expect_containers().returning(|_, _| Err(Error::new(Cause::ForbiddenByCluster)));
+    let fake = Fake::default();
+    let mut ports = fake.ports();
+    ports.objects.pods = Arc::new(pods);
+    let fixture = Fixture::of(fake, ports, StreamLimits::default());
+    fixture.put(&pod("web", "web-a", 1));
+    let _events = fixture.fake.clusters.next_watch();
+    let mut followed = fixture.follow(WorkloadLogQuery { previous: true, ..fixture.query() });
+    assert_eq!(followed.end(), StreamEnd::Completed);
+    assert_eq!(followed.reported, ["web-a failed: forbidden_by_cluster"]);
 }

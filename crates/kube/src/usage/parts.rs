@@ -71,6 +71,8 @@ struct State {
     read_at: Instant,
     /// Last read of workloads.
     workloads_read_at: Option<Instant>,
+    /// Whether the last poll that began is of workloads, too.
+    polls_workloads: bool,
     polled_at: Option<Instant>,
     /// Last poll that read something.
     known_at: Option<Instant>,
@@ -103,7 +105,8 @@ pub(super) struct Due {
 pub(super) struct Parts(HashMap<Part, State>);
 
 impl Parts {
-    /// Records a read under a permit. Returns the part that serves it, and whether it was not read before.
+    /// Records a read under a permit. Returns the part that serves it, and whether what is read was not read before: the
+    /// part, or the usage of workloads in it.
     ///
     /// # Errors
     /// As [`Permit::for_usage`].
@@ -111,12 +114,13 @@ impl Parts {
         let own = permit.for_usage()?;
         let is_of_workloads = permit.kind()? != own.kind()?;
         let (part, keeps) = self.choose(own.kind()?, permit.namespaces(), now);
-        let is_new = !self.0.contains_key(&part);
+        let mut is_new = !self.0.contains_key(&part);
         let state = self.0.entry(part.clone()).or_insert_with(|| State {
             permit: own,
             known: KnownUsage::default(),
             read_at: now,
             workloads_read_at: None,
+            polls_workloads: false,
             polled_at: None,
             known_at: None,
         });
@@ -126,6 +130,7 @@ impl Parts {
         if is_of_workloads {
             if !state.wants_workloads(now) {
                 state.polled_at = None;
+                is_new = true;
             }
             state.workloads_read_at = Some(now);
         }
@@ -153,11 +158,10 @@ impl Parts {
     /// Removes the parts that nobody reads any more, and returns those that are to be polled now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Due> {
         self.0.retain(|_, state| !state.is_idle(now));
-        let due = self.0.iter().filter(|(_, state)| state.due_at().is_none_or(|at| at <= now));
-        let due = due.map(|(part, state)| Due {
-            part: part.clone(),
-            permit: state.permit.clone(),
-            with_workloads: state.wants_workloads(now),
+        let due = self.0.iter_mut().filter(|(_, state)| state.due_at().is_none_or(|at| at <= now));
+        let due = due.map(|(part, state)| {
+            state.polls_workloads = state.wants_workloads(now);
+            Due { part: part.clone(), permit: state.permit.clone(), with_workloads: state.polls_workloads }
         });
         due.collect()
     }
@@ -170,7 +174,9 @@ impl Parts {
     /// Stores the result of a poll.
     pub(super) fn store(&mut self, part: &Part, polled: Polled, now: Instant) {
         let Some(state) = self.0.get_mut(part) else { return };
-        state.polled_at = Some(now);
+        // workloads that were first read meanwhile are polled next
+        let is_whole = state.polls_workloads || !state.wants_workloads(now);
+        state.polled_at = is_whole.then_some(now);
         let without = |warning| KnownUsage { table: Arc::default(), warning };
         match polled {
             Polled::Read(table) => {
@@ -251,7 +257,7 @@ mod tests {
         let (mut parts, start) = (Parts::default(), Instant::now());
         assert_eq!(read(&mut parts, Kind::Pod, Some("a"), start), (of("a"), true));
         assert_eq!(read(&mut parts, Kind::Node, None, start), (Part::Nodes, true));
-        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), start), (of("a"), false));
+        assert_eq!(read(&mut parts, Kind::Pod, Some("a"), start), (of("a"), false));
         assert_eq!(due(&mut parts, start), [Part::Nodes, of("a")]);
         assert!(!parts.is_polled(&Part::Nodes));
         for part in [Part::Nodes, of("a")] {
@@ -295,8 +301,21 @@ mod tests {
         read(&mut parts, Kind::Pod, Some("a"), now);
         parts.store(&of("a"), Polled::Read(table()), now);
         assert!(parts.due(now).is_empty());
-        read(&mut parts, Kind::Deployment, Some("a"), now);
+        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), true), "it is waited for");
         assert!(parts.due(now)[0].with_workloads);
+        assert_eq!(read(&mut parts, Kind::Deployment, Some("a"), now), (of("a"), false));
+    }
+
+    #[test]
+    fn workloads_that_are_read_during_a_poll_are_polled_next() {
+        let (mut parts, now) = (Parts::default(), Instant::now());
+        read(&mut parts, Kind::Pod, Some("a"), now);
+        assert!(!parts.due(now)[0].with_workloads);
+        read(&mut parts, Kind::Deployment, Some("a"), now);
+        parts.store(&of("a"), Polled::Read(table()), now);
+        assert!(!parts.is_polled(&of("a")) && parts.due(now)[0].with_workloads);
+        parts.store(&of("a"), Polled::Read(table()), now);
+        assert!(parts.is_polled(&of("a")) && parts.due(now).is_empty());
     }
 
     #[test]

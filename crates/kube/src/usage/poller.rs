@@ -146,6 +146,7 @@ impl ClusterUsage {
 
     async fn poll(&self, part: &Part, permit: &Permit, is_of_workloads: bool) -> Result<UsageTable, Failure> {
         let client = ClusterClient::new(self.transport.clone(), permit, self.deadline, &self.observer)?;
+        let client = client.of_aggregated_api();
         let (kind, namespace) = part.target();
         let response = client.read(&Call::usage(kind, namespace)?).await?;
         let bytes = response.body.len();

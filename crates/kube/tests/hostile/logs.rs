@@ -27,7 +27,8 @@ pub(crate) async fn logs_under(
 async fn with_log(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
     let pod = json!({
         "metadata": {"name": "web", "annotations": {"kubectl.kubernetes.io/default-container": "second"}},
-        "spec": {"nodeName": "node", "initContainers": [{"name": "setup"}], "containers": [{"name": "first"}, {"name": "second"}]},
+        "spec": {"nodeName": "node", "initContainers": [{"name": "setup"}], "containers": [{"name": "first"}, {"name": "second"}],
+            "ephemeralContainers": [{"name": "debugger"}]},
         "status": {"phase": "Pending", "containerStatuses": [
             {"name": "first", "state": {"waiting": {"reason": "ImagePullBackOff"}}},
             {"name": "second", "state": {"running": {}}}]},
@@ -58,7 +59,9 @@ async fn logs_come_from_requested_or_default_container() {
     );
     let expected = "/api/v1/namespaces/shop/pods/web/log?&container=second&sinceSeconds=60&tailLines=100&timestamps=true";
     assert_eq!(server.requests()[1].target, expected);
-    assert_eq!(logs_under(&adapter, &permit, Some("setup")).await.unwrap().container, "setup");
+    for container in ["setup", "debugger"] {
+        assert_eq!(logs_under(&adapter, &permit, Some(container)).await.unwrap().container, container);
+    }
 
     let error = logs_under(&adapter, &permit, Some("third")).await.unwrap_err();
     assert_eq!(
@@ -172,5 +175,5 @@ async fn containers_of_a_pod_are_named_with_their_default() {
     let containers = adapter.containers(&permit, &object("web")).await.unwrap();
     assert_eq!(containers.default.as_str(), "second");
     let names: Vec<_> = containers.names.iter().map(ContainerName::as_str).collect();
-    assert_eq!(names, ["setup", "first", "second"]);
+    assert_eq!(names, ["setup", "first", "second", "debugger"]);
 }

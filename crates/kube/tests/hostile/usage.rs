@@ -86,6 +86,24 @@ async fn absent_or_refused_api_is_a_warning() {
 }
 
 #[tokio::test]
+async fn api_that_does_not_respond_opens_no_circuit() {
+    // one more than the failures that open a circuit
+    const READS: usize = 6;
+    let server = FakeServer::start(|_, _| Reply::NoResponse).await;
+    let deadlines = Deadlines { read: Duration::from_secs(1), ..SHORT_DEADLINES };
+    let (adapter, _) = clusters(by_token(&server.address, Some(&server.ca), TOKEN), deadlines);
+    for n in 0..READS {
+        let known = adapter.known(&permit(Verb::List, Kind::Pod, &format!("team-{n}"))).await;
+        assert!(known.table.is_empty());
+    }
+    let started = Instant::now();
+    while targets(&server).len() < READS {
+        assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", targets(&server));
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn workloads_have_the_usage_of_their_cached_pods() {
     let owned = json!({"type": "ADDED", "object": {"metadata": {"name": "web-1", "namespace": "shop",
         "resourceVersion": "1", "labels": {"pod-template-hash": "5d9f"}, "ownerReferences": [

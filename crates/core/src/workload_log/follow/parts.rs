@@ -1,6 +1,6 @@
 //! The clusters and pods of a stream, and what is read of their logs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_channel::mpsc;
 use jiff::{SignedDuration, Timestamp};
@@ -9,13 +9,14 @@ use crate::{
     access::Permit,
     error::Cause,
     ids::ClusterId,
+    name::ContainerName,
     pod::{FollowStart, LogOptions},
-    workload_log::{LogTime, WorkloadLogStart, pods::SeenPod, source::Mode},
+    workload_log::{LogSource, LogTime, WorkloadLogStart, pods::SeenPod, source::Mode},
 };
 
 /// Time before the id from which a stream is resumed, whose lines are sent again: within it, lines of one log may have
 /// arrived later than those of others.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
+pub(super) const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
 
 /// A cluster of the stream.
 pub(super) struct Cluster {
@@ -39,18 +40,34 @@ pub(super) struct Pod {
     pub(super) stage: PodStage,
     /// Whether the failure to read its containers was reported.
     pub(super) has_failed: bool,
-    /// Signals of its changes, one for each source. Dropped with the pod.
-    pub(super) signals: Vec<mpsc::Sender<()>>,
+    /// Its containers that are followed. Dropped with the pod.
+    pub(super) followed: Vec<Followed>,
+}
+
+impl Pod {
+    /// Whether a container is followed.
+    pub(super) fn follows(&self, container: &ContainerName) -> bool {
+        self.followed.iter().any(|followed| followed.source.container == container.as_str())
+    }
+}
+
+/// A container that is followed.
+pub(super) struct Followed {
+    pub(super) source: Arc<LogSource>,
+    /// Signals changes of the pod. Without it, the source is over when its log ends.
+    pub(super) signal: mpsc::Sender<()>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PodStage {
-    /// There is no place for it.
+    /// There is no place for it, or for some of its containers.
     LeftOut,
     /// Its containers are being read.
     Resolving,
-    /// Its containers are followed; `is_partial`: as many as there was place for.
-    Followed { is_partial: bool },
+    /// All its containers are followed.
+    Followed,
+    /// Its containers have ended, and newer pods have their places.
+    Released,
 }
 
 /// What is read of the logs of the pods that exist when the stream begins, and of later ones.
@@ -73,6 +90,15 @@ pub(super) fn modes(start: WorkloadLogStart, previous: bool) -> (Mode, Mode) {
     };
     let later = if previous { first.clone() } else { Mode::Follow(FollowStart::Beginning) };
     (first, later)
+}
+
+/// The time from which no line of the logs may be lost: that of the id, or the present. Existing lines with which a stream
+/// begins may be older.
+pub(super) fn begin(start: WorkloadLogStart, now: Timestamp) -> Timestamp {
+    match start {
+        WorkloadLogStart::After(LogTime(time)) => time.checked_sub(OVERLAP).unwrap_or(Timestamp::MIN),
+        WorkloadLogStart::Newest { .. } => now,
+    }
 }
 
 #[cfg(test)]
