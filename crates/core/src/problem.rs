@@ -4,7 +4,11 @@
 //! them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
 //! one workload with one rule together. [`crate::diagnosis`] examines one object, with its events and logs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -95,11 +99,20 @@ pub struct ProblemPage {
 const RECENT: Duration = Duration::from_secs(60 * 60);
 /// Maximum number of operations of a problem.
 const MAX_CHANGES: usize = 5;
-/// Number of operations that are searched for those of one page.
-const SEARCHED_OPERATIONS: u64 = 500;
+/// Number of operations that are read at once.
+const READ_OPERATIONS: u64 = 500;
+/// Maximum number of such reads for one page of problems.
+const MAX_READS: usize = 20;
+
+/// The object of a problem, as the rows of the audit trail name it: cluster, namespace, kind and name. Those of a cluster
+/// have no name.
+type ChangedObject = (ClusterId, Option<String>, String, Option<String>);
 
 /// A list that is read from each cluster, and the kinds if they are not those of the list.
 type Source = (List, &'static [Kind]);
+
+/// Kind of a problem of a cluster, and of its operations.
+const CLUSTER: &str = "cluster";
 
 /// Pods, workloads, jobs, nodes and claims.
 const SOURCES: [Source; 5] = [
@@ -236,26 +249,60 @@ impl Problems {
 
     /// Adds the operations of the last hour that the caller may see.
     async fn add_recent_changes(&self, caller: &Caller, problems: &mut [ProblemRow]) -> Result<()> {
-        if problems.is_empty() {
-            return Ok(());
-        }
-        let operations = self.audit.operations(caller, recent_operations(problems, self.clock.now())).await?;
-        let mut by_object = BTreeMap::<_, Vec<OperationRow>>::new();
-        for operation in operations.logs {
-            let OperationRow { cluster_id, namespace, resource_type, resource_name, .. } = &operation;
-            let key = (*cluster_id, namespace.clone(), resource_type.clone(), resource_name.clone());
-            let changes = by_object.entry(key).or_default();
-            if changes.len() < MAX_CHANGES {
-                changes.push(operation);
-            }
-        }
+        let objects: BTreeSet<_> = problems.iter().map(changed_object).collect();
+        let (named, clusters): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(.., name)| name.is_some());
+        let mut changes = self.recent_changes(caller, named).await?;
+        changes.extend(self.recent_changes(caller, clusters).await?);
         for problem in problems {
-            let ProblemRow { cluster_id, namespace, kind, name, .. } = &*problem;
-            let key = (Some(*cluster_id), namespace.clone(), kind.clone(), Some(name.clone()));
-            problem.recent_changes = by_object.get(&key).cloned().unwrap_or_default();
+            problem.recent_changes = changes.get(&changed_object(problem)).cloned().unwrap_or_default();
         }
         Ok(())
     }
+
+    /// The newest operations of each of these objects. Either all of them have a name or none has.
+    async fn recent_changes(
+        &self,
+        caller: &Caller,
+        objects: Vec<ChangedObject>,
+    ) -> Result<BTreeMap<ChangedObject, Vec<OperationRow>>> {
+        let now = self.clock.now();
+        let mut changes: BTreeMap<_, Vec<OperationRow>> =
+            objects.into_iter().map(|object| (object, Vec::new())).collect();
+        let mut before = None;
+        for _ in 0..MAX_READS {
+            let open = changes.iter().filter(|(_, found)| found.len() < MAX_CHANGES);
+            let open: Vec<_> = open.map(|(object, _)| object.clone()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let query = OperationQuery { before, ..recent_operations(&open, now) };
+            let operations = self.audit.operations(caller, query).await?.logs;
+            before = operations.last().map(|operation| operation.id);
+            let is_last = (operations.len() as u64) < READ_OPERATIONS;
+            for operation in operations {
+                let OperationRow { cluster_id, namespace, resource_type, resource_name, .. } = &operation;
+                let Some(cluster) = *cluster_id else { continue };
+                let name = resource_name.clone().filter(|_| resource_type != CLUSTER);
+                let object = (cluster, namespace.clone(), resource_type.clone(), name);
+                if let Some(found) = changes.get_mut(&object)
+                    && found.len() < MAX_CHANGES
+                {
+                    found.push(operation);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// The object of a problem, as the audit trail names it.
+fn changed_object(problem: &ProblemRow) -> ChangedObject {
+    let ProblemRow { cluster_id, namespace, kind, name, .. } = problem;
+    let name = Some(name.clone()).filter(|_| kind != CLUSTER);
+    (*cluster_id, namespace.clone(), kind.clone(), name)
 }
 
 /// The query for the rows of a source that are not as wanted.
@@ -287,22 +334,17 @@ fn of_cluster(result: &ClusterResult, error: Option<&Error>, query: &ProblemQuer
     Some(Group::of_cluster(&result.name, level, since, reason))
 }
 
-/// The query for the operations of the last hour on objects of these kinds in these clusters.
-fn recent_operations(problems: &[ProblemRow], now: Timestamp) -> OperationQuery {
+/// The query for the operations of the last hour on objects of these clusters, kinds and names, the newest first.
+fn recent_operations(objects: &[ChangedObject], now: Timestamp) -> OperationQuery {
     let fields = fields_of::<OperationRow>();
-    let filter = |name: &str, values: Vec<String>| {
+    let filter = |name: &str, values: BTreeSet<String>| {
         let field = fields.iter().position(|field| field.name == name);
-        field.map(|field| (field, values))
-    };
-    let distinct = |value: fn(&ProblemRow) -> String| {
-        let mut values: Vec<_> = problems.iter().map(value).collect();
-        values.sort_unstable();
-        values.dedup();
-        values
+        field.filter(|_| !values.is_empty()).map(|field| (field, values.into_iter().collect::<Vec<_>>()))
     };
     let filters = [
-        filter("cluster_id", distinct(|problem| problem.cluster_id.to_string())),
-        filter("resource_type", distinct(|problem| problem.kind.clone())),
+        filter("cluster_id", objects.iter().map(|(cluster, ..)| cluster.to_string()).collect()),
+        filter("resource_type", objects.iter().map(|(_, _, kind, _)| kind.clone()).collect()),
+        filter("resource_name", objects.iter().filter_map(|(.., name)| name.clone()).collect()),
     ];
     // whole minutes, so that the counts of several requests are of one query
     let from =
@@ -312,7 +354,7 @@ fn recent_operations(problems: &[ProblemRow], now: Timestamp) -> OperationQuery 
     let list = ListQuery {
         filters: filters.into_iter().flatten().collect(),
         sort: newest,
-        per_page: SEARCHED_OPERATIONS,
+        per_page: READ_OPERATIONS,
         ..ListQuery::default()
     };
     OperationQuery { list, user_id: None, audited: Vec::new(), from, to: None, before: None }

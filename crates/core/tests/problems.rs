@@ -6,6 +6,7 @@ use pilothouse_core::{
     Cause,
     access::Caller,
     app::{App, AppSettings},
+    cluster::ClusterChange,
     ids::ClusterId,
     inventory::ClusterResultStatus,
     kind::Kind,
@@ -243,4 +244,49 @@ fn recent_changes_of_the_object_are_listed() {
     fixture.fake.runtime.clock.advance(std::time::Duration::from_secs(2 * 60 * 60));
     let page = fixture.list("rule=image_pull").unwrap();
     assert!(page.problems[0].recent_changes.is_empty());
+}
+
+#[test]
+fn recent_changes_are_found_behind_many_of_other_objects() {
+    let fixture = Fixture::of(1);
+    let degraded = |name: &str| {
+        json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"replicas": 2}, "status":
+            {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}})
+    };
+    // `api` is a problem of the same page, `other` is none
+    for name in ["web", "api"] {
+        fixture.put(0, Kind::Deployment, degraded(name));
+    }
+    let idle = json!({"metadata": {"name": "other", "namespace": "shop"}, "spec": {"replicas": 0}});
+    fixture.put(0, Kind::Deployment, idle);
+    let restart = |name: &str| {
+        let workload = WorkloadRef {
+            namespace: Namespace::new("shop").unwrap(),
+            kind: WorkloadType::Deployment,
+            name: ObjectName::new(name).unwrap(),
+        };
+        let system = Caller::system();
+        block_on(fixture.app.workloads.restart(&system, fixture.clusters[0], &workload)).unwrap();
+    };
+    restart("web");
+    for _ in 0..510 {
+        restart("api");
+        restart("other");
+    }
+    let page = fixture.list("").unwrap();
+    let changes: Vec<_> =
+        page.problems.iter().map(|problem| (problem.name.as_str(), problem.recent_changes.len())).collect();
+    assert_eq!(changes, [("api", 5), ("web", 1)]);
+}
+
+#[test]
+fn recent_changes_of_a_cluster_are_listed() {
+    let fixture = Fixture::of(1);
+    let change = ClusterChange { description: Some("moved".to_owned()), ..ClusterChange::default() };
+    block_on(fixture.app.clusters.update(&Caller::system(), fixture.clusters[0], change)).unwrap();
+    fixture.fake.clusters.set(fixture.clusters[0], Condition::Failing(Cause::Unreachable));
+    let page = fixture.list("").unwrap();
+    let changes = page.problems[0].recent_changes.iter();
+    let changes: Vec<_> = changes.map(|change| change.operation_type.as_str()).collect();
+    assert_eq!(changes, ["update", "create"]);
 }

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    ProblemRow, ProblemSample, Source,
+    CLUSTER, ProblemRow, ProblemSample, Source,
     rules::{self, Cause, Facts, Fields},
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Group {
         since: Option<Timestamp>,
         reason: Option<String>,
     ) -> Self {
-        let object = Object { kind: "cluster".to_owned(), namespace: None, name: name.to_owned() };
+        let object = Object { kind: CLUSTER.to_owned(), namespace: None, name: name.to_owned() };
         let replicas = Some(Replicas { wanted: 1, lost: i64::from(level == Level::Bad) });
         let (rule, variant, count, sample) = (Rule::Cluster, None, 1, None);
         Self { object, level, rule, variant, reason, count, since, replicas, sample }

@@ -210,6 +210,7 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
                     }
                     "operation_type" => one_of!(matching, operation_type, values),
                     "resource_type" => one_of!(matching, resource_type, values),
+                    "resource_name" => one_of!(matching, resource_name, values),
                     "namespace" => one_of!(matching, namespace, values),
                     "status" => one_of!(matching, status, values),
                     "username" => one_of!(matching, username, values),

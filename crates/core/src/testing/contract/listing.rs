@@ -134,6 +134,19 @@ pub(super) async fn every_filter_matches_the_reference(ports: &StorePorts) {
     }
     let combined = [("status", "success"), ("namespace", "default"), ("search", "e"), ("sort", "-username")];
     ports.assert_matches_reference(&rows, &combined).await;
+    // a filter that is no query parameter
+    let field = (List::Operations.info().fields)().iter().position(|field| field.name == "resource_name");
+    let all = query(&[("per_page", "500"), ("sort", "id")]);
+    for names in [&["web"][..], &["Web", "部署", "x"]] {
+        let values: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let filters = vec![(field.unwrap(), values)];
+        let named = OperationQuery { list: ListQuery { filters, ..all.list.clone() }, ..all.clone() };
+        let has_name =
+            |row: &&OperationRow| row.resource_name.as_deref().is_some_and(|name| names.contains(&name));
+        let expected: Vec<_> = rows.iter().filter(has_name).map(|row| row.id).collect();
+        assert!(!expected.is_empty());
+        assert_eq!(ports.page(&named).await.0, expected, "{names:?}");
+    }
 }
 
 pub(super) async fn pages_match_the_reference(ports: &StorePorts) {
