@@ -1,7 +1,7 @@
 //! Problems: what is wrong in all clusters, grouped by cluster, owner and rule (section 10 of the contract).
 //!
-//! Each cluster contributes the rows of its pods, workloads, nodes and claims that are not as wanted, as the list cache has
-//! them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
+//! Each cluster contributes the rows of its pods, workloads, nodes and claims that are not as wanted, and those of its cron
+//! jobs, as the list cache has them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
 //! one workload with one rule together. [`crate::diagnosis`] examines one object, with its events and logs.
 
 use std::{
@@ -114,11 +114,16 @@ type Source = (List, &'static [Kind]);
 /// Kind of a problem of a cluster, and of its operations.
 const CLUSTER: &str = "cluster";
 
-/// Pods, workloads, jobs, nodes and claims.
-const SOURCES: [Source; 5] = [
+/// Kinds of the list of cron jobs, which is read whole: a cron job is as wanted by its own status, also one that misses its
+/// starts.
+const CRON_JOBS: &[Kind] = &[Kind::CronJob];
+
+/// Pods, workloads, jobs, cron jobs, nodes and claims.
+const SOURCES: [Source; 6] = [
     (List::Pods, &[]),
     (List::Workloads, &[]),
     (List::Workloads, &[Kind::Job]),
+    (List::Workloads, CRON_JOBS),
     (List::Nodes, &[]),
     (List::PersistentVolumeClaims, &[]),
 ];
@@ -305,10 +310,11 @@ fn changed_object(problem: &ProblemRow) -> ChangedObject {
     (*cluster_id, namespace.clone(), kind.clone(), name)
 }
 
-/// The query for the rows of a source that are not as wanted.
+/// The query for the rows of a source that are not as wanted, or for all cron jobs.
 fn faulty_rows((list, kinds): &Source, query: &ProblemQuery) -> ListQuery {
     let info = list.info();
     let level = (info.fields)().iter().position(|field| field.name == LEVEL);
+    let level = level.filter(|_| *kinds != CRON_JOBS);
     let levels = vec![Level::Warn.as_str().to_owned(), Level::Bad.as_str().to_owned()];
     ListQuery {
         namespaces: query.namespaces.clone(),

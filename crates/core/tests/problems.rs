@@ -183,6 +183,44 @@ fn worst_problems_are_first_and_pages_cover_all() {
 }
 
 #[test]
+fn cron_job_that_misses_a_start_is_a_problem_until_it_starts() {
+    let fixture = Fixture::of(1);
+    // at midnight
+    let problems = |last_start: &str, query: &str| {
+        let spec = json!({"schedule": "0 * * * *", "timeZone": "Etc/UTC"});
+        let object = json!({"metadata": {"name": "report", "namespace": "shop"}, "spec": spec,
+            "status": {"lastScheduleTime": last_start}});
+        fixture.put(0, Kind::CronJob, object);
+        fixture.list(query).unwrap()
+    };
+    let page = problems("2025-12-31T21:00:00Z", "");
+    assert_eq!(lines(&page), ["cluster-0/cronjob/report cron:missed 1"]);
+    let ProblemRow { level, reason, since, .. } = &page.problems[0];
+    assert_eq!((level.as_str(), reason), ("warn", &None));
+    assert_eq!(since.unwrap().to_string(), "2025-12-31T22:05:00Z");
+    assert_eq!(problems("2025-12-31T21:00:00Z", "rule=cron&level=warn&namespace=shop").problems.len(), 1);
+    assert!(problems("2025-12-31T23:00:00Z", "").problems.is_empty(), "the next start is due now");
+}
+
+#[test]
+fn failed_job_of_a_cron_job_is_over_when_a_later_one_succeeded() {
+    let fixture = Fixture::of(1);
+    let condition = json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let owner = json!([{"kind": "CronJob", "name": "report", "controller": true}]);
+    let metadata = json!({"name": "report-1", "namespace": "shop", "ownerReferences": owner});
+    fixture.put(0, Kind::Job, json!({"metadata": metadata, "status": {"conditions": condition}}));
+    let put = |succeeded: &str| {
+        let metadata = json!({"name": "report", "namespace": "shop"});
+        let object = json!({"metadata": metadata, "status": {"lastSuccessfulTime": succeeded}});
+        fixture.put(0, Kind::CronJob, object);
+        lines(&fixture.list("").unwrap())
+    };
+    assert_eq!(put("2025-12-31T00:00:00Z"), ["cluster-0/cronjob/report job:backoff_limit 1"]);
+    assert!(put("2026-01-02T00:00:00Z").is_empty());
+}
+
+#[test]
 fn cluster_that_does_not_respond_is_told() {
     let fixture = Fixture::of(4);
     let [_, hanging, failing, stale] = fixture.clusters[..] else { panic!("four clusters") };

@@ -234,6 +234,12 @@ pub(super) fn of_workload(workload: &Facts<'_>, fields: &ListFields) -> Cause {
     }
 }
 
+/// The rule of a cron job; `None` if its next start is not missed.
+pub(super) fn of_cron_job(cron_job: &Facts<'_>, now: Timestamp) -> Option<Cause> {
+    let is_missed = cron_job.fault.missed_from().is_some_and(|at| at <= now);
+    is_missed.then_some((Rule::Cron, Some(Variant::Missed)))
+}
+
 /// The rule of a node.
 pub(super) fn of_node(node: &Facts<'_>) -> Cause {
     let has_pressure = node.status == "Ready";
