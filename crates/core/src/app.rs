@@ -302,7 +302,7 @@ impl App {
             Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
-            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
+            problems: Problems::new(fleet.clone(), audit.clone(), clusters.registry.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),

@@ -18,11 +18,15 @@ use crate::{
     access::{Caller, Permit},
     audit::{Audit, OperationQuery, OperationRow},
     clock::Clock,
+    cluster::{Cluster, ClusterRegistry, Health},
     diagnosis::{Rule, Variant},
     error::{Cause, Code, Error, Result},
     gate::ClusterPermits,
     ids::ClusterId,
-    inventory::{ClusterResult, Fleet, FleetQuery, LEVEL, List, Listing, ObjectKey, result_window, to_list},
+    inventory::{
+        ClusterResult, ClusterResultStatus, Fleet, FleetQuery, LEVEL, List, Listing, ObjectKey,
+        result_window, to_list,
+    },
     kind::Kind,
     namespaces::NamespaceScope,
     rows::{Level, ListQuery, Pagination, Row, Sort, fields_of},
@@ -133,6 +137,7 @@ const SOURCES: [Source; 6] = [
 pub struct Problems {
     fleet: Fleet,
     audit: Audit,
+    registry: Arc<dyn ClusterRegistry>,
     clock: Arc<dyn Clock>,
 }
 
@@ -141,12 +146,26 @@ struct ClusterPart {
     result: ClusterResult,
     /// Permits by the position of the list in the access requests.
     permits: Vec<Option<Permit>>,
+    /// Why the cluster could not be reached.
+    unreachable: Option<Cause>,
     groups: Vec<Group>,
 }
 
+impl ClusterPart {
+    /// Whether a part of the rows is old or did not arrive.
+    fn is_in_doubt(&self) -> bool {
+        matches!(self.result.status, ClusterResultStatus::Stale | ClusterResultStatus::Pending)
+    }
+}
+
 impl Problems {
-    pub(crate) fn new(fleet: Fleet, audit: Audit, clock: Arc<dyn Clock>) -> Self {
-        Self { fleet, audit, clock }
+    pub(crate) fn new(
+        fleet: Fleet,
+        audit: Audit,
+        registry: Arc<dyn ClusterRegistry>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { fleet, audit, registry, clock }
     }
 
     /// Returns a page of the problems that the caller may see.
@@ -199,13 +218,12 @@ impl Problems {
                 requests.push((cluster, request.boxed()));
             }
             let result = ClusterResult::new(cluster, name, complete);
-            parts.push(ClusterPart { result, permits, groups: Vec::new() });
+            parts.push(ClusterPart { result, permits, unreachable: None, groups: Vec::new() });
         }
         let mut responses = self.fleet.run_all(requests).await.into_iter();
         let (now, fields) = (self.clock.now(), rules::Fields::of_lists());
         for part in &mut parts {
             let mut groups = Groups::new(&fields, now);
-            let mut unreachable = None;
             for (source, permit) in sources.iter().zip(&part.permits) {
                 if permit.is_none() {
                     part.result.add_total(0);
@@ -216,13 +234,31 @@ impl Problems {
                 part.result.add(response.as_ref().map(|response| response.as_ref().map(facts)));
                 match response {
                     Some(Ok(listing)) => groups.add(*source, listing),
-                    Some(Err(error)) => unreachable = unreachable.or(Some(error)),
-                    None => {}
+                    // a list that the credential may not read is no fault of the cluster
+                    Some(Err(error)) if is_unreachable(&error) => part.unreachable = Some(error.cause),
+                    Some(Err(_)) | None => {}
                 }
             }
-            part.groups = groups.finish(of_cluster(&part.result, unreachable.as_ref(), query));
+            part.groups = groups.finish();
+        }
+        if query.namespaces == NamespaceScope::All {
+            let offline = self.offline_clusters(&parts).await?;
+            for part in &mut parts {
+                let offline = offline.iter().find(|cluster| cluster.id == part.result.id);
+                part.groups.extend(of_cluster(part, offline));
+            }
         }
         Ok(parts)
+    }
+
+    /// The clusters whose last probe failed, if a cluster's rows are old or did not arrive.
+    async fn offline_clusters(&self, parts: &[ClusterPart]) -> Result<Vec<Cluster>> {
+        if !parts.iter().any(ClusterPart::is_in_doubt) {
+            return Ok(Vec::new());
+        }
+        let mut clusters = self.registry.list().await?;
+        clusters.retain(|cluster| cluster.status == Health::Offline);
+        Ok(clusters)
     }
 
     /// Adds the numbers of replicas of the workloads whose own row is as wanted, although pods of theirs are not. A
@@ -325,17 +361,19 @@ fn faulty_rows((list, kinds): &Source, query: &ProblemQuery) -> ListQuery {
     }
 }
 
-/// The problem of a cluster that cannot be reached, or whose last known data is old.
-fn of_cluster(result: &ClusterResult, error: Option<&Error>, query: &ProblemQuery) -> Option<Group> {
-    if query.namespaces != NamespaceScope::All {
-        return None;
-    }
-    // a list that the credential may not read is no fault of the cluster
-    let error = error.filter(|error| matches!(error.code(), Code::ConnectionError | Code::TimeoutError));
-    let (level, since, reason) = match error {
-        Some(error) => (Level::Bad, None, Some(error.cause.as_str().to_owned())),
-        None if result.is_stale() => (Level::Warn, result.as_of, None),
-        None => return None,
+fn is_unreachable(error: &Error) -> bool {
+    matches!(error.code(), Code::ConnectionError | Code::TimeoutError)
+}
+
+/// The problem of a cluster that cannot be reached, or whose last known data is old. `offline` is the cluster if its last
+/// probe failed.
+fn of_cluster(part: &ClusterPart, offline: Option<&Cluster>) -> Option<Group> {
+    let ClusterPart { result, unreachable, .. } = part;
+    let (level, since, reason) = match (unreachable, offline.filter(|_| part.is_in_doubt())) {
+        (Some(cause), _) => (Level::Bad, None, Some(cause.as_str().to_owned())),
+        (None, Some(offline)) => (Level::Bad, result.as_of, offline.status_reason.clone()),
+        (None, None) if result.is_stale() => (Level::Warn, result.as_of, None),
+        (None, None) => return None,
     };
     Some(Group::of_cluster(&result.name, level, since, reason))
 }

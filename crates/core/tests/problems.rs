@@ -252,6 +252,24 @@ fn cluster_that_does_not_respond_is_told() {
 }
 
 #[test]
+fn offline_cluster_is_bad_also_with_old_rows_and_without_an_answer() {
+    let fixture = Fixture::of(1);
+    let cluster = fixture.clusters[0];
+    fixture.fake.clusters.fail(Some(Cause::Unreachable));
+    block_on(fixture.app.clusters.status(&Caller::system(), cluster)).unwrap();
+    fixture.fake.clusters.fail(None);
+    let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+    for condition in [Condition::Cached { as_of, stale: true }, Condition::Hanging] {
+        fixture.fake.clusters.set(cluster, condition);
+        let page = fixture.list("").unwrap();
+        assert_eq!(lines(&page), ["cluster-0/cluster/cluster-0 cluster 1 1/1"], "{condition:?}");
+        let problem = &page.problems[0];
+        assert_eq!((problem.level.as_str(), problem.reason.as_deref()), ("bad", Some("unreachable")));
+        assert!(fixture.list("namespace=shop").unwrap().problems.is_empty());
+    }
+}
+
+#[test]
 fn recent_changes_of_the_object_are_listed() {
     let fixture = Fixture::of(1);
     fixture.web(0, 1, json!([]));

@@ -174,8 +174,8 @@ impl<'a> Groups<'a> {
         self.listings.push((source, listing));
     }
 
-    /// Groups all rows. `cluster` is the problem of the cluster itself.
-    pub(super) fn finish(self, cluster: Option<Group>) -> Vec<Group> {
+    /// Groups all rows.
+    pub(super) fn finish(self) -> Vec<Group> {
         let rows = |list: List| {
             let listings = self.listings.iter().filter(move |((source, _), _)| *source == list);
             listings.flat_map(|(_, listing)| &listing.rows)
@@ -252,7 +252,6 @@ impl<'a> Groups<'a> {
             let one = is_alone.then_some(Replicas::ONE);
             group.replicas = replicas.get(&group.object).copied().or(one);
         }
-        groups.extend(cluster);
         groups
     }
 }
