@@ -102,7 +102,8 @@ impl Diagnoses {
         let mut findings = examine(&evidence, self.clock.now());
         if let Some(namespace) = &object.namespace {
             self.add_logs(caller, cluster, namespace, &mut findings, &mut evidence).await;
-            if !sees_masked_values(caller, object.kind.kind(), cluster, namespace) {
+            // the values are those of pods, also where a Service or a claim is diagnosed
+            if !sees_masked_values(caller, Kind::Pod, cluster, namespace) {
                 let values = evidence.environment_values(MIN_MASKED_CHARS);
                 let quotes = findings.iter_mut().flat_map(|finding| &mut finding.evidence);
                 quotes.for_each(|quote| quote.mask(&values));

@@ -213,6 +213,29 @@ fn literal_values_of_the_environment_are_masked_for_whoever_may_not_read_them() 
     assert!(texts(&editor).contains(CANARY));
 }
 
+/// The right to update a Service is none to read the environment of its pods.
+#[test]
+fn values_of_pods_are_masked_for_whoever_may_update_only_the_service() {
+    let fixture = Fixture::new();
+    let service = json!({"metadata": {"name": "api", "namespace": "shop", "uid": "s"},
+        "spec": {"selector": {"app": "api"}, "ports": [{"port": 80}]}});
+    fixture.put(Kind::Service, service);
+    let ready = json!({"type": "Ready", "status": "False", "message": format!("waits for {CANARY}")});
+    let pod = json!({"metadata": {"name": "api-1", "namespace": "shop", "uid": "a", "labels": {"app": "api"}},
+        "spec": {"containers": [{"name": "app", "env": [{"name": "A", "value": CANARY}]}]},
+        "status": {"phase": "Running", "conditions": [ready]}});
+    fixture.put(Kind::Pod, pod);
+    let caller = fixture.caller(&[READS, (&["get", "list", "update"], &["network"])], Some(&["shop"]));
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Service).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("api").unwrap(),
+    };
+    let found = block_on(fixture.app.diagnoses.diagnose(&caller, fixture.cluster, &object)).unwrap();
+    let quotes: Vec<_> = found.findings.iter().flat_map(|finding| &finding.evidence).collect();
+    assert_eq!(quotes.iter().map(|quote| quote.text.as_str()).collect::<Vec<_>>(), ["waits for ***"]);
+}
+
 /// More Services than are read: those that are left out are not taken for missing ones.
 #[test]
 fn backends_beyond_the_limit_are_unreadable() {
