@@ -32,6 +32,24 @@ const SOURCES: [(&str, &str); 12] = [
     ("PodDisruptionBudget", "apis/policy/v1/poddisruptionbudgets"),
 ];
 
+/// Broken workloads whose rule the cached rows show soon after their start.
+const PROBLEMS: [&str; 14] = [
+    "crash",
+    "image_pull_bad_name",
+    "image_pull_not_found",
+    "init_crash",
+    "init_oom",
+    "job_backoff_limit",
+    "limit_range",
+    "liveness",
+    "missing_configmap",
+    "missing_key",
+    "missing_secret",
+    "oom",
+    "quota",
+    "start_error",
+];
+
 type Rules = Vec<(String, Option<String>)>;
 
 /// A server with the control plane as a cluster.
@@ -106,8 +124,30 @@ async fn each_broken_workload_is_found_by_its_one_rule() {
             record(&fixture.plane, file, &namespace).await;
         }
     }
+    problems_have_the_same_rules(&fixture, &files).await;
     causes_of_the_cluster(&fixture, &node).await;
     fixture.plane.stop().await.unwrap();
+}
+
+/// The same causes are problems, found from the cached rows alone, and a workload that works is none.
+async fn problems_have_the_same_rules(fixture: &Fixture, files: &[BrokenWorkload]) {
+    for file in files.iter().filter(|file| PROBLEMS.contains(&file.name.as_str()) || file.rule == "none") {
+        let (kind, name) = &file.object;
+        // that a probe fails is only in events
+        let rule = if file.rule == "liveness" { "crash" } else { file.rule.as_str() };
+        let path = format!("/api/k8s/problems?cluster_id={}&namespace={}", fixture.cluster, namespace(file));
+        eventually_ok(async || {
+            let problems = fixture.admin.rows(&path, "problems").await;
+            let is_expected = |problem: &Value| {
+                let object = (&problem["kind"], &problem["name"]) == (&json!(kind), &json!(name));
+                object && problem["rule"] == rule && problem["variant"] == json!(file.variant)
+            };
+            let is_found =
+                if rule == "none" { problems.is_empty() } else { problems.iter().any(is_expected) };
+            if is_found { Ok(()) } else { Err(format!("{}: {problems:#?}", file.name)) }
+        })
+        .await;
+    }
 }
 
 /// Causes that need more than objects: taints, a webhook that denies, a node that does not answer.
