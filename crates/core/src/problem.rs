@@ -245,7 +245,8 @@ impl Problems {
             let offline = self.offline_clusters(&parts).await?;
             for part in &mut parts {
                 let offline = offline.iter().find(|cluster| cluster.id == part.result.id);
-                part.groups.extend(of_cluster(part, offline));
+                let problem = of_cluster(part, offline);
+                part.groups.extend(problem);
             }
         }
         Ok(parts)
