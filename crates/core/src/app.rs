@@ -282,7 +282,8 @@ impl App {
         .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
         let audit = Audit::new(gate.clone(), audit, clock.clone());
-        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone());
+        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone())
+            .with_usage(objects.usage.clone());
         let sessions = Sessions {
             gate: gate.clone(),
             ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
