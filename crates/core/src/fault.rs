@@ -21,9 +21,10 @@ pub struct Fault {
     pub is_init: bool,
     /// The message of Kubernetes about it, shortened.
     pub message: String,
-    /// Time since which it holds, if that is not the creation of the object. Of a cron job: [`Fault::missed_from`].
+    /// Time since which it holds, if that is not the creation of the object. Of a cron job: the
+    /// time from which its next start counts as missed.
     pub since: Option<Timestamp>,
-    /// Time since which the container runs. Of a cron job: [`Fault::succeeded_at`].
+    /// Time since which the container runs. Of a cron job: the time of its last success.
     pub started_at: Option<Timestamp>,
     /// Whether the pod has ended with a failure.
     pub has_failed: bool,

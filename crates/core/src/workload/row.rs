@@ -61,7 +61,7 @@ pub struct WorkloadRow {
     /// The usage of CPU and memory of its pods together, filled in when a page of one cluster is read; null if it is not
     /// known, and elsewhere.
     pub usage: Option<Usage>,
-    /// What is wrong, unless it is as wanted. Of a cron job, what [`Fault::of_cron_job`] has.
+    /// What is wrong, unless it is as wanted. Of a cron job, its next start and its last success.
     #[serde(skip)]
     fault: Option<Box<Fault>>,
 }
