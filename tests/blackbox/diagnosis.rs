@@ -10,7 +10,7 @@ use pilothouse_testbed::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Server, apply, create_namespace, eventually_ok, register_cluster};
+use crate::support::{Client, Server, apply, create_namespace, eventually, eventually_ok, register_cluster};
 
 /// Time limit of the sign of a healthy workload, while all broken ones start.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(240);
@@ -150,7 +150,7 @@ async fn problems_have_the_same_rules(fixture: &Fixture, files: &[BrokenWorkload
     }
 }
 
-/// Causes that need more than objects: taints, a webhook that denies, a node that does not answer.
+/// Causes that need more than objects: taints, a webhook that denies, a start that was missed, a node that does not answer.
 async fn causes_of_the_cluster(fixture: &Fixture, node: &Node) {
     let client = fixture.plane.client();
     create_namespace(&client, "denied").await;
@@ -164,6 +164,23 @@ async fn causes_of_the_cluster(fixture: &Fixture, node: &Node) {
     fixture.expect("namespace=tainted&type=deployment&name=web", &[("unschedulable", Some("taint"))]).await;
     node.remove_taint("example.org/reserved").await.unwrap();
     fixture.expect("namespace=tainted&type=deployment&name=web", &[]).await;
+
+    // its last start is years ago, and the deadline of the next ones has passed
+    create_namespace(&client, "missed").await;
+    let mut report = workloads::cron_job("missed", "report");
+    report["spec"]["schedule"] = json!("0 0 1 1 *");
+    report["spec"]["startingDeadlineSeconds"] = json!(10);
+    apply(&client, &[report]).await;
+    let path = "/apis/batch/v1/namespaces/missed/cronjobs/report/status";
+    let started = json!({"status": {"lastScheduleTime": "2020-01-01T00:00:00Z"}});
+    client.patch(path, &started).await.unwrap();
+    fixture.expect("namespace=missed&type=cronjob&name=report", &[("cron", Some("missed"))]).await;
+    let path = format!("/api/k8s/problems?cluster_id={}&namespace=missed&rule=cron", fixture.cluster);
+    eventually("the missed start is a problem", async || {
+        let problems = fixture.admin.rows(&path, "problems").await;
+        problems.iter().any(|problem| problem["name"] == "report").then_some(())
+    })
+    .await;
 
     fixture.expect(&format!("type=node&name={}", node.name()), &[]).await;
     node.signal(NodeProgram::Kubelet, Signal::Stop).unwrap();
