@@ -107,6 +107,9 @@ const MAX_CHANGES: usize = 5;
 const READ_OPERATIONS: u64 = 500;
 /// Maximum number of such reads for one page of problems.
 const MAX_READS: usize = 20;
+/// Number of the oldest operations of the last hour among which the one with the smallest id is sought: an operation that
+/// takes long may get its id after later ones.
+const OLDEST_OPERATIONS: u64 = 50;
 
 /// The object of a problem, as the rows of the audit trail name it: cluster, namespace, kind and name. Those of a cluster
 /// have no name.
@@ -291,23 +294,42 @@ impl Problems {
 
     /// Adds the operations of the last hour that the caller may see.
     async fn add_recent_changes(&self, caller: &Caller, problems: &mut [ProblemRow]) -> Result<()> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let Some(after) = self.last_before_recent(caller).await? else { return Ok(()) };
         let objects: BTreeSet<_> = problems.iter().map(changed_object).collect();
         let (named, clusters): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(.., name)| name.is_some());
-        let mut changes = self.recent_changes(caller, named).await?;
-        changes.extend(self.recent_changes(caller, clusters).await?);
+        let mut changes = self.recent_changes(caller, named, after).await?;
+        changes.extend(self.recent_changes(caller, clusters, after).await?);
         for problem in problems {
             problem.recent_changes = changes.get(&changed_object(problem)).cloned().unwrap_or_default();
         }
         Ok(())
     }
 
-    /// The newest operations of each of these objects. Either all of them have a name or none has.
+    /// The id before the first operation of the last hour that the caller may see; `None` if there is none. With it, the
+    /// store reads no older operations of the objects.
+    async fn last_before_recent(&self, caller: &Caller) -> Result<Option<i64>> {
+        let from = self.recent_from();
+        let query = OperationQuery { from, ..operations("created_at", false, OLDEST_OPERATIONS) };
+        let oldest = self.audit.operations(caller, query).await?.logs;
+        Ok(oldest.iter().map(|operation| operation.id - 1).min())
+    }
+
+    /// The beginning of the last hour, in whole minutes, so that the counts of several requests are of one query.
+    fn recent_from(&self) -> Option<Timestamp> {
+        let from = self.clock.now().checked_sub(RECENT).ok()?;
+        Timestamp::from_second(from.as_second() / 60 * 60).ok()
+    }
+
+    /// The newest operations of each of these objects, after this id. Either all of them have a name or none has.
     async fn recent_changes(
         &self,
         caller: &Caller,
         objects: Vec<ChangedObject>,
+        after: i64,
     ) -> Result<BTreeMap<ChangedObject, Vec<OperationRow>>> {
-        let now = self.clock.now();
         let mut changes: BTreeMap<_, Vec<OperationRow>> =
             objects.into_iter().map(|object| (object, Vec::new())).collect();
         let mut before = None;
@@ -317,7 +339,8 @@ impl Problems {
             if open.is_empty() {
                 break;
             }
-            let query = OperationQuery { before, ..recent_operations(&open, now) };
+            let (from, after) = (self.recent_from(), Some(after));
+            let query = OperationQuery { from, before, after, ..operations_of(&open) };
             let operations = self.audit.operations(caller, query).await?.logs;
             before = operations.last().map(|operation| operation.id);
             let is_last = (operations.len() as u64) < READ_OPERATIONS;
@@ -379,8 +402,8 @@ fn of_cluster(part: &ClusterPart, offline: Option<&Cluster>) -> Option<Group> {
     Some(Group::of_cluster(&result.name, level, since, reason))
 }
 
-/// The query for the operations of the last hour on objects of these clusters, kinds and names, the newest first.
-fn recent_operations(objects: &[ChangedObject], now: Timestamp) -> OperationQuery {
+/// The query for the operations on objects of these clusters, kinds and names, the newest first.
+fn operations_of(objects: &[ChangedObject]) -> OperationQuery {
     let fields = fields_of::<OperationRow>();
     let filter = |name: &str, values: BTreeSet<String>| {
         let field = fields.iter().position(|field| field.name == name);
@@ -391,16 +414,23 @@ fn recent_operations(objects: &[ChangedObject], now: Timestamp) -> OperationQuer
         filter("resource_type", objects.iter().map(|(_, _, kind, _)| kind.clone()).collect()),
         filter("resource_name", objects.iter().filter_map(|(.., name)| name.clone()).collect()),
     ];
-    // whole minutes, so that the counts of several requests are of one query
-    let from =
-        now.checked_sub(RECENT).ok().and_then(|from| Timestamp::from_second(from.as_second() / 60 * 60).ok());
-    let newest =
-        fields.iter().position(|field| field.name == "id").map(|field| Sort { field, descending: true });
-    let list = ListQuery {
-        filters: filters.into_iter().flatten().collect(),
-        sort: newest,
-        per_page: READ_OPERATIONS,
-        ..ListQuery::default()
-    };
-    OperationQuery { list, user_id: None, audited: Vec::new(), from, to: None, before: None }
+    let mut query = operations("id", true, READ_OPERATIONS);
+    query.list.filters = filters.into_iter().flatten().collect();
+    query
+}
+
+/// The query for a page of operations in the order of a field.
+fn operations(sort: &str, descending: bool, per_page: u64) -> OperationQuery {
+    let field = fields_of::<OperationRow>().iter().position(|field| field.name == sort);
+    let sort = field.map(|field| Sort { field, descending });
+    let list = ListQuery { sort, per_page, ..ListQuery::default() };
+    OperationQuery {
+        list,
+        user_id: None,
+        audited: Vec::new(),
+        from: None,
+        to: None,
+        before: None,
+        after: None,
+    }
 }

@@ -166,13 +166,16 @@ pub(super) async fn time_range_and_cursor_limit_the_list(ports: &StorePorts) {
     let before = rows[30].id;
     let all = query(&[("per_page", "500"), ("sort", "id")]);
     type Predicate = fn(&OperationRow, &OperationQuery) -> bool;
-    let bounds: [(OperationQuery, Predicate); 4] = [
+    let bounds: [(OperationQuery, Predicate); 5] = [
         (OperationQuery { from: Some(from), ..all.clone() }, |row, q| Some(row.created_at) >= q.from),
         (OperationQuery { from: Some(from), to: Some(to), ..all.clone() }, |row, q| {
             Some(row.created_at) >= q.from && q.to.is_some_and(|to| row.created_at < to)
         }),
         (OperationQuery { before: Some(before), ..all.clone() }, |row, q| {
             q.before.is_some_and(|id| row.id < id)
+        }),
+        (OperationQuery { after: Some(before), ..all.clone() }, |row, q| {
+            q.after.is_some_and(|id| row.id > id)
         }),
         (OperationQuery { user_id: Some(UserId(30)), ..all }, |row, q| row.user_id == q.user_id),
     ];
