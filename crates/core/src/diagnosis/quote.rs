@@ -112,7 +112,7 @@ fn mask_cut(head: &str, tail: &str, value: &str) -> Option<String> {
     let begun = boundaries().rev().find(|at| *at >= MIN_CUT_BYTES && head.ends_with(&value[..*at]));
     let ended = boundaries()
         .map(|at| &value[at..])
-        .find(|end| end.len() >= MIN_CUT_BYTES && tail.starts_with(end))
+        .find(|end| end.len() >= MIN_CUT_BYTES && tail.starts_with(*end))
         .map(str::len);
     if begun.is_none() && ended.is_none() {
         return None;
