@@ -10,7 +10,7 @@ use pilothouse_testbed::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Server, apply, create_namespace, eventually_ok, register_cluster};
+use crate::support::{Client, Server, apply, create_namespace, eventually, eventually_ok, register_cluster};
 
 /// Time limit of the sign of a healthy workload, while all broken ones start.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(240);
@@ -30,6 +30,24 @@ const SOURCES: [(&str, &str); 12] = [
     ("Ingress", "apis/networking.k8s.io/v1/ingresses"),
     ("HorizontalPodAutoscaler", "apis/autoscaling/v2/horizontalpodautoscalers"),
     ("PodDisruptionBudget", "apis/policy/v1/poddisruptionbudgets"),
+];
+
+/// Broken workloads whose rule the cached rows show soon after their start.
+const PROBLEMS: [&str; 14] = [
+    "crash",
+    "image_pull_bad_name",
+    "image_pull_not_found",
+    "init_crash",
+    "init_oom",
+    "job_backoff_limit",
+    "limit_range",
+    "liveness",
+    "missing_configmap",
+    "missing_key",
+    "missing_secret",
+    "oom",
+    "quota",
+    "start_error",
 ];
 
 type Rules = Vec<(String, Option<String>)>;
@@ -106,11 +124,33 @@ async fn each_broken_workload_is_found_by_its_one_rule() {
             record(&fixture.plane, file, &namespace).await;
         }
     }
+    problems_have_the_same_rules(&fixture, &files).await;
     causes_of_the_cluster(&fixture, &node).await;
     fixture.plane.stop().await.unwrap();
 }
 
-/// Causes that need more than objects: taints, a webhook that denies, a node that does not answer.
+/// The same causes are problems, found from the cached rows alone, and a workload that works is none.
+async fn problems_have_the_same_rules(fixture: &Fixture, files: &[BrokenWorkload]) {
+    for file in files.iter().filter(|file| PROBLEMS.contains(&file.name.as_str()) || file.rule == "none") {
+        let (kind, name) = &file.object;
+        // that a probe fails is only in events
+        let rule = if file.rule == "liveness" { "crash" } else { file.rule.as_str() };
+        let path = format!("/api/k8s/problems?cluster_id={}&namespace={}", fixture.cluster, namespace(file));
+        eventually_ok(async || {
+            let problems = fixture.admin.rows(&path, "problems").await;
+            let is_expected = |problem: &Value| {
+                let object = (&problem["kind"], &problem["name"]) == (&json!(kind), &json!(name));
+                object && problem["rule"] == rule && problem["variant"] == json!(file.variant)
+            };
+            let is_found =
+                if rule == "none" { problems.is_empty() } else { problems.iter().any(is_expected) };
+            if is_found { Ok(()) } else { Err(format!("{}: {problems:#?}", file.name)) }
+        })
+        .await;
+    }
+}
+
+/// Causes that need more than objects: taints, a webhook that denies, a start that was missed, a node that does not answer.
 async fn causes_of_the_cluster(fixture: &Fixture, node: &Node) {
     let client = fixture.plane.client();
     create_namespace(&client, "denied").await;
@@ -124,6 +164,23 @@ async fn causes_of_the_cluster(fixture: &Fixture, node: &Node) {
     fixture.expect("namespace=tainted&type=deployment&name=web", &[("unschedulable", Some("taint"))]).await;
     node.remove_taint("example.org/reserved").await.unwrap();
     fixture.expect("namespace=tainted&type=deployment&name=web", &[]).await;
+
+    // its last start is years ago, and the deadline of the next ones has passed
+    create_namespace(&client, "missed").await;
+    let mut report = workloads::cron_job("missed", "report");
+    report["spec"]["schedule"] = json!("0 0 1 1 *");
+    report["spec"]["startingDeadlineSeconds"] = json!(10);
+    apply(&client, &[report]).await;
+    let path = "/apis/batch/v1/namespaces/missed/cronjobs/report/status";
+    let started = json!({"status": {"lastScheduleTime": "2020-01-01T00:00:00Z"}});
+    client.patch(path, &started).await.unwrap();
+    fixture.expect("namespace=missed&type=cronjob&name=report", &[("cron", Some("missed"))]).await;
+    let path = format!("/api/k8s/problems?cluster_id={}&namespace=missed&rule=cron", fixture.cluster);
+    eventually("the missed start is a problem", async || {
+        let problems = fixture.admin.rows(&path, "problems").await;
+        problems.iter().any(|problem| problem["name"] == "report").then_some(())
+    })
+    .await;
 
     fixture.expect(&format!("type=node&name={}", node.name()), &[]).await;
     node.signal(NodeProgram::Kubelet, Signal::Stop).unwrap();

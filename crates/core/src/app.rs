@@ -282,7 +282,8 @@ impl App {
         .with_tokens(Arc::new(live_tokens.clone()))
         .with_step_up(settings.second_factor.step_up);
         let audit = Audit::new(gate.clone(), audit, clock.clone());
-        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone());
+        let diagnoses = Diagnoses::new(gate.clone(), objects.diagnosis, objects.pods.clone(), clock.clone())
+            .with_usage(objects.usage.clone());
         let sessions = Sessions {
             gate: gate.clone(),
             ports: SessionPorts { store: session_store.clone(), throttle: throttle.clone(), tokens: codec },
@@ -302,7 +303,7 @@ impl App {
             Objects::new(gate.clone(), object_api.clone()).with_masked_fields(masked_fields.clone());
         let fleet = Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone());
         Self {
-            problems: Problems::new(fleet.clone(), audit.clone(), clock.clone()),
+            problems: Problems::new(fleet.clone(), audit.clone(), clusters.registry.clone(), clock.clone()),
             idempotency: Idempotency {
                 store: idempotency,
                 clock: clock.clone(),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    access::{AccessRequest, Caller, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Clock,
     error::{Cause, Result},
     gate::Gate,
@@ -17,6 +17,7 @@ use crate::{
     name::{ContainerName, Namespace, ObjectName},
     pod::{LogOptions, PodApi},
     rights::{RightResource, RightVerb},
+    usage::{KnownUsage, Subject, UsageApi},
 };
 
 mod collect;
@@ -70,6 +71,7 @@ pub struct Diagnoses {
     gate: Gate,
     source: Arc<dyn DiagnosisSource>,
     pods: Arc<dyn PodApi>,
+    usage: Option<Arc<dyn UsageApi>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -81,7 +83,13 @@ impl Diagnoses {
         pods: Arc<dyn PodApi>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { gate, source, pods, clock }
+        Self { gate, source, pods, usage: None, clock }
+    }
+
+    /// Shows the usage of pods that lack memory.
+    #[must_use]
+    pub fn with_usage(self, usage: Arc<dyn UsageApi>) -> Self {
+        Self { usage: Some(usage), ..self }
     }
 
     /// Diagnoses an object. Related objects are read by the caller's right to list their kind, and the last lines of logs
@@ -101,14 +109,35 @@ impl Diagnoses {
         let mut evidence = collected.ok_or_else(|| permit.object_not_found())?;
         let mut findings = examine(&evidence, self.clock.now());
         if let Some(namespace) = &object.namespace {
+            self.add_usage(&permit, namespace, &mut findings).await;
             self.add_logs(caller, cluster, namespace, &mut findings, &mut evidence).await;
-            if !sees_masked_values(caller, object.kind.kind(), cluster, namespace) {
+            // the values are those of pods, also where a Service or a claim is diagnosed
+            if !sees_masked_values(caller, Kind::Pod, cluster, namespace) {
                 let values = evidence.environment_values(MIN_MASKED_CHARS);
                 let quotes = findings.iter_mut().flat_map(|finding| &mut finding.evidence);
                 quotes.for_each(|quote| quote.mask(&values));
             }
         }
         Ok(Diagnosis { findings, checked: evidence.checked, unreadable: evidence.unreadable })
+    }
+
+    /// Adds the memory that pods used last to the findings that they lack memory. The pods were read under the permit.
+    async fn add_usage(&self, permit: &Permit, namespace: &Namespace, findings: &mut [Finding]) {
+        let lacks_memory = |finding: &&mut Finding| {
+            finding.rule == Rule::Oom || (finding.rule == Rule::Init && finding.variant == Some(Variant::Oom))
+        };
+        let findings: Vec<_> = findings.iter_mut().filter(lacks_memory).collect();
+        let Some(api) = self.usage.as_ref().filter(|_| !findings.is_empty()) else { return };
+        let KnownUsage { table, .. } = api.known(permit).await;
+        for finding in findings {
+            let pod = finding.object.name.clone();
+            let Some(usage) = table.get(Subject::Pod { namespace: namespace.as_str(), name: &pod }) else {
+                continue;
+            };
+            let text = format!("memory in use: {} MiB", usage.memory_bytes / (1 << 20));
+            finding.evidence.push(Quote::new(format!("pod/{pod} usage"), Some(usage.at), &text));
+            finding.evidence.truncate(Finding::MAX_EVIDENCE);
+        }
     }
 
     /// Adds the last lines of logs to the findings that have no better text. A log that cannot be read is no error.

@@ -1,5 +1,6 @@
 //! Faults: what the row of an object that is not as wanted keeps for the rules of problems, besides its fields. A fault is
-//! stored with the row, in few bytes, and is no part of its JSON. The row of an object that is as wanted has none.
+//! stored with the row, in few bytes, and is no part of its JSON. The row of an object that is as wanted has none, except a
+//! cron job's.
 
 use jiff::Timestamp;
 
@@ -20,9 +21,10 @@ pub struct Fault {
     pub is_init: bool,
     /// The message of Kubernetes about it, shortened.
     pub message: String,
-    /// Time since which it holds, if that is not the creation of the object.
+    /// Time since which it holds, if that is not the creation of the object. Of a cron job: the
+    /// time from which its next start counts as missed.
     pub since: Option<Timestamp>,
-    /// Time since which the container runs.
+    /// Time since which the container runs. Of a cron job: the time of its last success.
     pub started_at: Option<Timestamp>,
     /// Whether the pod has ended with a failure.
     pub has_failed: bool,
@@ -36,6 +38,22 @@ pub struct Fault {
 const SEPARATOR: &str = "|";
 
 impl Fault {
+    /// Facts about a cron job, also of one that is as wanted: the time from which its next start counts as missed, and the
+    /// time of its last success.
+    pub(crate) fn of_cron_job(missed_from: Option<Timestamp>, succeeded_at: Option<Timestamp>) -> Self {
+        Self { since: missed_from, started_at: succeeded_at, ..Self::default() }
+    }
+
+    /// Of a cron job: the time from which its next start counts as missed.
+    pub(crate) fn missed_from(&self) -> Option<Timestamp> {
+        self.since
+    }
+
+    /// Of a cron job: the time of its last success.
+    pub(crate) fn succeeded_at(&self) -> Option<Timestamp> {
+        self.started_at
+    }
+
     /// Sets the message, shortened.
     pub(crate) fn with_message(self, message: &str) -> Self {
         Self { message: message.chars().take(MAX_MESSAGE_CHARS).collect(), ..self }

@@ -63,6 +63,7 @@ pub mod provider;
 pub mod quantity;
 pub mod quota;
 pub mod rollout;
+mod schedule;
 pub mod seal;
 pub mod second_factor;
 pub mod secret;

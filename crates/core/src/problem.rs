@@ -1,10 +1,14 @@
 //! Problems: what is wrong in all clusters, grouped by cluster, owner and rule (section 10 of the contract).
 //!
-//! Each cluster contributes the rows of its pods, workloads, nodes and claims that are not as wanted, as the list cache has
-//! them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
+//! Each cluster contributes the rows of its pods, workloads, nodes and claims that are not as wanted, and those of its cron
+//! jobs, as the list cache has them, so that problems cost what a page of a list costs. `rules.rs` finds the rule of a row; `group.rs` puts the pods of
 //! one workload with one rule together. [`crate::diagnosis`] examines one object, with its events and logs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -14,11 +18,15 @@ use crate::{
     access::{Caller, Permit},
     audit::{Audit, OperationQuery, OperationRow},
     clock::Clock,
+    cluster::{Cluster, ClusterRegistry, Health},
     diagnosis::{Rule, Variant},
     error::{Cause, Code, Error, Result},
     gate::ClusterPermits,
     ids::ClusterId,
-    inventory::{ClusterResult, Fleet, FleetQuery, LEVEL, List, Listing, ObjectKey, result_window, to_list},
+    inventory::{
+        ClusterResult, ClusterResultStatus, Fleet, FleetQuery, LEVEL, List, Listing, ObjectKey,
+        result_window, to_list,
+    },
     kind::Kind,
     namespaces::NamespaceScope,
     rows::{Level, ListQuery, Pagination, Row, Sort, fields_of},
@@ -95,17 +103,34 @@ pub struct ProblemPage {
 const RECENT: Duration = Duration::from_secs(60 * 60);
 /// Maximum number of operations of a problem.
 const MAX_CHANGES: usize = 5;
-/// Number of operations that are searched for those of one page.
-const SEARCHED_OPERATIONS: u64 = 500;
+/// Number of operations that are read at once.
+const READ_OPERATIONS: u64 = 500;
+/// Maximum number of such reads for one page of problems.
+const MAX_READS: usize = 20;
+/// Number of the oldest operations of the last hour among which the one with the smallest id is sought: an operation that
+/// takes long may get its id after later ones.
+const OLDEST_OPERATIONS: u64 = 50;
+
+/// The object of a problem, as the rows of the audit trail name it: cluster, namespace, kind and name. Those of a cluster
+/// have no name.
+type ChangedObject = (ClusterId, Option<String>, String, Option<String>);
 
 /// A list that is read from each cluster, and the kinds if they are not those of the list.
 type Source = (List, &'static [Kind]);
 
-/// Pods, workloads, jobs, nodes and claims.
-const SOURCES: [Source; 5] = [
+/// Kind of a problem of a cluster, and of its operations.
+const CLUSTER: &str = "cluster";
+
+/// Kinds of the list of cron jobs, which is read whole: a cron job is as wanted by its own status, also one that misses its
+/// starts.
+const CRON_JOBS: &[Kind] = &[Kind::CronJob];
+
+/// Pods, workloads, jobs, cron jobs, nodes and claims.
+const SOURCES: [Source; 6] = [
     (List::Pods, &[]),
     (List::Workloads, &[]),
     (List::Workloads, &[Kind::Job]),
+    (List::Workloads, CRON_JOBS),
     (List::Nodes, &[]),
     (List::PersistentVolumeClaims, &[]),
 ];
@@ -115,6 +140,7 @@ const SOURCES: [Source; 5] = [
 pub struct Problems {
     fleet: Fleet,
     audit: Audit,
+    registry: Arc<dyn ClusterRegistry>,
     clock: Arc<dyn Clock>,
 }
 
@@ -123,12 +149,26 @@ struct ClusterPart {
     result: ClusterResult,
     /// Permits by the position of the list in the access requests.
     permits: Vec<Option<Permit>>,
+    /// Why the cluster could not be reached.
+    unreachable: Option<Cause>,
     groups: Vec<Group>,
 }
 
+impl ClusterPart {
+    /// Whether a part of the rows is old or did not arrive.
+    fn is_in_doubt(&self) -> bool {
+        matches!(self.result.status, ClusterResultStatus::Stale | ClusterResultStatus::Pending)
+    }
+}
+
 impl Problems {
-    pub(crate) fn new(fleet: Fleet, audit: Audit, clock: Arc<dyn Clock>) -> Self {
-        Self { fleet, audit, clock }
+    pub(crate) fn new(
+        fleet: Fleet,
+        audit: Audit,
+        registry: Arc<dyn ClusterRegistry>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { fleet, audit, registry, clock }
     }
 
     /// Returns a page of the problems that the caller may see.
@@ -181,13 +221,12 @@ impl Problems {
                 requests.push((cluster, request.boxed()));
             }
             let result = ClusterResult::new(cluster, name, complete);
-            parts.push(ClusterPart { result, permits, groups: Vec::new() });
+            parts.push(ClusterPart { result, permits, unreachable: None, groups: Vec::new() });
         }
         let mut responses = self.fleet.run_all(requests).await.into_iter();
         let (now, fields) = (self.clock.now(), rules::Fields::of_lists());
         for part in &mut parts {
             let mut groups = Groups::new(&fields, now);
-            let mut unreachable = None;
             for (source, permit) in sources.iter().zip(&part.permits) {
                 if permit.is_none() {
                     part.result.add_total(0);
@@ -198,13 +237,32 @@ impl Problems {
                 part.result.add(response.as_ref().map(|response| response.as_ref().map(facts)));
                 match response {
                     Some(Ok(listing)) => groups.add(*source, listing),
-                    Some(Err(error)) => unreachable = unreachable.or(Some(error)),
-                    None => {}
+                    // a list that the credential may not read is no fault of the cluster
+                    Some(Err(error)) if is_unreachable(&error) => part.unreachable = Some(error.cause),
+                    Some(Err(_)) | None => {}
                 }
             }
-            part.groups = groups.finish(of_cluster(&part.result, unreachable.as_ref(), query));
+            part.groups = groups.finish();
+        }
+        if query.namespaces == NamespaceScope::All {
+            let offline = self.offline_clusters(&parts).await?;
+            for part in &mut parts {
+                let offline = offline.iter().find(|cluster| cluster.id == part.result.id);
+                let problem = of_cluster(part, offline);
+                part.groups.extend(problem);
+            }
         }
         Ok(parts)
+    }
+
+    /// The clusters whose last probe failed, if a cluster's rows are old or did not arrive.
+    async fn offline_clusters(&self, parts: &[ClusterPart]) -> Result<Vec<Cluster>> {
+        if !parts.iter().any(ClusterPart::is_in_doubt) {
+            return Ok(Vec::new());
+        }
+        let mut clusters = self.registry.list().await?;
+        clusters.retain(|cluster| cluster.status == Health::Offline);
+        Ok(clusters)
     }
 
     /// Adds the numbers of replicas of the workloads whose own row is as wanted, although pods of theirs are not. A
@@ -239,29 +297,84 @@ impl Problems {
         if problems.is_empty() {
             return Ok(());
         }
-        let operations = self.audit.operations(caller, recent_operations(problems, self.clock.now())).await?;
-        let mut by_object = BTreeMap::<_, Vec<OperationRow>>::new();
-        for operation in operations.logs {
-            let OperationRow { cluster_id, namespace, resource_type, resource_name, .. } = &operation;
-            let key = (*cluster_id, namespace.clone(), resource_type.clone(), resource_name.clone());
-            let changes = by_object.entry(key).or_default();
-            if changes.len() < MAX_CHANGES {
-                changes.push(operation);
-            }
-        }
+        let Some(after) = self.last_before_recent(caller).await? else { return Ok(()) };
+        let objects: BTreeSet<_> = problems.iter().map(changed_object).collect();
+        let (named, clusters): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(.., name)| name.is_some());
+        let mut changes = self.recent_changes(caller, named, after).await?;
+        changes.extend(self.recent_changes(caller, clusters, after).await?);
         for problem in problems {
-            let ProblemRow { cluster_id, namespace, kind, name, .. } = &*problem;
-            let key = (Some(*cluster_id), namespace.clone(), kind.clone(), Some(name.clone()));
-            problem.recent_changes = by_object.get(&key).cloned().unwrap_or_default();
+            problem.recent_changes = changes.get(&changed_object(problem)).cloned().unwrap_or_default();
         }
         Ok(())
     }
+
+    /// The id before the first operation of the last hour that the caller may see; `None` if there is none. With it, the
+    /// store reads no older operations of the objects.
+    async fn last_before_recent(&self, caller: &Caller) -> Result<Option<i64>> {
+        let from = self.recent_from();
+        let query = OperationQuery { from, ..operations("created_at", false, OLDEST_OPERATIONS) };
+        let oldest = self.audit.operations(caller, query).await?.logs;
+        Ok(oldest.iter().map(|operation| operation.id - 1).min())
+    }
+
+    /// The beginning of the last hour, in whole minutes, so that the counts of several requests are of one query.
+    fn recent_from(&self) -> Option<Timestamp> {
+        let from = self.clock.now().checked_sub(RECENT).ok()?;
+        Timestamp::from_second(from.as_second() / 60 * 60).ok()
+    }
+
+    /// The newest operations of each of these objects, after this id. Either all of them have a name or none has.
+    async fn recent_changes(
+        &self,
+        caller: &Caller,
+        objects: Vec<ChangedObject>,
+        after: i64,
+    ) -> Result<BTreeMap<ChangedObject, Vec<OperationRow>>> {
+        let mut changes: BTreeMap<_, Vec<OperationRow>> =
+            objects.into_iter().map(|object| (object, Vec::new())).collect();
+        let mut before = None;
+        for _ in 0..MAX_READS {
+            let open = changes.iter().filter(|(_, found)| found.len() < MAX_CHANGES);
+            let open: Vec<_> = open.map(|(object, _)| object.clone()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let (from, after) = (self.recent_from(), Some(after));
+            let query = OperationQuery { from, before, after, ..operations_of(&open) };
+            let operations = self.audit.operations(caller, query).await?.logs;
+            before = operations.last().map(|operation| operation.id);
+            let is_last = (operations.len() as u64) < READ_OPERATIONS;
+            for operation in operations {
+                let OperationRow { cluster_id, namespace, resource_type, resource_name, .. } = &operation;
+                let Some(cluster) = *cluster_id else { continue };
+                let name = resource_name.clone().filter(|_| resource_type != CLUSTER);
+                let object = (cluster, namespace.clone(), resource_type.clone(), name);
+                if let Some(found) = changes.get_mut(&object)
+                    && found.len() < MAX_CHANGES
+                {
+                    found.push(operation);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(changes)
+    }
 }
 
-/// The query for the rows of a source that are not as wanted.
+/// The object of a problem, as the audit trail names it.
+fn changed_object(problem: &ProblemRow) -> ChangedObject {
+    let ProblemRow { cluster_id, namespace, kind, name, .. } = problem;
+    let name = Some(name.clone()).filter(|_| kind != CLUSTER);
+    (*cluster_id, namespace.clone(), kind.clone(), name)
+}
+
+/// The query for the rows of a source that are not as wanted, or for all cron jobs.
 fn faulty_rows((list, kinds): &Source, query: &ProblemQuery) -> ListQuery {
     let info = list.info();
     let level = (info.fields)().iter().position(|field| field.name == LEVEL);
+    let level = level.filter(|_| *kinds != CRON_JOBS);
     let levels = vec![Level::Warn.as_str().to_owned(), Level::Bad.as_str().to_owned()];
     ListQuery {
         namespaces: query.namespaces.clone(),
@@ -272,48 +385,52 @@ fn faulty_rows((list, kinds): &Source, query: &ProblemQuery) -> ListQuery {
     }
 }
 
-/// The problem of a cluster that cannot be reached, or whose last known data is old.
-fn of_cluster(result: &ClusterResult, error: Option<&Error>, query: &ProblemQuery) -> Option<Group> {
-    if query.namespaces != NamespaceScope::All {
-        return None;
-    }
-    // a list that the credential may not read is no fault of the cluster
-    let error = error.filter(|error| matches!(error.code(), Code::ConnectionError | Code::TimeoutError));
-    let (level, since, reason) = match error {
-        Some(error) => (Level::Bad, None, Some(error.cause.as_str().to_owned())),
-        None if result.is_stale() => (Level::Warn, result.as_of, None),
-        None => return None,
+fn is_unreachable(error: &Error) -> bool {
+    matches!(error.code(), Code::ConnectionError | Code::TimeoutError)
+}
+
+/// The problem of a cluster that cannot be reached, or whose last known data is old. `offline` is the cluster if its last
+/// probe failed.
+fn of_cluster(part: &ClusterPart, offline: Option<&Cluster>) -> Option<Group> {
+    let ClusterPart { result, unreachable, .. } = part;
+    let (level, since, reason) = match (unreachable, offline.filter(|_| part.is_in_doubt())) {
+        (Some(cause), _) => (Level::Bad, None, Some(cause.as_str().to_owned())),
+        (None, Some(offline)) => (Level::Bad, result.as_of, offline.status_reason.clone()),
+        (None, None) if result.is_stale() => (Level::Warn, result.as_of, None),
+        (None, None) => return None,
     };
     Some(Group::of_cluster(&result.name, level, since, reason))
 }
 
-/// The query for the operations of the last hour on objects of these kinds in these clusters.
-fn recent_operations(problems: &[ProblemRow], now: Timestamp) -> OperationQuery {
+/// The query for the operations on objects of these clusters, kinds and names, the newest first.
+fn operations_of(objects: &[ChangedObject]) -> OperationQuery {
     let fields = fields_of::<OperationRow>();
-    let filter = |name: &str, values: Vec<String>| {
+    let filter = |name: &str, values: BTreeSet<String>| {
         let field = fields.iter().position(|field| field.name == name);
-        field.map(|field| (field, values))
-    };
-    let distinct = |value: fn(&ProblemRow) -> String| {
-        let mut values: Vec<_> = problems.iter().map(value).collect();
-        values.sort_unstable();
-        values.dedup();
-        values
+        field.filter(|_| !values.is_empty()).map(|field| (field, values.into_iter().collect::<Vec<_>>()))
     };
     let filters = [
-        filter("cluster_id", distinct(|problem| problem.cluster_id.to_string())),
-        filter("resource_type", distinct(|problem| problem.kind.clone())),
+        filter("cluster_id", objects.iter().map(|(cluster, ..)| cluster.to_string()).collect()),
+        filter("resource_type", objects.iter().map(|(_, _, kind, _)| kind.clone()).collect()),
+        filter("resource_name", objects.iter().filter_map(|(.., name)| name.clone()).collect()),
     ];
-    // whole minutes, so that the counts of several requests are of one query
-    let from =
-        now.checked_sub(RECENT).ok().and_then(|from| Timestamp::from_second(from.as_second() / 60 * 60).ok());
-    let newest =
-        fields.iter().position(|field| field.name == "id").map(|field| Sort { field, descending: true });
-    let list = ListQuery {
-        filters: filters.into_iter().flatten().collect(),
-        sort: newest,
-        per_page: SEARCHED_OPERATIONS,
-        ..ListQuery::default()
-    };
-    OperationQuery { list, user_id: None, audited: Vec::new(), from, to: None, before: None }
+    let mut query = operations("id", true, READ_OPERATIONS);
+    query.list.filters = filters.into_iter().flatten().collect();
+    query
+}
+
+/// The query for a page of operations in the order of a field.
+fn operations(sort: &str, descending: bool, per_page: u64) -> OperationQuery {
+    let field = fields_of::<OperationRow>().iter().position(|field| field.name == sort);
+    let sort = field.map(|field| Sort { field, descending });
+    let list = ListQuery { sort, per_page, ..ListQuery::default() };
+    OperationQuery {
+        list,
+        user_id: None,
+        audited: Vec::new(),
+        from: None,
+        to: None,
+        before: None,
+        after: None,
+    }
 }

@@ -9,6 +9,7 @@ use pilothouse_core::{
     Cause,
     access::Caller,
     app::{App, AppSettings},
+    cluster::ClusterChange,
     ids::ClusterId,
     inventory::ClusterResultStatus,
     kind::Kind,
@@ -228,6 +229,44 @@ fn worst_problems_are_first_and_pages_cover_all() {
 }
 
 #[test]
+fn cron_job_that_misses_a_start_is_a_problem_until_it_starts() {
+    let fixture = Fixture::of(1);
+    // at midnight
+    let problems = |last_start: &str, query: &str| {
+        let spec = json!({"schedule": "0 * * * *", "timeZone": "Etc/UTC"});
+        let object = json!({"metadata": {"name": "report", "namespace": "shop"}, "spec": spec,
+            "status": {"lastScheduleTime": last_start}});
+        fixture.put(0, Kind::CronJob, object);
+        fixture.list(query).unwrap()
+    };
+    let page = problems("2025-12-31T21:00:00Z", "");
+    assert_eq!(lines(&page), ["cluster-0/cronjob/report cron:missed 1"]);
+    let ProblemRow { level, reason, since, .. } = &page.problems[0];
+    assert_eq!((level.as_str(), reason), ("warn", &None));
+    assert_eq!(since.unwrap().to_string(), "2025-12-31T22:05:00Z");
+    assert_eq!(problems("2025-12-31T21:00:00Z", "rule=cron&level=warn&namespace=shop").problems.len(), 1);
+    assert!(problems("2025-12-31T23:00:00Z", "").problems.is_empty(), "the next start is due now");
+}
+
+#[test]
+fn failed_job_of_a_cron_job_is_over_when_a_later_one_succeeded() {
+    let fixture = Fixture::of(1);
+    let condition = json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let owner = json!([{"kind": "CronJob", "name": "report", "controller": true}]);
+    let metadata = json!({"name": "report-1", "namespace": "shop", "ownerReferences": owner});
+    fixture.put(0, Kind::Job, json!({"metadata": metadata, "status": {"conditions": condition}}));
+    let put = |succeeded: &str| {
+        let metadata = json!({"name": "report", "namespace": "shop"});
+        let object = json!({"metadata": metadata, "status": {"lastSuccessfulTime": succeeded}});
+        fixture.put(0, Kind::CronJob, object);
+        lines(&fixture.list("").unwrap())
+    };
+    assert_eq!(put("2025-12-31T00:00:00Z"), ["cluster-0/cronjob/report job:backoff_limit 1"]);
+    assert!(put("2026-01-02T00:00:00Z").is_empty());
+}
+
+#[test]
 fn cluster_that_does_not_respond_is_told() {
     let fixture = Fixture::of(4);
     let [_, hanging, failing, stale] = fixture.clusters[..] else { panic!("four clusters") };
@@ -256,6 +295,24 @@ fn cluster_that_does_not_respond_is_told() {
     let page = fixture.list("level=bad").unwrap();
     assert!(page.problems.is_empty(), "what the credential may not read is no fault of the cluster");
     assert_eq!(page.clusters[2].status, ClusterResultStatus::Error);
+}
+
+#[test]
+fn offline_cluster_is_bad_also_with_old_rows_and_without_an_answer() {
+    let fixture = Fixture::of(1);
+    let cluster = fixture.clusters[0];
+    fixture.fake.clusters.fail(Some(Cause::Unreachable));
+    block_on(fixture.app.clusters.status(&Caller::system(), cluster)).unwrap();
+    fixture.fake.clusters.fail(None);
+    let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+    for condition in [Condition::Cached { as_of, stale: true }, Condition::Hanging] {
+        fixture.fake.clusters.set(cluster, condition);
+        let page = fixture.list("").unwrap();
+        assert_eq!(lines(&page), ["cluster-0/cluster/cluster-0 cluster 1 1/1"], "{condition:?}");
+        let problem = &page.problems[0];
+        assert_eq!((problem.level.as_str(), problem.reason.as_deref()), ("bad", Some("unreachable")));
+        assert!(fixture.list("namespace=shop").unwrap().problems.is_empty());
+    }
 }
 
 #[test]
@@ -289,4 +346,49 @@ fn recent_changes_of_the_object_are_listed() {
     fixture.fake.runtime.clock.advance(std::time::Duration::from_secs(2 * 60 * 60));
     let page = fixture.list("rule=image_pull").unwrap();
     assert!(page.problems[0].recent_changes.is_empty());
+}
+
+#[test]
+fn recent_changes_are_found_behind_many_of_other_objects() {
+    let fixture = Fixture::of(1);
+    let degraded = |name: &str| {
+        json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"replicas": 2}, "status":
+            {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}})
+    };
+    // `api` is a problem of the same page, `other` is none
+    for name in ["web", "api"] {
+        fixture.put(0, Kind::Deployment, degraded(name));
+    }
+    let idle = json!({"metadata": {"name": "other", "namespace": "shop"}, "spec": {"replicas": 0}});
+    fixture.put(0, Kind::Deployment, idle);
+    let restart = |name: &str| {
+        let workload = WorkloadRef {
+            namespace: Namespace::new("shop").unwrap(),
+            kind: WorkloadType::Deployment,
+            name: ObjectName::new(name).unwrap(),
+        };
+        let system = Caller::system();
+        block_on(fixture.app.workloads.restart(&system, fixture.clusters[0], &workload)).unwrap();
+    };
+    restart("web");
+    for _ in 0..510 {
+        restart("api");
+        restart("other");
+    }
+    let page = fixture.list("").unwrap();
+    let changes: Vec<_> =
+        page.problems.iter().map(|problem| (problem.name.as_str(), problem.recent_changes.len())).collect();
+    assert_eq!(changes, [("api", 5), ("web", 1)]);
+}
+
+#[test]
+fn recent_changes_of_a_cluster_are_listed() {
+    let fixture = Fixture::of(1);
+    let change = ClusterChange { description: Some("moved".to_owned()), ..ClusterChange::default() };
+    block_on(fixture.app.clusters.update(&Caller::system(), fixture.clusters[0], change)).unwrap();
+    fixture.fake.clusters.set(fixture.clusters[0], Condition::Failing(Cause::Unreachable));
+    let page = fixture.list("").unwrap();
+    let changes = page.problems[0].recent_changes.iter();
+    let changes: Vec<_> = changes.map(|change| change.operation_type.as_str()).collect();
+    assert_eq!(changes, ["update", "create"]);
 }

@@ -96,6 +96,7 @@ impl AuditQuery for Memory {
             }) && query.from.is_none_or(|from| row.created_at >= from)
                 && query.to.is_none_or(|to| row.created_at < to)
                 && query.before.is_none_or(|before| row.id < before)
+                && query.after.is_none_or(|after| row.id > after)
         };
         let rows = self.state().operations.iter().filter(wanted).map(Row::of).collect::<Result<_>>()?;
         let (page, pagination) = select(rows, &query.list);

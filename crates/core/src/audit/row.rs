@@ -31,6 +31,8 @@ pub struct OperationQuery {
     pub to: Option<Timestamp>,
     /// Cursor: only rows with a smaller id.
     pub before: Option<i64>,
+    /// Only rows with a larger id. No query parameter.
+    pub after: Option<i64>,
 }
 
 /// Clusters in which a caller may read the operations of other users, in the same namespaces of each.
@@ -68,7 +70,15 @@ impl OperationQuery {
             refused.extend(error.context.fields);
             ListQuery::default()
         });
-        let mut query = Self { list, user_id: None, audited: Vec::new(), from: None, to: None, before: None };
+        let mut query = Self {
+            list,
+            user_id: None,
+            audited: Vec::new(),
+            from: None,
+            to: None,
+            before: None,
+            after: None,
+        };
         let mut seen = HashSet::new();
         for (name, value) in &own {
             let mut refuse = |reason| refused.push(crate::error::FieldError { name: name.clone(), reason });

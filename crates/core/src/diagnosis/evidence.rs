@@ -172,12 +172,14 @@ impl Evidence {
         sources.push(source);
     }
 
-    /// The literal values of environment variables of the pods that have at least `min_chars` characters.
+    /// The literal values of environment variables of the pods, and their lines, that have at least `min_chars` characters.
     pub(super) fn environment_values(&self, min_chars: usize) -> Vec<String> {
         let containers =
             self.pods.iter().flat_map(|pod| pod.spec.containers.iter().chain(&pod.spec.init_containers));
-        let values = containers.flat_map(|container| &container.env).map(|variable| &variable.value);
-        let mut values: Vec<_> = values.filter(|value| value.chars().count() >= min_chars).cloned().collect();
+        let values = containers.flat_map(|container| &container.env).map(|variable| variable.value.as_str());
+        let values = values.flat_map(|value| value.lines().chain([value]));
+        let values = values.filter(|value| value.chars().count() >= min_chars);
+        let mut values: Vec<_> = values.map(str::to_owned).collect();
         // a value that contains another one is masked first
         values.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         values.dedup();

@@ -139,6 +139,9 @@ pub struct WorkloadSpec {
     pub paused: bool,
     #[serde(deserialize_with = "or_default")]
     pub suspend: bool,
+    pub schedule: Option<String>,
+    pub time_zone: Option<String>,
+    pub concurrency_policy: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub selector: Selector,
 }
@@ -156,6 +159,11 @@ pub struct WorkloadStatus {
     pub current_number_scheduled: i64,
     #[serde(deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
+    /// A number in a job, a list of references in a cron job.
+    #[serde(deserialize_with = "or_default")]
+    pub active: Value,
+    #[serde(deserialize_with = "lenient_time")]
+    pub last_schedule_time: Option<Timestamp>,
 }
 
 /// Fields of a claim's `spec`.

@@ -22,6 +22,8 @@ const MAX_EXAMINED_BYTES: usize = 32 << 10;
 const KEY_CHARS: usize = 24;
 /// Number of characters from which a word of hexadecimal digits is taken for a key.
 const HEX_KEY_CHARS: usize = 32;
+/// Length of a part of a value from which it is masked where the text was cut, in bytes.
+const MIN_CUT_BYTES: usize = 4;
 /// Number of characters of a credential after its prefix.
 const MIN_CREDENTIAL_CHARS: usize = 8;
 
@@ -82,26 +84,59 @@ impl Quote {
         Self { source: source.into(), at, text: clean(text) }
     }
 
-    /// Masks these values where the text contains them.
+    /// Masks these values where the text contains them, also a value that was cleaned with the text, or cut where the text
+    /// was shortened.
     pub(super) fn mask(&mut self, values: &[String]) {
         for value in values {
-            if self.text.contains(value.as_str()) {
-                self.text = self.text.replace(value.as_str(), MASK);
+            for form in [value, &clean_whole(value)] {
+                if form.len() < MIN_CUT_BYTES {
+                    continue;
+                }
+                if self.text.contains(form.as_str()) {
+                    self.text = self.text.replace(form.as_str(), MASK);
+                }
+                if let Some((head, tail)) = self.text.split_once(OMITTED)
+                    && let Some(masked) = mask_cut(head, tail, form)
+                {
+                    self.text = masked;
+                }
             }
         }
     }
 }
 
+/// Masks the beginning of a value at the end of the first part of a shortened text, and the end of a value at the beginning
+/// of the last part. `None` if there is neither.
+fn mask_cut(head: &str, tail: &str, value: &str) -> Option<String> {
+    let boundaries = || value.char_indices().map(|(at, _)| at);
+    let begun = boundaries().rev().find(|at| *at >= MIN_CUT_BYTES && head.ends_with(&value[..*at]));
+    let ended = boundaries()
+        .map(|at| &value[at..])
+        .find(|end| end.len() >= MIN_CUT_BYTES && tail.starts_with(*end))
+        .map(str::len);
+    if begun.is_none() && ended.is_none() {
+        return None;
+    }
+    let head = begun.map_or_else(|| head.to_owned(), |at| format!("{}{MASK}", &head[..head.len() - at]));
+    let tail = ended.map_or_else(|| tail.to_owned(), |length| format!("{MASK}{}", &tail[length..]));
+    Some(format!("{head}{OMITTED}{tail}"))
+}
+
 /// Cleans a text: masks what has the form of a credential, replaces control and formatting characters by spaces, and
 /// shortens it.
 pub fn clean(text: &str) -> String {
+    shorten(&clean_whole(text))
+}
+
+/// As [`clean`], without shortening.
+fn clean_whole(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_EXAMINED_BYTES);
     // a word that is cut may not have the form of a credential any more
     let cut = text[..end].rsplit_once(char::is_whitespace).map_or("", |(words, _)| words);
     let examined = if end < text.len() { cut } else { text };
     let printable: String = examined.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
     let masked = mask_words(&mask_user_info(&cut_private_key(&printable)));
-    shorten(&masked.split_whitespace().collect::<Vec<_>>().join(" "))
+    masked.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a character is not printed, breaks a line, or changes how others are printed.
@@ -309,5 +344,30 @@ mod tests {
         let mut quote = Quote::new("log web-1/app", None, "connected as robot-account");
         quote.mask(&["robot-account".to_owned()]);
         assert_eq!(quote.text, "connected as ***");
+        let masked = |text: &str, value: &str| {
+            let mut quote = Quote::new("log web-1/app", None, text);
+            quote.mask(&[value.to_owned()]);
+            quote.text
+        };
+        assert_eq!(masked("as robot\taccount", "robot  account"), "as ***", "white space is cleaned");
+        let url = "postgres://app:pw@db.example/shop";
+        assert_eq!(masked(&format!("no route to {url}"), url), "no route to ***", "a credential is masked");
+    }
+
+    #[test]
+    fn given_value_is_masked_where_the_text_is_cut() {
+        let value = "robot-account-of-the-shop";
+        let mask = |before: usize, after: usize| {
+            let text = format!("{}{value}{}", "x ".repeat(before), " y".repeat(after));
+            let mut quote = Quote::new("log web-1/app", None, &text);
+            quote.mask(&[value.to_owned()]);
+            quote.text
+        };
+        // the first part of a shortened text has 100 characters, the last one 197
+        for quote in [mask(45, 300), mask(300, 93)] {
+            assert!(quote.contains(MASK) && quote.contains(OMITTED), "{quote}");
+            let is_part = |part: &[u8]| quote.contains(std::str::from_utf8(part).unwrap());
+            assert!(!value.as_bytes().windows(MIN_CUT_BYTES).any(is_part), "{quote}");
+        }
     }
 }

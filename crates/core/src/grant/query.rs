@@ -6,7 +6,7 @@ use crate::{
     ids::ClusterId,
     namespaces::NamespaceScope,
     rights::{RightResource, RightVerb},
-    rows::{ListQuery, QuerySpec, fields_of, number},
+    rows::{ListQuery, QuerySpec, fields_of, filter_values, number},
 };
 
 /// Query of the list of grants.
@@ -14,8 +14,8 @@ use crate::{
 pub struct GrantQuery {
     /// Page, search, sort and filters on row fields.
     pub list: ListQuery,
-    /// Only grants that contain this cluster.
-    pub cluster: Option<ClusterId>,
+    /// Only grants that contain one of these clusters; empty: all.
+    pub clusters: Vec<ClusterId>,
 }
 
 impl GrantQuery {
@@ -28,13 +28,13 @@ impl GrantQuery {
     /// `InvalidInput`, naming every refused parameter.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
         let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| name == "cluster_id");
-        let cluster = single(&own, "cluster_id").and_then(parse_cluster);
+        let clusters = single(&own, "cluster_id").and_then(parse_clusters);
         let list = ListQuery::parse_page(&QuerySpec::local(fields_of::<GrantRow>, Self::DEFAULT_SORT), &rest);
-        match (list, cluster) {
-            (Ok(list), Ok(cluster)) => Ok(Self { list, cluster }),
-            (list, cluster) => {
+        match (list, clusters) {
+            (Ok(list), Ok(clusters)) => Ok(Self { list, clusters }),
+            (list, clusters) => {
                 let mut refused = list.err().map(|error| error.context.fields).unwrap_or_default();
-                let own = cluster.err().map(|reason| FieldError { name: "cluster_id".to_owned(), reason });
+                let own = clusters.err().map(|reason| FieldError { name: "cluster_id".to_owned(), reason });
                 refused.extend(own);
                 Err(Error::fields(refused))
             }
@@ -97,8 +97,17 @@ fn single<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a st
     }
 }
 
+fn parse_clusters(text: Option<&str>) -> Result<Vec<ClusterId>, Reason> {
+    let ids = text.map(filter_values).transpose()?.unwrap_or_default();
+    ids.into_iter().map(cluster_id).collect()
+}
+
 fn parse_cluster(text: Option<&str>) -> Result<Option<ClusterId>, Reason> {
-    text.map(|text| number(text, 1, i64::MAX as u64).map(|id| ClusterId(id.cast_signed()))).transpose()
+    text.map(cluster_id).transpose()
+}
+
+fn cluster_id(text: &str) -> Result<ClusterId, Reason> {
+    number(text, 1, i64::MAX as u64).map(|id| ClusterId(id.cast_signed()))
 }
 
 #[cfg(test)]
@@ -149,8 +158,10 @@ mod tests {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };
         let query = GrantQuery::parse(&pairs(&[("cluster_id", "7"), ("page", "2")])).unwrap();
-        assert_eq!((query.cluster, query.list.page), (Some(ClusterId(7)), 2));
-        assert_eq!(GrantQuery::parse(&[]).unwrap().cluster, None);
+        assert_eq!((query.clusters, query.list.page), (vec![ClusterId(7)], 2));
+        assert!(GrantQuery::parse(&[]).unwrap().clusters.is_empty());
+        let several = GrantQuery::parse(&pairs(&[("cluster_id", "7,8")])).unwrap();
+        assert_eq!(several.clusters, [ClusterId(7), ClusterId(8)]);
         let error = GrantQuery::parse(&pairs(&[("cluster_id", "0"), ("state", "open")])).unwrap_err();
         let fields: Vec<_> =
             error.context.fields.iter().map(|field| (field.name.as_str(), field.reason.as_str())).collect();

@@ -117,23 +117,23 @@ impl Grants {
     /// # Errors
     /// `NotFound` for a cluster in which the caller has no right; `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &GrantQuery) -> Result<(Vec<Row>, Pagination)> {
-        let mut access = AccessRequest::to(Verb::List, Resource::Grant);
-        if let Some(cluster) = query.cluster {
-            access = access.in_cluster(cluster);
+        let access = AccessRequest::to(Verb::List, Resource::Grant);
+        if query.clusters.is_empty() {
+            self.gate.allow(caller, access.clone()).await?;
         }
-        self.gate.allow(caller, access).await?;
         let now = self.clock.now();
-        let cluster = match query.cluster {
-            Some(id) => Some((id, self.labels_of(id, now).await?)),
-            None => None,
-        };
+        let mut clusters = Vec::with_capacity(query.clusters.len());
+        for id in query.clusters.iter().copied() {
+            self.gate.allow(caller, access.clone().in_cluster(id)).await?;
+            clusters.push((id, self.labels_of(id, now).await?));
+        }
         let sees_others = has_somewhere(caller, RightVerb::List);
         let listed = if sees_others { None } else { own_subject(caller) };
         let mut rows = Vec::new();
         if sees_others || listed.is_some() {
             for grant in self.ports.grants.list(listed, None).await? {
-                let in_cluster =
-                    cluster.as_ref().is_none_or(|(id, labels)| grant.clusters.contains(*id, labels));
+                let contains = |(id, labels): &(ClusterId, Labels)| grant.clusters.contains(*id, labels);
+                let in_cluster = clusters.is_empty() || clusters.iter().any(contains);
                 if in_cluster && is_visible(caller, &grant, now) {
                     rows.push(Row::of(&GrantRow::of(&grant, now))?);
                 }

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    ProblemRow, ProblemSample, Source,
+    CLUSTER, ProblemRow, ProblemSample, Source,
     rules::{self, Cause, Facts, Fields},
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Group {
         since: Option<Timestamp>,
         reason: Option<String>,
     ) -> Self {
-        let object = Object { kind: "cluster".to_owned(), namespace: None, name: name.to_owned() };
+        let object = Object { kind: CLUSTER.to_owned(), namespace: None, name: name.to_owned() };
         let replicas = Some(Replicas { wanted: 1, lost: i64::from(level == Level::Bad) });
         let (rule, variant, count, sample) = (Rule::Cluster, None, 1, None);
         Self { object, level, rule, variant, reason, count, since, replicas, sample }
@@ -174,8 +174,8 @@ impl<'a> Groups<'a> {
         self.listings.push((source, listing));
     }
 
-    /// Groups all rows. `cluster` is the problem of the cluster itself.
-    pub(super) fn finish(self, cluster: Option<Group>) -> Vec<Group> {
+    /// Groups all rows.
+    pub(super) fn finish(self) -> Vec<Group> {
         let rows = |list: List| {
             let listings = self.listings.iter().filter(move |((source, _), _)| *source == list);
             listings.flat_map(|(_, listing)| &listing.rows)
@@ -206,10 +206,28 @@ impl<'a> Groups<'a> {
             let facts = Facts::of(row, &self.fields.claims);
             add(object(Kind::PersistentVolumeClaim, row), rules::of_claim(&facts), &facts, None);
         }
+        let fields = &self.fields.workloads;
+        let is_cron_job =
+            |facts: &Facts<'_>| facts.text(fields.r#type) == Some(Kind::CronJob.info().singular);
+        let mut succeeded = BTreeMap::<Object, Timestamp>::new();
+        for row in rows(List::Workloads) {
+            let facts = Facts::of(row, fields);
+            if !is_cron_job(&facts) {
+                continue;
+            }
+            let cron_job = object(Kind::CronJob, row);
+            succeeded.extend(facts.fault.succeeded_at().map(|at| (cron_job.clone(), at)));
+            if let Some(cause) = rules::of_cron_job(&facts, self.now) {
+                // its own status is as wanted
+                add(cron_job, cause, &Facts { level: Level::Warn, ..facts }, None);
+            }
+        }
         let mut replicas = BTreeMap::<Object, Replicas>::new();
         for row in rows(List::Workloads) {
-            let fields = &self.fields.workloads;
             let facts = Facts::of(row, fields);
+            if is_cron_job(&facts) {
+                continue;
+            }
             let cause = rules::of_workload(&facts, fields);
             let kind = facts.text(fields.r#type).unwrap_or_default();
             let own = Object { kind: kind.to_owned(), ..object(Kind::Deployment, row) };
@@ -218,6 +236,11 @@ impl<'a> Groups<'a> {
                 Some((kind, name)) => Object { kind: kind.to_owned(), name: name.to_owned(), ..own.clone() },
                 None => own.clone(),
             };
+            // the failure of a cron job whose later job succeeded is over
+            if succeeded.get(&object).zip(facts.since).is_some_and(|(succeeded, failed)| *succeeded >= failed)
+            {
+                continue;
+            }
             if let Some(numbers) = Replicas::of(&facts, self.fields) {
                 replicas.insert(own, numbers);
             }
@@ -229,7 +252,6 @@ impl<'a> Groups<'a> {
             let one = is_alone.then_some(Replicas::ONE);
             group.replicas = replicas.get(&group.object).copied().or(one);
         }
-        groups.extend(cluster);
         groups
     }
 }

@@ -167,13 +167,13 @@ pub(super) fn of_pod(
         return None;
     }
     let is_recent = |age: SignedDuration| fault.started_at.is_some_and(|at| now.duration_since(at) <= age);
+    let is_lost = pod.text(fields.node).is_some_and(|node| lost_nodes.contains(node));
     Some(match pod.word() {
         "Evicted" => (Rule::Node, Some(Variant::Pressure)),
         "Unknown" => (Rule::StuckTerminating, Some(Variant::NodeGone)),
-        "Terminating" => {
-            let is_lost = pod.text(fields.node).is_some_and(|node| lost_nodes.contains(node));
-            (Rule::StuckTerminating, stuck(fault, is_lost))
-        }
+        "Terminating" => (Rule::StuckTerminating, stuck(fault, is_lost)),
+        // the state of the pod is the last that the node reported
+        _ if is_lost => (Rule::Node, Some(Variant::NotReady)),
         "Pending" => of_pending(&fault.message),
         "ContainerCreating" | "PodInitializing" => (Rule::StartError, None),
         word if IMAGE_REASONS.contains(&word) => (Rule::ImagePull, parse::image_pull(word, &fault.message)),
@@ -232,6 +232,12 @@ pub(super) fn of_workload(workload: &Facts<'_>, fields: &ListFields) -> Cause {
         (Some("job"), _) => (Rule::Job, None),
         _ => (refusal().unwrap_or(Rule::Rollout), None),
     }
+}
+
+/// The rule of a cron job; `None` if its next start is not missed.
+pub(super) fn of_cron_job(cron_job: &Facts<'_>, now: Timestamp) -> Option<Cause> {
+    let is_missed = cron_job.fault.missed_from().is_some_and(|at| at <= now);
+    is_missed.then_some((Rule::Cron, Some(Variant::Missed)))
 }
 
 /// The rule of a node.
@@ -324,6 +330,7 @@ mod tests {
             json!({"metadata": {"name": "web-1", "deletionTimestamp": NOW, "finalizers": finalizers},
                 "spec": {"nodeName": node}, "status": {"phase": "Running"}})
         };
+        let on_lost_node = |status: Value| json!({"metadata": {"name": "web-1"}, "spec": {"nodeName": "lost"}, "status": status});
         let cases = [
             (app(waiting("ImagePullBackOff", "no such host")), "image_pull:unreachable"),
             (app(waiting("InvalidImageName", "couldn't parse image name")), "image_pull:bad_name"),
@@ -353,6 +360,11 @@ mod tests {
             (deleted("a", json!([])), "stuck_terminating"),
             (deleted("a", json!(["x/y"])), "stuck_terminating:finalizers"),
             (deleted("lost", json!(["x/y"])), "stuck_terminating:node_gone"),
+            (
+                on_lost_node(json!({"phase": "Running", "containerStatuses": [looping("Error")]})),
+                "node:not_ready",
+            ),
+            (on_lost_node(json!({"phase": "Failed", "reason": "Evicted"})), "node:pressure"),
         ];
         for (pod, expected) in cases {
             assert_eq!(of(&pod), expected, "{pod}");

@@ -318,8 +318,15 @@ impl StorePorts {
     pub async fn operations(&self) -> Vec<OperationRow> {
         let oldest_first = [("sort".to_owned(), "id".to_owned()), ("per_page".to_owned(), "500".to_owned())];
         let list = List::Operations.parse_page(&oldest_first).unwrap();
-        let query =
-            OperationQuery { list, user_id: None, audited: Vec::new(), from: None, to: None, before: None };
+        let query = OperationQuery {
+            list,
+            user_id: None,
+            audited: Vec::new(),
+            from: None,
+            to: None,
+            before: None,
+            after: None,
+        };
         self.query.operations(&query).await.unwrap().logs
     }
 }

@@ -23,6 +23,9 @@ pub(super) struct Spec {
     pub(super) replicas: Option<i64>,
     pub(super) paused: Option<bool>,
     pub(super) suspend: Option<bool>,
+    pub(super) schedule: Option<String>,
+    pub(super) time_zone: Option<String>,
+    pub(super) concurrency_policy: Option<String>,
     pub(super) completions: Option<i64>,
     pub(super) parallelism: Option<i64>,
     pub(super) selector: Option<Selector>,
@@ -116,6 +119,10 @@ pub(super) struct ObjectStatus {
     pub(super) conditions: Vec<StatusCondition>,
     /// A number in a job, a list of references in a cron job.
     pub(super) active: Option<serde_json::Value>,
+    #[serde(deserialize_with = "lenient_time")]
+    pub(super) last_schedule_time: Option<Timestamp>,
+    #[serde(deserialize_with = "lenient_time")]
+    pub(super) last_successful_time: Option<Timestamp>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +143,11 @@ pub(super) struct StatusCondition {
 impl ObjectStatus {
     pub(super) fn condition(&self, kind: &str) -> Option<&StatusCondition> {
         self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+
+    /// Whether a job of a cron job runs.
+    pub(super) fn has_active_job(&self) -> bool {
+        self.active.as_ref().and_then(serde_json::Value::as_array).is_some_and(|jobs| !jobs.is_empty())
     }
 
     pub(super) fn has_condition(&self, kind: &str, value: &str) -> bool {

@@ -15,6 +15,7 @@ use crate::{
     kind::Kind,
     object::{Labels, Metadata, parse},
     rows::{Cell, Field, Filter, Level, ListRow},
+    schedule,
     usage::Usage,
 };
 
@@ -60,7 +61,7 @@ pub struct WorkloadRow {
     /// The usage of CPU and memory of its pods together, filled in when a page of one cluster is read; null if it is not
     /// known, and elsewhere.
     pub usage: Option<Usage>,
-    /// What is wrong, unless it is as wanted.
+    /// What is wrong, unless it is as wanted. Of a cron job, its next start and its last success.
     #[serde(skip)]
     fault: Option<Box<Fault>>,
 }
@@ -117,7 +118,10 @@ impl WorkloadRow {
         let cause = status.cause(&object.status);
         let reason = cause.map(|cause| cause.reason.clone()).filter(|reason| !reason.is_empty());
         let is_wanted = status.level() < Level::Warn;
-        let fault = (!is_wanted).then(|| Box::new(fault(&object.metadata, cause)));
+        let fault = match r#type {
+            WorkloadType::CronJob => Some(Box::new(fault_of_cron_job(&object))),
+            _ => (!is_wanted).then(|| Box::new(fault(&object.metadata, cause))),
+        };
         let WorkloadObject { metadata, spec, .. } = object;
         let template =
             if r#type == WorkloadType::CronJob { spec.job_template.spec.template } else { spec.template };
@@ -146,6 +150,20 @@ impl WorkloadRow {
     }
 }
 
+/// What the problems need of a cron job: from when on its next start counts as missed, and its last success. A suspended
+/// cron job starts nothing, and one that forbids concurrent jobs waits for the running one.
+fn fault_of_cron_job(object: &WorkloadObject) -> Fault {
+    let WorkloadObject { metadata, spec, status } = object;
+    let waits = spec.concurrency_policy.as_deref() == Some("Forbid") && status.has_active_job();
+    let starts = spec.suspend != Some(true) && !waits;
+    let schedule = spec.schedule.as_deref().filter(|_| starts);
+    let last = status.last_schedule_time.or(metadata.creation_timestamp);
+    let missed_from = schedule
+        .zip(last)
+        .and_then(|(schedule, last)| schedule::missed_from(schedule, spec.time_zone.as_deref(), last));
+    Fault::of_cron_job(missed_from, status.last_successful_time)
+}
+
 /// The fault of a workload that is not as wanted, from the condition that causes its status.
 fn fault(metadata: &Metadata, cause: Option<&StatusCondition>) -> Fault {
     let cron_job = metadata.controller().filter(|owner| owner.kind == Kind::CronJob.info().kind);
@@ -161,6 +179,33 @@ mod tests {
 
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn fault_of_a_cron_job_is_its_next_start_and_its_last_success() {
+        let last = "2026-01-01T03:00:00Z";
+        let cron_job = |spec: serde_json::Value, status: serde_json::Value| {
+            let created = "2025-12-01T00:00:00Z";
+            let object = json!({"metadata": {"creationTimestamp": created}, "spec": spec, "status": status});
+            let raw = serde_json::value::to_raw_value(&object).unwrap();
+            *WorkloadRow::project(Kind::CronJob, &raw).unwrap().fault.unwrap()
+        };
+        let nightly = json!({"schedule": "0 3 * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Forbid"});
+        let started = json!({"lastScheduleTime": last, "lastSuccessfulTime": "2026-01-01T03:10:00Z"});
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        let fault = cron_job(nightly.clone(), started);
+        assert_eq!(
+            (fault.missed_from(), fault.succeeded_at()),
+            (at("2026-01-02T04:05:00Z"), at("2026-01-01T03:10:00Z"))
+        );
+        let never = cron_job(nightly.clone(), json!({}));
+        assert_eq!((never.missed_from(), never.succeeded_at()), (at("2025-12-01T04:05:00Z"), None));
+        let running = cron_job(nightly.clone(), json!({"lastScheduleTime": last, "active": [{"name": "a"}]}));
+        assert_eq!(running.missed_from(), None);
+        let mut suspended = nightly;
+        suspended["suspend"] = json!(true);
+        assert_eq!(cron_job(suspended, json!({"lastScheduleTime": last})).missed_from(), None);
+        assert_eq!(cron_job(json!({"schedule": "?"}), json!({})).missed_from(), None);
+    }
 
     #[test]
     fn row_contains_images_and_restart_time_of_the_template() {

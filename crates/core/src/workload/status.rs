@@ -184,9 +184,7 @@ fn job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
 }
 
 fn cron_job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
-    let has_active_job =
-        status.active.as_ref().and_then(serde_json::Value::as_array).is_some_and(|jobs| !jobs.is_empty());
-    if has_active_job {
+    if status.has_active_job() {
         WorkloadStatus::Active
     } else if spec.suspend == Some(true) {
         WorkloadStatus::Suspended

@@ -125,17 +125,19 @@ fn list_of_grants_is_filtered_by_cluster() {
         of(json!({"ids": [fixture.prod]})),
         of(json!({"labels": "environment=dev"})),
     ];
-    let listed = |cluster: ClusterId| {
-        let pairs = [("cluster_id", cluster.to_string()), ("sort", "id".to_owned())];
+    let listed = |clusters: &[ClusterId]| {
+        let clusters: Vec<_> = clusters.iter().map(ToString::to_string).collect();
+        let pairs = [("cluster_id", clusters.join(",")), ("sort", "id".to_owned())];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value));
         let (rows, _) =
             block_on(fixture.app.grants.list(&fixture.caller(ann), &GrantQuery::parse(&pairs).unwrap()))?;
         let id = |row: &Row| serde_json::from_str::<Value>(row.json()).unwrap()["id"].as_i64().unwrap();
         Ok::<_, Error>(rows.iter().map(id).collect::<Vec<_>>())
     };
-    assert_eq!(listed(fixture.dev).unwrap(), [ids[0], ids[2]]);
-    assert_eq!(listed(fixture.prod).unwrap(), [ids[0], ids[1]]);
-    assert_eq!(refusal(listed(ClusterId(999))), "not_found");
+    assert_eq!(listed(&[fixture.dev]).unwrap(), [ids[0], ids[2]]);
+    assert_eq!(listed(&[fixture.prod]).unwrap(), [ids[0], ids[1]]);
+    assert_eq!(listed(&[fixture.dev, fixture.prod]).unwrap(), ids);
+    assert_eq!(refusal(listed(&[fixture.dev, ClusterId(999)])), "not_found");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use pilothouse_core::{
     rights::{ClusterLabels, EffectiveGrant, GrantRef, Labels, Reach, Rights, RoleRules},
     role::Role,
     testing::{fake::Fake, new_cluster},
+    usage::{KnownUsage, Subject, Usage, UsageTableBuilder},
 };
 use serde_json::{Value, json};
 
@@ -211,6 +212,56 @@ fn literal_values_of_the_environment_are_masked_for_whoever_may_not_read_them() 
     assert!(!masked.contains(CANARY) && masked.contains("connect with *** as short"), "{masked}");
     let editor = fixture.caller(&[READS, (&["update"], &["workloads"])], Some(&["shop"]));
     assert!(texts(&editor).contains(CANARY));
+}
+
+#[test]
+fn limit_and_last_usage_of_a_container_that_lacks_memory_are_quoted() {
+    let fixture = Fixture::new();
+    let pod = json!({"metadata": {"name": "bare", "namespace": "shop", "uid": "b"},
+        "spec": {"containers": [{"name": "app", "resources": {"limits": {"memory": "16Mi"}}}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "app", "restartCount": 4,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]}});
+    fixture.put(Kind::Pod, pod);
+    let mut table = UsageTableBuilder::default();
+    let usage = Usage::of(1_000_000, 12 << 20, Timestamp::UNIX_EPOCH);
+    table.add(Subject::Pod { namespace: "shop", name: "bare" }, usage);
+    let known = KnownUsage { table: Arc::new(table.finish()), warning: None };
+    fixture.fake.clusters.measure(fixture.cluster, known);
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Pod).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("bare").unwrap(),
+    };
+    let caller = fixture.caller(&[READS], Some(&["shop"]));
+    let found = block_on(fixture.app.diagnoses.diagnose(&caller, fixture.cluster, &object)).unwrap();
+    let [finding] = &found.findings[..] else { panic!("{found:?}") };
+    assert_eq!(finding.rule, Rule::Oom);
+    let texts: Vec<_> = finding.evidence.iter().map(|quote| quote.text.as_str()).collect();
+    assert!(texts.ends_with(&["resources.limits.memory: 16Mi", "memory in use: 12 MiB"]), "{texts:?}");
+}
+
+/// The right to update a Service is none to read the environment of its pods.
+#[test]
+fn values_of_pods_are_masked_for_whoever_may_update_only_the_service() {
+    let fixture = Fixture::new();
+    let service = json!({"metadata": {"name": "api", "namespace": "shop", "uid": "s"},
+        "spec": {"selector": {"app": "api"}, "ports": [{"port": 80}]}});
+    fixture.put(Kind::Service, service);
+    let ready = json!({"type": "Ready", "status": "False", "message": format!("waits for {CANARY}")});
+    let pod = json!({"metadata": {"name": "api-1", "namespace": "shop", "uid": "a", "labels": {"app": "api"}},
+        "spec": {"containers": [{"name": "app", "env": [{"name": "A", "value": CANARY}]}]},
+        "status": {"phase": "Running", "conditions": [ready]}});
+    fixture.put(Kind::Pod, pod);
+    let caller = fixture.caller(&[READS, (&["get", "list", "update"], &["network"])], Some(&["shop"]));
+    let object = DiagnosedObject {
+        kind: DiagnosedKind::of(Kind::Service).unwrap(),
+        namespace: Some(Namespace::new("shop").unwrap()),
+        name: ObjectName::new("api").unwrap(),
+    };
+    let found = block_on(fixture.app.diagnoses.diagnose(&caller, fixture.cluster, &object)).unwrap();
+    let quotes: Vec<_> = found.findings.iter().flat_map(|finding| &finding.evidence).collect();
+    assert_eq!(quotes.iter().map(|quote| quote.text.as_str()).collect::<Vec<_>>(), ["waits for ***"]);
 }
 
 /// More Services than are read: those that are left out are not taken for missing ones.

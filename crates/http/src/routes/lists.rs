@@ -234,7 +234,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     }
     if info.list == List::Grants {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
-        parameters.push(parameter("cluster_id", false, "Only grants that contain this cluster", id));
+        parameters.push(filter("cluster_id", "Only grants that contain one of these clusters", id));
     }
     if info.list == List::Operations {
         let time = || json!({"type": "string", "format": "date-time"});

@@ -26,6 +26,8 @@ pub(super) struct CountFilter {
     pub(super) audited: Vec<AuditedClusters>,
     pub(super) from: Option<Timestamp>,
     pub(super) to: Option<Timestamp>,
+    /// Only rows with a larger id.
+    pub(super) after: Option<i64>,
     /// A LIKE pattern.
     pub(super) search: Option<String>,
     /// Names of fields, each with its values.

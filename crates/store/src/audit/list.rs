@@ -109,7 +109,7 @@ struct Plan {
 
 impl Plan {
     fn of(query: &OperationQuery) -> Result<Self> {
-        let OperationQuery { list, user_id, audited, from, to, .. } = query;
+        let OperationQuery { list, user_id, audited, from, to, after, .. } = query;
         let fields = (List::Operations.info().fields)();
         let name = |index: usize| {
             fields
@@ -123,6 +123,7 @@ impl Plan {
             audited: audited.clone(),
             from: *from,
             to: *to,
+            after: *after,
             search: list.search.as_deref().map(pattern),
             fields: list.filters.iter().map(named_filter).collect::<Result<_>>()?,
         };
@@ -192,6 +193,9 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
             if let Some(to) = filter.to {
                 matching = matching.filter(operations::created_at.lt(At(to)));
             }
+            if let Some(after) = filter.after {
+                matching = matching.filter(operations::id.gt(after));
+            }
             if let Some(search) = &filter.search {
                 matching = matching.filter(operations::searched.like(search).escape('\\'));
             }
@@ -210,6 +214,7 @@ pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -
                     }
                     "operation_type" => one_of!(matching, operation_type, values),
                     "resource_type" => one_of!(matching, resource_type, values),
+                    "resource_name" => one_of!(matching, resource_name, values),
                     "namespace" => one_of!(matching, namespace, values),
                     "status" => one_of!(matching, status, values),
                     "username" => one_of!(matching, username, values),

@@ -11,6 +11,7 @@ use crate::{
     },
     kind::Kind,
     rows::Level,
+    schedule,
 };
 
 impl<'a> Context<'a> {
@@ -22,7 +23,12 @@ impl<'a> Context<'a> {
         findings.extend(self.refused(workload));
         match self.kind() {
             Kind::Job => findings.extend(self.of_job(workload)),
-            Kind::CronJob => findings.extend(self.of_cron_job(workload)),
+            Kind::CronJob => {
+                // jobs that are refused are the cause of a missed start
+                let is_refused = !findings.is_empty();
+                let of_cron_job = self.of_cron_job(workload).into_iter();
+                findings.extend(of_cron_job.filter(|finding| !is_refused || finding.rule != Rule::Cron));
+            }
             _ => findings.extend(self.of_pods()),
         }
         let explains = findings.iter().any(|finding| finding.until.is_none());
@@ -52,7 +58,18 @@ impl<'a> Context<'a> {
         };
         let of_conditions = controllers().find_map(of_condition);
         let lacks_pods = self.lacks_pods(workload);
-        let of_events = || controllers().find_map(of_event).filter(|_| lacks_pods);
+        // a cron job whose newest job has ended does not lack pods, and creates no more jobs
+        let is_later = |at: Option<Timestamp>| {
+            let newest = self.evidence.controlled.first().and_then(|job| job.metadata.creation_timestamp);
+            at.zip(newest).is_some_and(|(at, newest)| at > newest)
+        };
+        let creates_none = |controller: &ObjectMetadata, at| {
+            self.kind() == Kind::CronJob && controller.uid == workload.metadata.uid && is_later(at)
+        };
+        let of_events = || {
+            let found = controllers().find_map(of_event);
+            found.filter(|&(controller, _, at)| lacks_pods || creates_none(controller, at))
+        };
         let (controller, message, at) = of_conditions.or_else(of_events)?;
         Some(self.of_refusal(controller, message, at))
     }
@@ -141,9 +158,30 @@ impl<'a> Context<'a> {
             let finding = finding.variant(is_missed.then_some(Variant::Missed));
             finding.since(event.last_seen()).quotes([quote])
         });
+        let missed = missed.or_else(|| self.overdue(cron_job));
         let newest = self.evidence.controlled.first();
         let of_job = newest.map(|job| self.of_job(job)).unwrap_or_default();
         missed.into_iter().chain(of_job).collect()
+    }
+
+    /// A start that is overdue, without an event about it: events are deleted after an hour.
+    fn overdue(&self, cron_job: &WorkloadObject) -> Option<Finding> {
+        let WorkloadObject { metadata, spec, status } = cron_job;
+        let is_active = status.active.as_array().is_some_and(|jobs| !jobs.is_empty());
+        if is_active && spec.concurrency_policy.as_deref() == Some("Forbid") {
+            return None;
+        }
+        let expression = spec.schedule.as_deref()?;
+        let last = status.last_schedule_time.or(metadata.creation_timestamp)?;
+        let missed_from = schedule::missed_from(expression, spec.time_zone.as_deref(), last)?;
+        if missed_from > self.now {
+            return None;
+        }
+        let started = status.last_schedule_time.map_or_else(|| "never".to_owned(), |at| at.to_string());
+        let text = format!("schedule {expression}, last start {started}");
+        let quote = Quote::new(format!("cronjob/{} status", metadata.name), status.last_schedule_time, &text);
+        let finding = Finding::new(Rule::Cron, Level::Warn, self.evidence.reference());
+        Some(finding.variant(Variant::Missed).since(Some(missed_from)).quotes([quote]))
     }
 
     /// A deployment whose rollout passed its deadline.

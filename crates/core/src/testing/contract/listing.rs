@@ -134,6 +134,19 @@ pub(super) async fn every_filter_matches_the_reference(ports: &StorePorts) {
     }
     let combined = [("status", "success"), ("namespace", "default"), ("search", "e"), ("sort", "-username")];
     ports.assert_matches_reference(&rows, &combined).await;
+    // a filter that is no query parameter
+    let field = (List::Operations.info().fields)().iter().position(|field| field.name == "resource_name");
+    let all = query(&[("per_page", "500"), ("sort", "id")]);
+    for names in [&["web"][..], &["Web", "部署", "x"]] {
+        let values: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let filters = vec![(field.unwrap(), values)];
+        let named = OperationQuery { list: ListQuery { filters, ..all.list.clone() }, ..all.clone() };
+        let has_name =
+            |row: &&OperationRow| row.resource_name.as_deref().is_some_and(|name| names.contains(&name));
+        let expected: Vec<_> = rows.iter().filter(has_name).map(|row| row.id).collect();
+        assert!(!expected.is_empty());
+        assert_eq!(ports.page(&named).await.0, expected, "{names:?}");
+    }
 }
 
 pub(super) async fn pages_match_the_reference(ports: &StorePorts) {
@@ -153,13 +166,16 @@ pub(super) async fn time_range_and_cursor_limit_the_list(ports: &StorePorts) {
     let before = rows[30].id;
     let all = query(&[("per_page", "500"), ("sort", "id")]);
     type Predicate = fn(&OperationRow, &OperationQuery) -> bool;
-    let bounds: [(OperationQuery, Predicate); 4] = [
+    let bounds: [(OperationQuery, Predicate); 5] = [
         (OperationQuery { from: Some(from), ..all.clone() }, |row, q| Some(row.created_at) >= q.from),
         (OperationQuery { from: Some(from), to: Some(to), ..all.clone() }, |row, q| {
             Some(row.created_at) >= q.from && q.to.is_some_and(|to| row.created_at < to)
         }),
         (OperationQuery { before: Some(before), ..all.clone() }, |row, q| {
             q.before.is_some_and(|id| row.id < id)
+        }),
+        (OperationQuery { after: Some(before), ..all.clone() }, |row, q| {
+            q.after.is_some_and(|id| row.id > id)
         }),
         (OperationQuery { user_id: Some(UserId(30)), ..all }, |row, q| row.user_id == q.user_id),
     ];
