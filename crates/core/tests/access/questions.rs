@@ -232,7 +232,7 @@ fn who_names_grants_of_a_wider_scope_than_that_of_the_asker() {
     assert!(
         rows.iter().any(|row| row.name() == "ann" && row.json().contains(&format!("\"grant_id\":{wide},")))
     );
-    let listed = GrantQuery { list: ListQuery::default(), cluster: None };
+    let listed = GrantQuery { list: ListQuery::default(), clusters: Vec::new() };
     let (rows, _) = block_on(fixture.app.grants.list(&of_lead, &listed)).unwrap();
     assert!(rows.iter().all(|row| !row.json().starts_with(&format!("{{\"id\":{wide},"))));
     assert_eq!(rows.len(), 2, "the lead's own");

@@ -153,7 +153,8 @@ impl Fixture {
         let arguments = ["get", &*resource, name, "--output=json", &*namespace];
         let arguments = if served.namespaced { &arguments[..] } else { &arguments[..4] };
         let mut theirs: Value = serde_json::from_str(&kubectl(self.plane, arguments).await.unwrap()).unwrap();
-        if let Some(annotations) = theirs["metadata"]["annotations"].as_object_mut() {
+        if let Some(annotations) = theirs.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+        {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         }
         let name = PathName::new(name).unwrap();

@@ -251,7 +251,11 @@ async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply)
                         chunk.extend_from_slice(b"\r\n");
                         chunk
                     }
-                    Some(BodyPart::End) => format!("{head}0\r\n\r\n").into_bytes(),
+                    Some(BodyPart::End) => {
+                        let end = format!("{head}0\r\n\r\n");
+                        return stream.write_all(end.as_bytes()).await.is_ok()
+                            && stream.flush().await.is_ok();
+                    }
                     Some(BodyPart::Disconnect) | None => return false,
                 };
                 head = "";
