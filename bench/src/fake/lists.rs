@@ -49,9 +49,12 @@ impl Objects {
     }
 }
 
+/// Returns the list at a path, if it is served.
+type FindList = dyn Fn(&str) -> Option<Objects> + Send + Sync;
+
 /// The lists of a server, by path.
 #[derive(Clone)]
-pub(crate) struct Lists(Arc<dyn Fn(&str) -> Option<Objects> + Send + Sync>);
+pub(crate) struct Lists(Arc<FindList>);
 
 impl Lists {
     pub(crate) fn new(objects: impl Fn(&str) -> Option<Objects> + Send + Sync + 'static) -> Self {

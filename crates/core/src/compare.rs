@@ -205,11 +205,8 @@ impl Compare {
         let mut found: Vec<_> = (0..count).map(|_| None).collect();
         let mut running = stream::iter(requests).buffer_unordered(CONCURRENT_CLUSTERS);
         let mut deadline = self.spawner.sleep(DEADLINE);
-        loop {
-            match select(running.next(), &mut deadline).await {
-                Either::Left((Some((index, result)), _)) => found[index] = Some(result),
-                Either::Left((None, _)) | Either::Right(_) => break,
-            }
+        while let Either::Left((Some((index, result)), _)) = select(running.next(), &mut deadline).await {
+            found[index] = Some(result);
         }
         found
     }

@@ -159,7 +159,7 @@ impl Flat {
     fn set_each(&mut self, path: &str, map: &Value) {
         match map {
             Value::Object(map) => {
-                map.iter().for_each(|(key, value)| self.set(format!("{path}/{key}"), value))
+                map.iter().for_each(|(key, value)| self.set(format!("{path}/{key}"), value));
             }
             other => self.set(path.to_owned(), other),
         }

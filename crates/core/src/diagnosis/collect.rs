@@ -170,7 +170,7 @@ impl Reader<'_> {
             record(&mut evidence, controlled_kind.unwrap_or(Kind::ReplicaSet), related, self::workload)
         });
         controlled.retain(|object| object.metadata.controller_uid() == Some(own.as_str()));
-        controlled.sort_by(|a, b| b.metadata.creation_timestamp.cmp(&a.metadata.creation_timestamp));
+        controlled.sort_by_key(|one| std::cmp::Reverse(one.metadata.creation_timestamp));
         let mut owners: Vec<_> = controlled.iter().map(|object| object.metadata.uid.clone()).collect();
         // of a cron job, only the newest job counts
         if kind.kind() == Kind::CronJob {

@@ -145,9 +145,9 @@ impl<'a> Context<'a> {
             Action::RerunJob => {
                 call("POST", "/api/k8s/jobs/rerun", vec![("name", Some(object.name.clone()))])
             }
-            Action::CheckNode => fact("node").filter(|_| object.kind != "Node").and_then(|node| {
+            Action::CheckNode => fact("node").filter(|_| object.kind != "Node").map(|node| {
                 let params = [("type", "node".to_owned()), ("name", node)].into();
-                Some(SuggestedCall { method: "GET", path: "/api/k8s/diagnose", params })
+                SuggestedCall { method: "GET", path: "/api/k8s/diagnose", params }
             }),
             Action::ReadEvents => {
                 let about = format!("{}/{}", object.kind, object.name);

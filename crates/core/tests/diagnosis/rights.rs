@@ -120,7 +120,9 @@ fn all_sources_are_read_by_whoever_has_all_rights() {
 #[test]
 fn sources_without_a_right_are_unreadable() {
     let fixture = Fixture::new();
-    let cases: [(&[RoleRule], Option<&[&str]>, &[&str]); 4] = [
+    // rules of the role, namespaces (None: the whole cluster), what is unreadable
+    type Case = (&'static [RoleRule], Option<&'static [&'static str]>, &'static [&'static str]);
+    let cases: [Case; 4] = [
         (&[READS], Some(&["shop"]), &["events", "logs", "nodes"]),
         (&[READS, (&["list"], &["events"])], Some(&["shop"]), &["logs", "nodes"]),
         (&[READS, (&["logs"], &["workloads"])], Some(&["shop"]), &["events", "nodes"]),

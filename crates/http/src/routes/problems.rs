@@ -1,7 +1,10 @@
 //! Route for the problems of all clusters.
 
 use actix_web::{HttpRequest, dev::Payload, web::Data};
-use pilothouse_core::problem::{ProblemPage, ProblemQuery};
+use pilothouse_core::{
+    diagnosis::Rule,
+    problem::{ProblemPage, ProblemQuery},
+};
 use serde_json::json;
 
 use super::parameters::{filter, namespace, parameter};
@@ -31,7 +34,7 @@ impl Documented for ProblemQuery {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         let levels: Vec<_> = Self::LEVELS.iter().map(|level| level.as_str()).collect();
-        let rules: Vec<_> = Self::rules().map(|rule| rule.as_str()).collect();
+        let rules: Vec<_> = Self::rules().map(Rule::as_str).collect();
         let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
         let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
         docs.parameters.extend([

@@ -187,7 +187,7 @@ impl Discovery<'_> {
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
-    /// The resources of a version of a group, such as `apps/v1`.
+    /// The resources of a version of a group, such as `apps/v1`. A server always has the core group.
     pub(crate) fn resources(&self, group_version: &str) -> Option<Value> {
         let resource = |kind: &ServedKind| {
             json!({
@@ -200,6 +200,6 @@ impl Discovery<'_> {
         let list = json!({
             "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
         });
-        (!resources.is_empty()).then_some(list)
+        (!resources.is_empty() || group_version == "v1").then_some(list)
     }
 }

@@ -162,8 +162,11 @@ fn row_without_labels_has_no_label() {
     assert_eq!(json_labels(b"{\"labels\":{\"a\":\"b").count(), 0);
 }
 
-/// A condition as text, and what it means.
-type Case = (String, fn(Option<&str>, &[String]) -> bool, String, Vec<String>);
+/// Whether a condition with these values holds for an object whose label has this value.
+type Meaning = fn(Option<&str>, &[String]) -> bool;
+
+/// A condition as text, what it means, its label and its values.
+type Case = (String, Meaning, String, Vec<String>);
 
 fn condition() -> impl Strategy<Value = Case> {
     let key = prop::sample::select(&["app", "tier", "example.org/x"][..]).prop_map(str::to_owned);
@@ -174,7 +177,7 @@ fn condition() -> impl Strategy<Value = Case> {
         let has = |own: Option<&str>, values: &[String]| {
             own.is_some_and(|own| values.iter().any(|value| value == own))
         };
-        let (text, meaning): (_, fn(Option<&str>, &[String]) -> bool) = match operator {
+        let (text, meaning): (_, Meaning) = match operator {
             0 => (format!("{key}={first}"), |own, values| own == Some(values[0].as_str())),
             1 => (format!("{key} != {first}"), |own, values| own != Some(values[0].as_str())),
             // one empty value alone is no list

@@ -26,7 +26,7 @@ async fn kinds_are_read_in_three_requests_and_kept() {
     let mut paths: Vec<_> = requests.iter().map(path).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/api", "/apis", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"]);
-    assert!(requests.iter().all(|request| request.headers.get("accept").is_some()));
+    assert!(requests.iter().all(|request| request.headers.contains_key("accept")));
     assert!(requests.iter().any(|request| accept(request).contains("as=APIGroupDiscoveryList")));
     kinds(&adapter, Some(Duration::ZERO)).await.unwrap();
     assert_eq!(server.requests().len(), 6);

@@ -40,7 +40,7 @@ impl FakeClusters {
         let row = |kind: &Kind, object: &RawValue| {
             Row::of(&StoredObject::project(*kind, object, &Column::of_unprinted(), NOW)?)
         };
-        wanted.map(|((_, kind, ..), object)| row(kind, &*raw(object)?)).collect()
+        wanted.map(|((_, kind, ..), object)| row(kind, &raw(object)?)).collect()
     }
 }
 
