@@ -54,6 +54,8 @@ async fn seed(plane: &ControlPlane, name: &str) {
     secret["stringData"] = json!({"key": "value"});
     let (web, mut held) = (workloads::deployment(name, "web", 1), workloads::deployment(name, "held", 1));
     held["spec"]["paused"] = json!(true);
+    let mut held_report = workloads::cron_job(name, "held");
+    held_report["spec"]["suspend"] = json!(true);
     apply(
         &admin,
         &[
@@ -63,6 +65,7 @@ async fn seed(plane: &ControlPlane, name: &str) {
             workloads::daemon_set(name, "agent"),
             workloads::job(name, "migrate"),
             workloads::cron_job(name, "report"),
+            held_report,
             workloads::pod(name, "talker"),
             workloads::pod(name, "leaver"),
             // of no workload that is scaled here
@@ -154,7 +157,7 @@ fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static 
         ("workloads/restart", of(json!({"type": "statefulset", "name": "db"})), "patch", "statefulset"),
         ("workloads/restart", of(json!({"type": "daemonset", "name": "agent"})), "patch", "daemonset"),
         ("cronjobs/suspend", of(json!({"name": "report"})), "patch", "cronjob"),
-        ("cronjobs/resume", of(json!({"name": "report"})), "patch", "cronjob"),
+        ("cronjobs/resume", of(json!({"name": "held"})), "patch", "cronjob"),
         ("cronjobs/run", of(json!({"name": "report"})), "create", "job"),
         ("jobs/rerun", of(json!({"name": "migrate"})), "create", "job"),
         ("jobs/suspend", of(json!({"name": "migrate"})), "patch", "job"),
@@ -441,7 +444,8 @@ async fn namespace_credential_reads_only_its_namespace() {
 
     let workloads = |scope: &str| admin.get(format!("/api/k8s/workloads?cluster_id={id}&{scope}"));
     let rows = workloads("namespace=rbac-team&type=deployment").await.data();
-    assert_eq!(rows["workloads"][0]["name"], "web");
+    let names: Vec<_> = rows["workloads"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["held", "web"]);
     for scope in ["namespace=*&type=deployment", "namespace=rbac-team", "namespace=default&type=deployment"] {
         let refused = workloads(scope).await.refused("PERMISSION_DENIED");
         assert_eq!(refused["context"]["source"], "cluster", "{scope}");

@@ -204,9 +204,9 @@ impl<'a> Parser<'_, 'a> {
         is_label_value(value).then(|| value.to_owned())
     }
 
-    /// A set of values in parentheses: not `()`, but `(,)` is the empty value.
+    /// A set of values in parentheses; `()` and `(,)` are the empty value.
     fn values(&mut self) -> Option<Vec<String>> {
-        if !self.skip(Token::Open) || self.tokens.first() == Some(&Token::Close) {
+        if !self.skip(Token::Open) {
             return None;
         }
         let mut values = vec![self.value()?];
