@@ -1,16 +1,14 @@
-//! Problems, levels and reasons on a real cluster without nodes. Those that need a node are tested with the diagnosis.
+//! Problems, levels and reasons on a real cluster. Those that need a node are tested with the diagnosis.
 
-use pilothouse_testbed::workloads;
+use pilothouse_testbed::{shared, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{
-    Server, apply, delete_namespace, eventually, names, register_cluster, shared_control_plane,
-};
+use crate::support::{Server, apply, delete_namespace, eventually, names, register_cluster};
 
 #[tokio::test]
 async fn deployment_whose_pods_are_refused_is_a_problem_with_its_recent_changes() {
     const NAMESPACE: &str = "bb-problems";
-    let plane = shared_control_plane().await;
+    let plane = shared().await.unwrap();
     let kube = plane.client();
     let metadata = json!({"name": "small", "namespace": NAMESPACE});
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "0"}}});

@@ -6,7 +6,8 @@ use pilothouse_testbed::{Admin, ControlPlane, kubectl, shared, shared_has_node, 
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Server, apply, create_namespace, delete_namespace, eventually, register_cluster, strings,
+    Client, Server, apply, create_namespace, delete_namespace, eventually, eventually_ok, register_cluster,
+    strings,
 };
 
 /// The types with rollouts, as kubectl names them too.
@@ -231,10 +232,10 @@ async fn state_agrees_with_kubectl_rollout_status() {
 
     let scale = json!({"replicas": 0});
     fixture.change("scale", "deployment", "deployment", scale).await;
-    eventually("kubectl and Pilothouse call the rollout complete", async || {
+    eventually_ok(async || {
         let (printed, ours) = (status("deployment").await, fixture.rollout("deployment", "deployment").await);
         let both = (printed.contains("successfully rolled out"), ours["state"] == "complete");
-        (both == (true, true)).then_some(())
+        if both == (true, true) { Ok(()) } else { Err(format!("{printed}, but {ours}")) }
     })
     .await;
     if shared_has_node().await.unwrap() {
@@ -242,12 +243,16 @@ async fn state_agrees_with_kubectl_rollout_status() {
             [("deployment", "other"), ("statefulset", "statefulset"), ("daemonset", "daemonset")]
         {
             let target = format!("{type}/{name}");
-            eventually("kubectl and Pilothouse call the rollout complete", async || {
+            eventually_ok(async || {
                 let printed = fixture.kubectl(&["rollout", "status", &target, "--watch=false"]).await;
                 let is_complete = ["successfully rolled out", "rolling update complete"];
                 let theirs = is_complete.iter().any(|text| printed.contains(text));
                 let ours = fixture.rollout(r#type, name).await;
-                (theirs && ours["state"] == "complete").then_some(())
+                if theirs && ours["state"] == "complete" {
+                    Ok(())
+                } else {
+                    Err(format!("{printed}, but {ours}"))
+                }
             })
             .await;
         }

@@ -6,7 +6,7 @@ use pilothouse_testbed::{kubectl, shared, workloads};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Server, apply, create_namespace, delete_namespace, eventually, register_cluster, strings,
+    Server, apply, create_namespace, delete_namespace, eventually, eventually_ok, register_cluster, strings,
 };
 
 /// The names of the Jobs in a namespace.
@@ -133,10 +133,10 @@ async fn dependents_are_what_kubectl_deletes() {
     let admin = server.admin().await;
     let id = register_cluster(&admin, "dependents", plane).await;
     let query = format!("cluster_id={id}&namespace=bb-dependents&resource=deployments.apps&name=web");
-    let found = eventually("two pods of one replica set", async || {
+    let found = eventually_ok(async || {
         let data = admin.get(format!("/api/k8s/dependents?{query}")).await.data();
         // a replica set, two pods, a ConfigMap
-        (data["count"] == 4).then_some(data)
+        if data["count"] == 4 { Ok(data) } else { Err(format!("not 4 objects: {data}")) }
     })
     .await;
     let rows = found["tree"].as_array().unwrap();
