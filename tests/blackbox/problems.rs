@@ -18,8 +18,9 @@ async fn deployment_whose_pods_are_refused_is_a_problem_with_its_recent_changes(
         kube.get(&path).await.ok().filter(|quota| quota["status"]["hard"]["pods"] == "0")
     })
     .await;
-    apply(&kube, &[workloads::deployment(NAMESPACE, "web", 2), workloads::deployment(NAMESPACE, "idle", 0)])
-        .await;
+    let mut idle = workloads::deployment(NAMESPACE, "idle", 0);
+    idle["metadata"]["labels"] = json!({"app": "idle"});
+    apply(&kube, &[workloads::deployment(NAMESPACE, "web", 2), idle]).await;
 
     let server = Server::fresh().await;
     let admin = server.admin().await;

@@ -245,7 +245,7 @@ async fn state_agrees_with_kubectl_rollout_status() {
             let target = format!("{type}/{name}");
             eventually_ok(async || {
                 let printed = fixture.kubectl(&["rollout", "status", &target, "--watch=false"]).await;
-                let is_complete = ["successfully rolled out", "rolling update complete"];
+                let is_complete = ["successfully rolled out", "rolling update complete", "roll out complete"];
                 let theirs = is_complete.iter().any(|text| printed.contains(text));
                 let ours = fixture.rollout(r#type, name).await;
                 if theirs && ours["state"] == "complete" {

@@ -116,7 +116,8 @@ async fn dependents_are_what_kubectl_deletes() {
     apply(&kube, &[workloads::deployment("bb-dependents", "web", 2)]).await;
     let path = "/apis/apps/v1/namespaces/bb-dependents/deployments/web";
     let web = kube.get(path).await.unwrap()["metadata"]["uid"].clone();
-    let owner = |kind: &str, version: &str, uid: &Value| json!({"apiVersion": version, "kind": kind, "name": "x", "uid": uid});
+    // the garbage collector deletes an object whose owner has another name
+    let owner = |kind: &str, version: &str, uid: &Value| json!({"apiVersion": version, "kind": kind, "name": "web", "uid": uid});
     let mut owned = workloads::config_map("bb-dependents", "owned");
     owned["metadata"]["ownerReferences"] = json!([owner("Deployment", "apps/v1", &web)]);
     let keeper = workloads::config_map("bb-dependents", "keeper");
