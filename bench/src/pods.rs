@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// Version of the pods' shape, part of the snapshot's name. Increment it when the generated pods change.
-pub(crate) const SHAPE_VERSION: u32 = 1;
+pub(crate) const SHAPE_VERSION: u32 = 2;
 
 const NAMESPACES: usize = 100;
 const NODES: usize = 200;
@@ -170,13 +170,21 @@ impl Population {
             }
             reason => json!({"waiting": {"reason": reason, "message": format!("back-off of pod {i}")}}),
         };
+        let last_state = match status {
+            "CrashLoopBackOff" => json!({"terminated": {
+                "exitCode": 1, "reason": "Error", "startedAt": time, "finishedAt": time,
+                "containerID": format!("containerd://{:064x}", i + 1),
+            }}),
+            _ => json!({}),
+        };
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         let statuses: Vec<_> = containers
             .map(|container| {
                 json!({
                     "name": container["name"], "image": container["image"],
                     "imageID": format!("registry.example/app@sha256:{:064x}", i % 1000),
-                    "containerID": format!("containerd://{:064x}", i), "state": state, "ready": ready,
+                    "containerID": format!("containerd://{:064x}", i), "state": state,
+                    "lastState": last_state, "ready": ready,
                     "started": ready, "restartCount": if status == "CrashLoopBackOff" { 1 + i % 90 } else { i % 3 },
                 })
             })
