@@ -1,5 +1,6 @@
-//! Sub-second TTL cache: a burst of requests reads the database once. No value is older than [`TTL`]. A change made by
-//! this process invalidates the cache before the change returns, so that it is visible from the next request on.
+//! Sub-second TTL cache: a burst of requests reads the database once, also if they are concurrent. No value is older than
+//! [`TTL`]. A change made by this process invalidates the cache before the change returns, so that it is visible from the
+//! next request on.
 
 use std::{
     collections::HashMap,
@@ -8,7 +9,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Clock, error::Result};
+use futures_channel::oneshot;
+use futures_util::future::{FutureExt, Shared};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+};
 
 /// Maximum age of a value. A change by another process must be visible within one second (contract, section 5); the
 /// rest of that second is left for the request itself.
@@ -29,6 +36,8 @@ struct CacheState<K, V> {
     generation: u64,
     /// Start time of the read, and the value.
     values: HashMap<K, (Duration, V)>,
+    /// Reads that have not returned yet. They resolve with their error, and are cancelled if there is none.
+    reads: HashMap<K, Shared<oneshot::Receiver<Error>>>,
     /// Number of values at which expired values are removed next.
     sweep_at: usize,
 }
@@ -67,31 +76,70 @@ impl Caches {
     }
 }
 
+/// A read that has not returned yet. When dropped, those that wait for it go on.
+struct RunningRead<K: Eq + Hash, V> {
+    state: Arc<Mutex<CacheState<K, V>>>,
+    key: K,
+    failed: Option<oneshot::Sender<Error>>,
+}
+
 /// Guard that invalidates the cache when dropped, also after a panic.
 struct InvalidateOnDrop<K, V>(Arc<Mutex<CacheState<K, V>>>);
 
-impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> TtlCache<K, V> {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = CacheState { generation: 0, values: HashMap::new(), sweep_at: MIN_SWEEP };
+        let state =
+            CacheState { generation: 0, values: HashMap::new(), reads: HashMap::new(), sweep_at: MIN_SWEEP };
         Self { clock, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Returns the cached value of `key`, otherwise the result of `read`. Absence and errors are not cached.
+    /// Returns the cached value of `key`, otherwise the result of `read`. Absence and errors are not cached. A caller that
+    /// comes while another one reads the value waits for it instead of reading it too.
     ///
     /// # Errors
-    /// The errors of `read`.
+    /// The errors of `read`, or of the read that the caller waited for.
     pub(crate) async fn get(
         &self,
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
-        let now = self.clock.monotonic();
-        if let Some((read_at, value)) = lock(&self.state).values.get(&key)
-            && is_fresh(*read_at, now)
-        {
-            return Ok(Some(value.clone()));
+        if let Some(value) = self.cached(&key) {
+            return Ok(Some(value));
         }
-        self.read(key, read).await
+        let running = match self.begin_read(&key) {
+            Ok(running) => running,
+            Err(other) => {
+                if let Ok(error) = other.await {
+                    return Err(error);
+                }
+                if let Some(value) = self.cached(&key) {
+                    return Ok(Some(value));
+                }
+                // the value is absent, or a change came between
+                return self.read(key, read).await;
+            }
+        };
+        let result = self.read(key, read).await;
+        running.end(&result);
+        result
+    }
+
+    fn cached(&self, key: &K) -> Option<V> {
+        let now = self.clock.monotonic();
+        let state = lock(&self.state);
+        let (read_at, value) = state.values.get(key)?;
+        is_fresh(*read_at, now).then(|| value.clone())
+    }
+
+    /// Begins a read, unless another one runs, which is the error.
+    fn begin_read(&self, key: &K) -> Result<RunningRead<K, V>, Shared<oneshot::Receiver<Error>>> {
+        let mut state = lock(&self.state);
+        if let Some(other) = state.reads.get(key) {
+            return Err(other.clone());
+        }
+        let (failed, running) = oneshot::channel();
+        state.reads.insert(key.clone(), running.shared());
+        Ok(RunningRead { state: self.state.clone(), key: key.clone(), failed: Some(failed) })
     }
 
     /// Returns the result of `read`, bypassing the cache, and caches it as [`TtlCache::get`] does.
@@ -150,6 +198,21 @@ impl<K: Eq + Hash, V> CacheState<K, V> {
     }
 }
 
+impl<K: Eq + Hash, V> RunningRead<K, V> {
+    /// Ends the read with its result.
+    fn end<T>(mut self, result: &Result<T>) {
+        if let (Err(error), Some(failed)) = (result, self.failed.take()) {
+            let _ = failed.send(error.clone());
+        }
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for RunningRead<K, V> {
+    fn drop(&mut self) {
+        lock(&self.state).reads.remove(&self.key);
+    }
+}
+
 impl<K, V> Drop for InvalidateOnDrop<K, V> {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
@@ -197,6 +260,34 @@ mod tests {
         assert_eq!(read(&cache, 8), 7);
         runtime.clock.advance(Duration::from_millis(1));
         assert_eq!(read(&cache, 8), 8);
+    }
+
+    #[test]
+    fn concurrent_readers_wait_for_one_read() {
+        let cache = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
+        let no_read = || async { panic!("another caller reads the value") };
+        let (answer, answered) = oneshot::channel();
+        let first = cache.get(1, answered.map(|value| Ok(value.ok())));
+        let rest = join(cache.get(1, no_read()), async { answer.send(7) });
+        let (first, (second, _)) = block_on(join(first, rest));
+        assert_eq!((first.unwrap(), second.unwrap()), (Some(7), Some(7)));
+
+        // an error ends all of them
+        let (answer, answered) = oneshot::channel::<()>();
+        let failure = |_| Err(Error::new(Cause::StoreUnavailable));
+        let first = cache.get(2, answered.map(failure));
+        let (first, (second, ())) =
+            block_on(join(first, join(cache.get(2, no_read()), async { drop(answer) })));
+        assert_eq!([first, second].map(|result| result.unwrap_err().cause), [Cause::StoreUnavailable; 2]);
+
+        // a reader that gives up leaves the read to those that wait for it
+        let (answer, answered) = oneshot::channel::<u64>();
+        let mut first = Box::pin(cache.get(3, answered.map(|value| Ok(value.ok()))));
+        assert!(first.as_mut().now_or_never().is_none());
+        let second = cache.get(3, ready(Ok(Some(8))));
+        let (second, ()) = block_on(join(second, async { drop((first, answer)) }));
+        assert_eq!(second.unwrap(), Some(8));
+        assert!(lock(&cache.state).reads.is_empty());
     }
 
     #[test]
