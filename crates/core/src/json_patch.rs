@@ -35,7 +35,7 @@ impl JsonPatch {
         self.with(json!({"op": "add", "path": path, "value": value.into()}))
     }
 
-    /// The patch with the replacement of a value. Nothing is applied if there is none.
+    /// The patch with the replacement of a value. The API server adds a member that does not exist (Kubernetes 1.37).
     #[must_use]
     pub fn replace(self, path: &str, value: impl Into<Value>) -> Self {
         self.with(json!({"op": "replace", "path": path, "value": value.into()}))
