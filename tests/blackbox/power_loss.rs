@@ -26,7 +26,7 @@ use self::{
     load::{Responses, check, check_starts, start_clients},
     trace::Event,
 };
-use crate::support::{Install, Random, env_number, eventually};
+use crate::support::{Install, PASSWORD, Random, env_number, eventually};
 
 /// Default number of power losses of each type.
 const DEFAULT_LOSSES: u64 = 6;
@@ -72,7 +72,7 @@ async fn files_copied_from_a_suspended_server_contain_all_acknowledged_changes()
     while done < losses {
         let server = Install::on_sqlite().set("ACCESS_TOKEN_LIFETIME", "8h").start().await;
         let (admin, responses) = (server.admin().await, Responses::default());
-        let mut clients = start_clients(&admin, CLIENTS, &mut random, &responses).await;
+        let mut clients = start_clients(&admin, PASSWORD, CLIENTS, &mut random, &responses).await;
         for _ in 0..LOSSES_PER_RUN.min(losses - done) {
             sleep(random.pause(MAX_PAUSE_MILLIS)).await;
             server.suspend().await;
@@ -130,8 +130,9 @@ async fn traced(random: &mut Random) -> (Install, Disk, Vec<Event>, Responses) {
     let trace = install.folder().join("trace");
     let server = install.traced(trace.clone()).start().await;
     let password = fs::read_to_string(server.install.file("initial-admin-password")).unwrap();
-    let (admin, responses) = (server.client().sign_in("admin", password.trim()).await, Responses::default());
-    let mut clients = start_clients(&admin, CLIENTS, random, &responses).await;
+    let password = password.trim();
+    let (admin, responses) = (server.client().sign_in("admin", password).await, Responses::default());
+    let mut clients = start_clients(&admin, password, CLIENTS, random, &responses).await;
     eventually("enough responses", async || (responses.snapshot().len() >= MIN_RESPONSES).then_some(()))
         .await;
     // not killed: for a call that a kill interrupts, the tracer cannot report whether it was executed

@@ -36,9 +36,11 @@ impl Responses {
     }
 }
 
-/// Starts clients that send one change after another until the connection breaks.
+/// Starts clients that send one change after another until the connection breaks. The password is the admin's: logins
+/// with another one would be throttled.
 pub(super) async fn start_clients(
     admin: &Client,
+    password: &str,
     count: u64,
     random: &mut Random,
     responses: &Responses,
@@ -46,16 +48,22 @@ pub(super) async fn start_clients(
     let mut clients = JoinSet::new();
     for client in 0..count {
         let user = admin.add_user(&format!("caller-{client}"), "viewer").await;
-        clients.spawn(run_client(admin.clone(), user, Random(random.next()), responses.clone()));
+        clients.spawn(run_client(
+            admin.clone(),
+            password.to_owned(),
+            user,
+            Random(random.next()),
+            responses.clone(),
+        ));
     }
     clients
 }
 
-async fn run_client(admin: Client, user: i64, mut random: Random, responses: Responses) {
+async fn run_client(admin: Client, password: String, user: i64, mut random: Random, responses: Responses) {
     for number in 0.. {
         let (path, body, effect) = match random.below(32) {
             0 => {
-                let body = json!({"username": "admin", "password": PASSWORD});
+                let body = json!({"username": "admin", "password": password});
                 ("/api/auth/login", body, Effect::SignedIn)
             }
             1..=6 => {
